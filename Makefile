@@ -1,0 +1,46 @@
+# make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
+# make test        the tests
+# make lab         JupyterLab on the notebooks
+# Each creates .venv on first use, and brings it up to date when a pinned version has changed.
+
+PYTHON  ?= python3
+PROFILE ?= embedded
+SUITE   ?= reproduce
+DATA    ?=
+CORES   ?= 2
+
+# On small models two processes of one thread each are faster than one process of two.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+SNAKEMAKE = .venv/bin/snakemake -c $(CORES) --rerun-incomplete --rerun-triggers mtime params input \
+            --nolock --keep-going --config 'profile=$(PROFILE)' 'suite=$(SUITE)' 'data=$(DATA)'
+
+.PHONY: reproduce test lab
+
+# The dry run tells first, and once, what is wrong with what was asked for. When a run has failed, the tables are still
+# made from the others, with the failed ones marked, and make fails at the end.
+reproduce: .venv/installed
+	@trap 'exit 130' INT TERM; \
+	plan=$$($(SNAKEMAKE) --dry-run --quiet all 2>&1) || { echo "$$plan" >&2; exit 2; }; \
+	$(SNAKEMAKE) && exit 0; \
+	$(SNAKEMAKE) partial=1; \
+	echo 'make reproduce: some runs failed (messages above); the tables are made from the others.' >&2; \
+	exit 1
+
+test: .venv/installed
+	.venv/bin/python -m pytest
+
+lab: .venv/installed
+	.venv/bin/jupyter lab
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit( \
+	    f"Python 3.11 or newer is needed, but $(PYTHON) is {v}: make PYTHON=<path of a newer python>")'
+	@echo 'Setting up .venv: one to three minutes, plus the download'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

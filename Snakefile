@@ -1,0 +1,184 @@
+# The suite as a graph of papermill runs: world, clip -> adapt -> evaluate -> tables, figures. `make reproduce` calls
+# it; `snakemake -n --config profile=embedded suite=objectives` shows the plan.
+#
+# config: profile, suite (params/profiles, params/suites); data: another folder of videos than the profile's; partial=1:
+# tables and figures from the runs that are finished, nothing else.
+#
+# The tracked output of a notebook is the result file that it writes last, so what was interrupted is done again (an
+# adaptation goes on from its checkpoint). A rule's `params` carry the hash of what its stage depends on: a changed
+# parameter reruns that and what comes after it.
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams
+from lib.tables import read_suite, runs_of, state_of, summary
+
+ROOT = Path(workflow.basedir)
+PROFILE = config.get("profile", "embedded")
+SUITE = config.get("suite", "reproduce")
+OVERRIDES = {"data": str(config["data"])} if config.get("data") else {}
+PARTIAL = bool(config.get("partial"))
+
+
+def stop(message):
+    """Ends Snakemake with nothing but the message."""
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
+try:
+    suite = read_suite(SUITE)
+    runs = runs_of(suite, PROFILE, OVERRIDES)
+except ParamsError as error:
+    stop(error)
+first = runs[0].params
+OUT = f"outputs/{PROFILE}"
+TABLES = [f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "objectives") for suffix in ("csv", "md", "tex")]
+PLACE = f"{OUT}/{suite.folder}".rstrip("/")
+
+
+def clip_record(params):
+    """The record of the CLIP that a run starts from, if it is one that the workflow makes."""
+    return f"{params.clip}/record.json" if params.clip.startswith("outputs/embedded/clip/") else None
+
+
+def path_of(run):
+    return str(run.folder.relative_to(ROOT))
+
+
+by_folder = {path_of(run): run for run in runs}
+worlds = {f"{run.params.data}/world.json": run for run in runs if run.params.dataset == "embedded"}
+clips = {record: run for run in runs if (record := clip_record(run.params))}
+
+if first.dataset != "embedded" and not (ROOT / first.data).is_dir():
+    stop(f"data: {first.data} is no folder; name one: make reproduce PROFILE={PROFILE} DATA=<folder>")
+for record, run in clips.items():
+    # hours of work, and world 0's is part of the repository: made where there is none, never replaced
+    made_by = json.loads((ROOT / record).read_text())["params_hash"] if (ROOT / record).exists() else None
+    if made_by not in (None, run.params.stage_hash(ClipParams)):
+        stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}): restore the clip_* and "
+             "world_* parameters, or remove the folder to have it made again")
+
+
+def arguments(**parameters):
+    """A notebook's parameters for papermill, as JSON (which YAML contains)."""
+    return json.dumps({"profile": PROFILE, **parameters, "overrides": OVERRIDES})
+
+
+def arguments_of(run):
+    return arguments(ablation=run.ablation, world_seed=run.world_seed, seed=run.seed)
+
+
+THREADS = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false"
+shell.prefix(f"set -euo pipefail; export {THREADS}; ")
+PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
+    -y {params.arguments:q} --log-output --no-progress-bar > {log} 2>&1 \\
+    || {{ status=$?; tail -n 25 {log}; exit $status; }}"""
+
+
+rule all:
+    input:
+        expand(f"{PLACE}/tables/{{file}}", file=TABLES),
+        f"{PLACE}/figures/figures.json",
+
+
+onsuccess:
+    if all((ROOT / PLACE / "tables" / file).exists() for file in TABLES):
+        print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")
+        print(summary(ROOT / PLACE / "tables", ROOT / OUT / "tables"))
+        print(f"\ntables and figures: {PLACE}/tables, {PLACE}/figures\n")
+
+
+for record, run in worlds.items():
+
+    rule:
+        name: f"world_{run.world_seed}"
+        output: update(record)  # lib/world.py replaces a world as a whole, and wants to see whose it is
+        log: f"{OUT}/worlds/{run.world_seed}/11_world.log"
+        params:
+            notebook="11_world",
+            executed=f"{OUT}/worlds/{run.world_seed}/11_world.ipynb",
+            arguments=arguments(world_seed=run.world_seed),
+            folder=run.params.data,
+            hash=run.params.stage_hash(WorldParams),
+        # Snakemake has made the folder of the output, and an existing folder that is no world is an error
+        shell: "rmdir {params.folder} 2> /dev/null || true; " + PAPERMILL
+
+
+for record, run in clips.items():
+
+    rule:
+        name: f"clip_{run.world_seed}"
+        output: record
+        log: f"{OUT}/worlds/{run.world_seed}/10_embedded_clip.log"
+        params:
+            notebook="10_embedded_clip",
+            executed=f"{OUT}/worlds/{run.world_seed}/10_embedded_clip.ipynb",
+            arguments=arguments(world_seed=run.world_seed),
+        shell: PAPERMILL
+
+
+def inputs_of_adapt(wildcards):
+    p = by_folder[wildcards.folder].params
+    made = [f"{p.data}/world.json"] if p.dataset == "embedded" else []
+    made += [clip_record(p)] if clip_record(p) else []
+    return made + [f"params/concepts/{p.concepts}.yaml", f"params/prompts/{p.prompts}.yaml"]
+
+
+rule adapt:
+    input: inputs_of_adapt
+    output: "{folder}/adapt.json"
+    log: "{folder}/02_adapt.log"
+    params:
+        notebook="02_adapt",
+        executed="{folder}/02_adapt.ipynb",
+        arguments=lambda wildcards: arguments_of(by_folder[wildcards.folder]),
+        hash=lambda wildcards: by_folder[wildcards.folder].params.stage_hash(AdaptParams),
+    shell: PAPERMILL
+
+
+rule evaluate:
+    input: "{folder}/adapt.json"
+    output: "{folder}/metrics.json"
+    log: "{folder}/03_evaluate.log"
+    params:
+        notebook="03_evaluate",
+        executed="{folder}/03_evaluate.ipynb",
+        arguments=lambda wildcards: arguments_of(by_folder[wildcards.folder]),
+        hash=lambda wildcards: by_folder[wildcards.folder].params.stage_hash(EvaluateParams),
+    shell: PAPERMILL
+
+
+# Partial: whatever is there, and the tables say of the other runs what became of them. The runs are no inputs then,
+# else a failed one would be tried again.
+SEEN = [[*state_of(run), os.path.getmtime(run.folder / "metrics.json")] if state_of(run)[0] == "done" else state_of(run)
+        for run in runs] if PARTIAL else [run.params.stage_hash(EvaluateParams) for run in runs]
+
+
+rule tables:
+    input: [] if PARTIAL else [f"{folder}/metrics.json" for folder in by_folder]
+    output: expand(f"{PLACE}/tables/{{file}}", file=TABLES)
+    log: f"{PLACE}/90_tables.log"
+    params:
+        notebook="90_tables",
+        executed=f"{PLACE}/90_tables.ipynb",
+        arguments=arguments(suite=SUITE),
+        suite=suite.model_dump_json(),
+        seen=SEEN,
+    shell: PAPERMILL
+
+
+rule figures:
+    input: [] if PARTIAL else [f"{folder}/metrics.json" for folder in by_folder]
+    output: f"{PLACE}/figures/figures.json"
+    log: f"{PLACE}/91_figures.log"
+    params:
+        notebook="91_figures",
+        executed=f"{PLACE}/91_figures.ipynb",
+        arguments=arguments(suite=SUITE),
+        suite=suite.model_dump_json(),
+        seen=SEEN,
+    shell: PAPERMILL

@@ -1,0 +1,196 @@
+"""Figures: from data frames to matplotlib, in one style: print width, a colour-blind palette, PNG and PDF.
+
+Each function returns a Figure and touches no file and no global state of pyplot; `save` writes both formats.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH = 6.75  # inches, the text width of a two-column page
+PALETTE = sns.color_palette("colorblind")
+BEFORE, AFTER = PALETTE[7], PALETTE[0]
+STYLE = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper", font_scale=0.9), "font.family": "sans-serif",
+         "font.sans-serif": ["DejaVu Sans"], "grid.linewidth": 0.5, "axes.edgecolor": "0.3", "figure.dpi": 120,
+         "pdf.fonttype": 42, "savefig.facecolor": "white"}
+PROTOCOLS = {"zero_shot": "Zero-shot", "linear_probe": "Linear probe"}
+DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (nats)",
+               "batch_entropy": "Entropy of their mean\n(nats)", "feature_spread": "Spread of the features",
+               "agreement": "Student agrees\nwith teacher"}
+
+
+def _axes(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Writes `stem`.png (200 dpi) and `stem`.pdf, each under a temporary name that is renamed when it is whole."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # without the date, the same picture is the same file
+    for suffix, options in (("png", {"dpi": 200}), ("pdf", {"metadata": {"CreationDate": None}})):
+        partial = stem.with_name(f"{stem.name}.{suffix}.partial")
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(partial, format=suffix, **options)
+        os.replace(partial, stem.with_name(f"{stem.name}.{suffix}"))
+
+
+def _runs_panel(axes: Axes, values: pd.DataFrame, order: Sequence[str], highlight: str) -> None:
+    """Bars: the mean over seeds of the first world. Points: every run, open for the remade worlds."""
+    for place, run in enumerate(order):
+        own = values[values["run"] == run]
+        first = own[own["world_seed"] == 0]["value"]
+        if own.empty:
+            axes.text(1, place, "no result", va="center", color="0.4", fontstyle="italic")
+            continue
+        if len(first):
+            axes.barh(place, first.mean(), height=0.66, color=AFTER if run == highlight else "0.8", zorder=2)
+            colour = "white" if run == highlight else "0.2"
+            axes.text(2, place, f"{first.mean():.1f}", va="center", color=colour, zorder=3)
+        for world, points in own.groupby("world_seed"):
+            axes.scatter(points["value"], np.full(len(points), place), s=14, linewidths=0.8, zorder=4, clip_on=False,
+                         edgecolors="0.15", facecolors="none" if world else "0.15")
+    axes.set_yticks(range(len(order)), [run.replace("_", " ") for run in order])
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.grid(False, axis="y")
+    sns.despine(ax=axes, left=True)
+
+
+def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, metric: str = "top1",
+               chance: float | None = None) -> Figure:
+    """Zero-shot and linear-probe accuracy of every run.
+
+    values: run, world_seed, protocol, metric, value; order: the rows; chance: per cent, a dashed line.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, 2, 0.9 + 0.27 * len(order), sharey=True)
+        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
+            shown = (values["protocol"] == protocol) & (values["metric"] == metric)
+            _runs_panel(panel, values[shown], order, highlight)
+            label = {"top1": "top-1 (%)", "pair_top1": "right one of a confusable pair (%)"}[metric]
+            panel.set(title=title, xlabel=label if chance is None else f"{label}; dashed: chance")
+            if chance is not None:
+                panel.axvline(chance, color=PALETTE[3], linestyle="--", linewidth=1, zorder=5)
+        if values["world_seed"].nunique() > 1:
+            figure.supxlabel("bars: mean over seeds   ● a run   ○ a run in a remade world", fontsize="small")
+        return figure
+
+
+def training_curves(logs: pd.DataFrame, *, smooth: int = 10) -> Figure:
+    """Loss and collapse diagnostics over the epochs of every run, as running means over `smooth` steps.
+
+    logs: run, world_seed, seed, epoch and the columns of `DIAGNOSTICS`. Losses of different objectives have different
+    terms and scales: each is to be compared with itself. Lines of one colour are seeds and worlds.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(2, 3, 3.9)
+        colours = dict(zip(logs["run"].unique(), [*PALETTE[:7], *PALETTE[8:], "black"]))
+        for panel, (column, title) in zip(axes.flat, DIAGNOSTICS.items()):
+            for (run, _, _), log in logs.groupby(["run", "world_seed", "seed"], sort=False):
+                running = log[column].rolling(smooth, min_periods=1).mean()
+                panel.plot(log["epoch"], running, color=colours[run], linewidth=1)
+            panel.set_title(title)
+            sns.despine(ax=panel)
+            panel.set_xlabel("epoch")
+        axes.flat[-1].axis("off")
+        handles = [matplotlib.lines.Line2D([], [], color=colour, label=run.replace("_", " "))
+                   for run, colour in colours.items()]
+        axes.flat[-1].legend(handles=handles, loc="center left", frameon=False)
+        return figure
+
+
+def gain_per_class(classes: Sequence[str], before: dict[str, Sequence[float]], after: dict[str, Sequence[float]], *,
+                   names: tuple[str, str]) -> Figure:
+    """Accuracy of every class before and after, in both protocols, ordered by the gain in zero-shot.
+
+    before, after: protocol -> accuracy in per cent, in the order of `classes`; names: of the two runs.
+    """
+    gain = np.subtract(after["zero_shot"], before["zero_shot"])
+    order = np.argsort(gain, kind="stable")[::-1]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, 2, 1.1 + 0.17 * len(classes), sharey=True)
+        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
+            low, high = np.asarray(before[protocol])[order], np.asarray(after[protocol])[order]
+            rows = np.arange(len(classes))
+            panel.hlines(rows, low, high, color="0.6", linewidth=1.5, zorder=2)
+            panel.scatter(low, rows, color=BEFORE, s=22, zorder=3, clip_on=False)
+            panel.scatter(high, rows, color=AFTER, s=22, zorder=4, clip_on=False)
+            panel.set(title=title, xlabel="accuracy of the class (%)", xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5))
+            panel.set_yticks(rows, [classes[i] for i in order])
+            panel.grid(False, axis="y")
+            sns.despine(ax=panel, left=True)
+        handles = [matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour, label=name.replace("_", " "))
+                   for colour, name in zip((BEFORE, AFTER), names)]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+        return figure
+
+
+def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]]) -> Figure:
+    """Confusion matrices side by side: rows the true class, columns the prediction, per cent of the row.
+
+    tables: title -> counts 'c c'.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, len(tables), WIDTH / 2 + 0.6, sharey=True)
+        for panel, (title, counts) in zip(axes[0], tables.items()):
+            counts = np.asarray(counts, dtype=float)
+            share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            image = panel.imshow(share, cmap="rocket_r", vmin=0, vmax=100)
+            many = len(classes) > 40  # names would not be legible
+            panel.set_xticks([] if many else range(len(classes)), [] if many else classes, rotation=90)
+            panel.set_yticks([] if many else range(len(classes)), [] if many else classes)
+            panel.set(title=title.replace("_", " "), xlabel="predicted")
+            panel.grid(False)
+        axes[0, 0].set_ylabel("true")
+        figure.colorbar(image, ax=axes, shrink=0.6, label="% of the clips of the class")
+        return figure
+
+
+def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
+    """Cosines between concepts as maps side by side, each on a scale of its own. maps: title -> cosines 'k k'."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, len(maps), WIDTH / len(maps) + 1.1)
+        for panel, (title, cosines) in zip(axes[0], maps.items()):
+            image = panel.imshow(cosines, cmap="rocket")
+            many = len(cosines) > 40
+            panel.set_xticks([] if many else range(cosines.shape[1]), [] if many else cosines.columns, rotation=90)
+            shown = panel is axes[0, 0] and not many
+            panel.set_yticks(range(len(cosines)) if shown else [], cosines.index if shown else [])
+            panel.set_title(title)
+            panel.grid(False)
+            figure.colorbar(image, ax=panel, orientation="horizontal", shrink=0.7, label="cosine")
+        return figure
+
+
+def shares(classes: Sequence[str], columns: dict[str, Sequence[float]]) -> Figure:
+    """Bars of per-class percentages, a panel for each column. columns: title -> per cent, in the order of `classes`."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, len(columns), 0.9 + 0.17 * len(classes), sharey=True)
+        for panel, (title, percent) in zip(axes[0], columns.items()):
+            panel.barh(range(len(classes)), percent, color=AFTER, height=0.7, zorder=2)
+            panel.set_yticks(range(len(classes)), classes)
+            panel.set(title=title, xlabel="%", xlim=(0, max(1, *percent)), ylim=(len(classes) - 0.5, -0.5))
+            panel.grid(False, axis="y")
+            sns.despine(ax=panel, left=True)
+        return figure
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, columns: int) -> Figure:
+    """Pictures 'h w c' uint8 in a grid, each below its title (an empty one for none)."""
+    rows = -(-len(pictures) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(rows, columns, WIDTH / columns * rows * (1.15 if any(titles) else 1.02))
+        for panel in axes.flat:
+            panel.axis("off")
+        for panel, picture, title in zip(axes.flat, pictures, titles, strict=False):
+            panel.imshow(picture, interpolation="nearest")
+            panel.set_title(title, fontsize="x-small", pad=2)
+        return figure

@@ -1,0 +1,243 @@
+"""The losses that adapt a student to videos: equations on probabilities and logits, no model in sight.
+
+"Language-based Action Concept Spaces Improve Video Self-Supervised Learning" (LSS, NeurIPS 2023, arXiv 2307.10922)
+names concept distillation, concept alignment and a uniform distribution prior. Its formulae could not be had: the ones
+below are this repository's. What comes from elsewhere (DINO, SwAV, SVT) says so.
+
+Shapes: `g` global views, `v` student views, `b` videos of this process, `k` concepts (or prototypes).
+Teacher probabilities are 'g b k'. Student logits are 'v b k', already divided by the student temperature. The first `g`
+student views are the teacher's views; a view is never compared with itself. Every module here treats the videos of all
+processes as one batch (each process brings equally many) and keeps its history in its `state_dict`.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+# Distillation --------------------------------------------------------------------------------------------------------
+
+
+def view_pairs(num_teacher_views: int, num_student_views: int) -> list[tuple[int, int]]:
+    """All (teacher view g, student view v) with v != g: 18 pairs for 2 teacher and 10 student views.
+
+    Raises ValueError if the student misses a teacher view, or if there is no pair.
+    """
+    if num_student_views < max(num_teacher_views, 2):
+        raise ValueError(
+            f"{num_student_views} student views for {num_teacher_views} teacher views: the student must see every "
+            "teacher view, and at least two views in all; raise global_views or local_views"
+        )
+    return [(g, v) for g in range(num_teacher_views) for v in range(num_student_views) if v != g]
+
+
+def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean over videos and view pairs of H(stopgrad p_t(g), p_s(v)), in nats: DINO's loss (ICCV 2021).
+
+    teacher: probabilities 'g b k'; student: logits 'v b k'. Returns a scalar. No gradient reaches the teacher.
+    """
+    if teacher.shape[1:] != student.shape[1:]:
+        shapes = f"teacher {tuple(teacher.shape)} and student {tuple(student.shape)}"
+        raise ValueError(f"{shapes} differ in the number of videos or concepts: expected 'g b k' and 'v b k'")
+    targets, log_predictions = teacher.detach(), F.log_softmax(student, dim=-1)
+    # One pair at a time: with 65536 prototypes, all pairs at once would not fit in memory.
+    terms = [-(targets[g] * log_predictions[v]).sum(-1).mean() for g, v in view_pairs(len(teacher), len(student))]
+    return torch.stack(terms).mean()
+
+
+def concept_distillation(teacher: Tensor, student: Tensor) -> Tensor:
+    """Concept distillation in one space: teacher probabilities 'g b k', student logits 'v b k' -> scalar, in nats."""
+    return pairwise_cross_entropy(teacher, student)
+
+
+def concept_alignment(
+    *, teacher_category: Tensor, student_category: Tensor, teacher_description: Tensor, student_description: Tensor
+) -> Tensor:
+    """Concept alignment across the spaces: 1/2 [H(p_t^category, p_s^description) + H(p_t^description, p_s^category)].
+
+    Concept k of one space is concept k of the other. Teachers: probabilities 'g b k'; students: logits 'v b k'. Returns
+    a scalar, in nats, over the same pairs as the distillation.
+    """
+    return 0.5 * (
+        pairwise_cross_entropy(teacher_category, student_description)
+        + pairwise_cross_entropy(teacher_description, student_category)
+    )
+
+
+def feature_distillation(teacher: Tensor, student: Tensor) -> Tensor:
+    """Self-distillation without language (DINO, SVT): as `concept_distillation`, k being a FeatureHead's prototypes."""
+    return pairwise_cross_entropy(teacher, student)
+
+
+# Priors: what keeps the distributions from collapsing ----------------------------------------------------------------
+
+
+def gather(rows: Tensor) -> Tensor:
+    """'b ...' of every process -> '(p b) ...' in the order of the ranks, without gradient."""
+    rows = rows.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+class Memory(nn.Module):
+    """The last `size` rows that were put in, oldest first. Part of checkpoints, with how full it is."""
+
+    def __init__(self, size: int, *row_shape: int):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, *row_shape))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def recent(self) -> Tensor:
+        """The rows remembered so far: 'm ...', m at most `size`."""
+        return self.rows[len(self.rows) - int(self.filled):]
+
+    def push(self, rows: Tensor) -> None:
+        """Remember 'n ...', forgetting the oldest."""
+        size = len(self.rows)
+        self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows):]
+        self.filled = (self.filled + len(rows)).clamp(max=size)
+
+
+class UniformPrior(nn.Module):
+    """Uniform distribution prior: log k - H(mean of p_s), zero where the student uses all concepts equally often.
+
+    The mean runs over the batch and the `memory` videos before it, because a small batch alone says little about how
+    often a concept is used. The gradient runs through the batch alone and at its full weight, so that the strength of
+    the prior depends on neither the length of the memory nor how full it is.
+    """
+
+    def __init__(self, num_concepts: int, *, memory: int):
+        super().__init__()
+        self.memory = Memory(memory, num_concepts)
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Student logits 'v b k' -> scalar, in nats; the videos are remembered (once per training step, then)."""
+        videos = student.softmax(-1).mean(0)
+        everyone = gather(videos)
+        expected = torch.cat([self.memory.recent(), everyone]).mean(0)
+        self.memory.push(everyone)
+        # The value of `expected` with the gradient of this process's batch mean. Averaged over the processes, as
+        # DistributedDataParallel does, that is the gradient of the whole batch's mean.
+        batch = videos.mean(0)
+        mean = batch + (expected - batch).detach()
+        mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)  # a concept that underflows gets no gradient, not NaN
+        return math.log(mean.numel()) + (mean * mean.log()).sum()
+
+
+def sinkhorn(logits: Tensor, rounds: int) -> Tensor:
+    """Sinkhorn-Knopp (Cuturi 2013; SwAV, NeurIPS 2020): logits 'n k' -> probabilities 'n k' that use concepts equally.
+
+    Each round scales every concept to the same total over the n samples, then every sample to one. Rows sum to one; the
+    columns approach n / k with the rounds. In log space, so that no temperature overflows.
+    """
+    for _ in range(rounds):
+        logits = logits.log_softmax(dim=0)
+        logits = logits.log_softmax(dim=1)
+    return logits.softmax(dim=1)
+
+
+class SinkhornBalance(nn.Module):
+    """Teacher probabilities, balanced by `rounds` of Sinkhorn-Knopp over the batch and the `memory` videos before it.
+
+    The memory holds logits times temperature (cosines, for a concept space), so that it stays right if the temperature
+    changes.
+    """
+
+    def __init__(self, num_concepts: int, *, global_views: int, rounds: int, memory: int):
+        super().__init__()
+        self.rounds = rounds
+        self.memory = Memory(memory, global_views, num_concepts)
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, temperature: float) -> Tensor:
+        """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; remembers the videos."""
+        num_videos = logits.shape[1]
+        everyone = gather(rearrange(logits, "g b k -> b g k"))
+        videos = torch.cat([self.memory.recent() / temperature, everyone])
+        balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.rounds)
+        balanced = rearrange(balanced, "(n g) k -> g n k", g=logits.shape[0])
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        first = videos.shape[0] - everyone.shape[0] + rank * num_videos
+        self.memory.push(everyone * temperature)
+        return balanced[:, first:first + num_videos]
+
+
+class Centring(nn.Module):
+    """DINO's centring (ICCV 2021): teacher probabilities softmax((z - centre) / temperature), z the cosines.
+
+    The centre is a running mean of z, kept before the temperature, so that it stays right if the temperature changes.
+    As in the released code, it starts at zero, and a batch moves it only after that batch has been centred.
+    """
+
+    def __init__(self, num_concepts: int, *, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("centre", torch.zeros(num_concepts))
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, temperature: float) -> Tensor:
+        """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; moves the centre."""
+        probabilities = (logits - self.centre / temperature).softmax(-1)
+        batch_centre = gather((logits * temperature).mean((0, 1))[None]).mean(0)
+        self.centre = self.centre.lerp(batch_centre.to(self.centre.dtype), 1 - self.momentum)
+        return probabilities
+
+
+# The baseline without language ---------------------------------------------------------------------------------------
+
+
+class FeatureHead(nn.Module):
+    """DINO's projection head, as SVT uses it: three-layer MLP, L2 normalisation, unit-length prototypes without bias.
+
+    A weight-normalised layer whose norm is fixed at one is a layer with normalised rows, and is written as that here.
+    """
+
+    def __init__(self, width: int, *, hidden: int, bottleneck: int, prototypes: int, generator: torch.Generator):
+        super().__init__()
+        # skip_init: torch's own initialisation would draw from the global random state.
+        first, second, third = (
+            nn.utils.skip_init(nn.Linear, inputs, outputs)
+            for inputs, outputs in ((width, hidden), (hidden, hidden), (hidden, bottleneck))
+        )
+        self.mlp = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        for layer in (first, second, third):
+            nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
+            nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.prototypes, std=0.02, generator=generator)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """'... w' features -> '... k' cosines with the prototypes (divide by a temperature to get logits)."""
+        return F.linear(F.normalize(self.mlp(features), dim=-1), F.normalize(self.prototypes, dim=-1))
+
+
+# Signs of collapse ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def collapse_diagnostics(*, teacher: Tensor, student: Tensor, features: Tensor) -> dict[str, float]:
+    """What a collapse shows in first. teacher: probabilities 'g b k'; student: logits 'v b k'; features: 'n w'.
+
+    teacher_entropy: mean entropy of a teacher distribution, nats (0: one-hot; log k: says nothing).
+    batch_entropy: entropy of the mean teacher distribution, nats (0: one concept for all videos; log k: balanced).
+    feature_spread: standard deviation of the L2-normalised features over n, root mean square over w, times sqrt(w)
+    (0: all features are the same; 1: they point everywhere).
+    agreement: share of the loss's pairs in which student and teacher have the same first concept.
+    """
+    best_teacher, best_student = teacher.argmax(-1), student.argmax(-1)
+    pairs = view_pairs(len(teacher), len(student))
+    agreement = torch.stack([(best_teacher[g] == best_student[v]).float().mean() for g, v in pairs]).mean()
+    variance = F.normalize(features, dim=-1).var(0, correction=0)
+    return {
+        "teacher_entropy": torch.special.entr(teacher).sum(-1).mean().item(),
+        "batch_entropy": torch.special.entr(teacher.mean((0, 1))).sum().item(),
+        "feature_spread": variance.sum().sqrt().item(),
+        "agreement": agreement.item(),
+    }

@@ -1,0 +1,245 @@
+"""What a run is told: flat parameters, read from YAML, checked before any compute.
+
+`params/base.yaml` holds every parameter with its unit and where it comes from. A profile (`params/profiles/`) changes
+what a place needs (data, sizes), an ablation (`params/ablations/`) what a row of a table needs, and overrides what one
+run needs. Later layers win; the merged mapping must fit `Params` exactly.
+
+The classes say what depends on what: the videos and the embedded CLIP on the scene, an adaptation on both, an
+evaluation on the adaptation. `Params.stage_hash` therefore changes for a stage exactly when one of its own
+parameters, or one of an earlier stage, does.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "params"
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Choices = Annotated[list[Positive], Field(min_length=1)]
+
+
+class ParamsError(ValueError):
+    """A parameter is unknown, missing, or has a value that it cannot have."""
+
+
+class SceneParams(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    world_seed: Count
+    world_size: Positive
+    world_frames: Annotated[int, Field(ge=8)]
+    world_fps: Positive
+
+
+class WorldParams(SceneParams):
+    world_difficulty: Share
+    world_train: Count
+    world_validation: Count
+    world_test: Count
+
+
+class ClipParams(SceneParams):
+    clip: str
+    clip_stills: Positive
+    clip_held_out_stills: Positive
+    clip_action_named: Share
+    clip_action_wrong: Share
+    clip_attribute_named: Share
+    clip_attribute_wrong: Share
+    clip_action_skew: Amount
+    clip_image_size: Positive
+    clip_patch_size: Positive
+    clip_width: Positive
+    clip_layers: Positive
+    clip_heads: Positive
+    clip_text_width: Positive
+    clip_text_layers: Positive
+    clip_vocabulary: Positive
+    clip_projection: Positive
+    clip_epochs: Positive
+    clip_batch_size: Positive
+    clip_muon_learning_rate: Above0
+    clip_learning_rate: Above0
+    clip_words_weight: Amount
+    clip_warmup: Share
+    clip_weight_decay: Amount
+
+
+class AdaptParams(WorldParams, ClipParams):
+    dataset: Literal["embedded", "folder", "ucf101"]
+    data: str
+    split: Annotated[int, Field(ge=1, le=3)]
+    split_lists: str
+    imbalance: Annotated[float, Field(ge=1)]
+    seed: Count
+
+    short_side: Positive
+    num_frames: Positive
+    frame_stride: Positive
+    source_fps: Positive
+    global_views: Annotated[int, Field(ge=2)]
+    global_num_frames: Choices
+    global_shift: Count
+    global_scale: Range
+    image_size: Positive
+    local_views: Count
+    local_num_frames: Choices
+    local_span: Share
+    local_image_size: Positive
+    local_scale: Range
+    flip: Share
+    jitter_probability: Share
+    brightness: Share
+    contrast: Share
+    saturation: Share
+    gray_probability: Share
+
+    temporal: Literal["none", "divided", "divided_copied", "joint"]
+    temporal_positions: Positive
+
+    concepts: str
+    concept_labels: Literal["vocabulary", "dataset"]
+    concept_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
+    concept_directions: Literal["text", "random"]
+    prompts: str
+    num_descriptions: Positive
+    description_axes: Literal["mean", "each"]
+
+    objective: Literal["concept", "feature", "label"]
+    distillation_weight: Amount
+    alignment_weight: Amount
+    student_temperature: Above0
+    teacher_temperature: Above0
+    prior: list[Literal["penalty", "sinkhorn", "centring"]]
+    prior_weight: Amount
+    prior_memory: Count
+    sinkhorn_rounds: Positive
+    centre_momentum: Share
+    head_hidden: Positive
+    head_bottleneck: Positive
+    head_prototypes: Positive
+    head_student_temperature: Above0
+    head_teacher_temperature: Above0
+
+    epochs: Count
+    warmup_epochs: Amount
+    batch_size: Positive
+    learning_rate: Amount
+    temporal_learning_rate: Amount
+    final_learning_rate: Amount
+    weight_decay: Amount
+    final_weight_decay: Amount
+    clip_gradient: Above0
+    teacher_momentum: Share
+    final_teacher_momentum: Share
+    max_bad_videos: Count
+    threads: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AdaptParams":
+        if self.alignment_weight > 0 and self.objective == "concept" and len(set(self.concept_spaces)) < 2:
+            raise ValueError("alignment_weight needs both concept_spaces (category, description); set it to 0 or give both")
+        if {"sinkhorn", "centring"} <= set(self.prior):
+            raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
+        if self.objective == "feature" and self.prior != ["centring"]:
+            raise ValueError("objective feature uses SVT's head, whose prior is [centring]")
+        return self
+
+
+class EvaluateParams(AdaptParams):
+    evaluate_model: Literal["student", "teacher"]
+    evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1)]
+    eval_num_frames: Positive
+    eval_clips: Positive
+    eval_crops: Literal[1, 3]
+    score_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
+    balance_predictions: bool
+    balance_temperature: Above0
+    probe_feature: Literal["features", "embedding"]
+    probe_normalise: Literal["standardise", "l2"]
+    probe_c: Annotated[list[Above0], Field(min_length=1)]
+    probe_held_out: Annotated[float, Field(gt=0, lt=1)]
+    probe_max_iter: Positive
+    knn_k: Choices
+    bootstrap_rounds: Positive
+
+
+class Params(EvaluateParams):
+    """Every parameter; the last ones say how the work is done on this machine and change no result."""
+
+    device: str
+    workers: Count
+    checkpoint_every: Positive
+    eval_batch_size: Positive
+
+    def stage_hash(self, stage: type[SceneParams]) -> str:
+        """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it."""
+        chosen = {name: getattr(self, name) for name in stage.model_fields}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping. Raises ParamsError naming the file (and line) otherwise."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
+        raise ParamsError(f"{path}: no such file{hint}") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
+    return content
+
+
+def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Params:
+    """Merges base, profile, ablation and overrides, and checks the result.
+
+    Args:
+        profile: name of a file under `params/profiles/`.
+        ablation: name of a file under `params/ablations/`; None for the profile as it stands.
+        overrides: single parameters of this run.
+    Raises:
+        ParamsError: naming file, key and reason of every problem, and for an unknown key the nearest valid one.
+    """
+    layers = [FOLDER / "base.yaml", FOLDER / "profiles" / f"{profile}.yaml"]
+    layers += [FOLDER / "ablations" / f"{ablation}.yaml"] if ablation else []
+    merged, origin = {}, {}
+    for source, content in [(str(p.relative_to(ROOT)), read_yaml(p)) for p in layers] + [("overrides", overrides)]:
+        merged |= content
+        origin |= dict.fromkeys(content, source)
+    if isinstance(merged.get("world_seed"), int):  # the one value that paths may depend on
+        merged |= {key: merged[key].replace("{world_seed}", str(merged["world_seed"]))
+                   for key in ("clip", "data") if isinstance(merged.get(key), str)}
+    try:
+        return Params.model_validate(merged)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+
+
+def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
+    if not problem["loc"]:
+        return "parameters do not fit together: " + problem["msg"].removeprefix("Value error, ")
+    key = str(problem["loc"][0])
+    where = f"{origin.get(key, 'params/base.yaml')}: {key}"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Params.model_fields, n=1)
+        return f"{where}: unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
+    if problem["type"] == "missing":
+        return f"{where}: missing"
+    value, hint = problem["input"], ""
+    if isinstance(value, str) and "float" in problem["type"]:
+        hint = " (YAML reads 3e-5 as text: write 3.0e-5)"
+    return f"{where}: {problem['msg']}, got {value!r}{hint}"

@@ -1,0 +1,89 @@
+"""The record of a run: where it lies, what made it, and files that are either whole or absent."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.params import ROOT, Params, SceneParams
+
+
+def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
+    """Where everything of one run lies."""
+    return ROOT / "outputs" / profile / "runs" / ablation / f"world{world_seed}-seed{seed}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON under a temporary name and renames it, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """Adds one line to a JSON-lines log."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A JSON-lines log. A last line that a kill cut short is left out: its step is made again."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """`torch.save` under a temporary name, renamed when it is whole and on the disk."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, **records: dict) -> None:
+    """A Hugging Face checkpoint with its tokenizer (and `<name>.json` records), renamed into place when it is whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    for name, content in records.items():
+        write_json(partial / f"{name}.json", content)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
+    """What a number needs to be believed: commit, parameters' hash, versions, hardware."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short=10", "HEAD") or "no commit"
+    # a change to what computes makes the commit's name a half-truth; tables and documents do not compute
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "lib", "params", "constraints.txt")
+    device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
+    return {"commit": commit + ("+changes" if changed else ""), "params_hash": params.stage_hash(stage),
+            "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
+            "hardware": f"{device}, {os.cpu_count()} cores"}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
+        if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,82 @@
+import pytest
+import yaml
+
+from lib import params
+from lib.params import FOLDER, AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load, read_yaml
+
+
+def test_every_parameter_stands_in_the_base_file_and_no_other():
+    base = read_yaml(FOLDER / "base.yaml")
+    assert list(sorted(base)) == sorted(params.Params.model_fields)
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (FOLDER / "profiles").glob("*.yaml")))
+@pytest.mark.parametrize("ablation", sorted(path.stem for path in (FOLDER / "ablations").glob("*.yaml")))
+def test_every_ablation_fits_every_profile(profile, ablation):
+    load(profile=profile, ablation=ablation)
+
+
+def test_a_later_layer_wins():
+    assert load(profile="embedded").image_size == 48
+    assert load(profile="embedded", image_size=32).image_size == 32
+
+
+def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(tmp_path, monkeypatch):
+    (tmp_path / "params" / "profiles").mkdir(parents=True)
+    (tmp_path / "params" / "base.yaml").write_text((FOLDER / "base.yaml").read_text())
+    (tmp_path / "params" / "profiles" / "mine.yaml").write_text("learning_rat: 0.1\n")
+    monkeypatch.setattr(params, "FOLDER", tmp_path / "params")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match=r"params/profiles/mine.yaml: learning_rat: unknown.*'learning_rate'"):
+        load(profile="mine")
+    base = read_yaml(FOLDER / "base.yaml")
+    del base["epochs"]
+    (tmp_path / "params" / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "params" / "profiles" / "mine.yaml").write_text("seed: 1\n")
+    with pytest.raises(ParamsError, match=r"epochs: missing"):
+        load(profile="mine")
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"epochs": "4"}, r"overrides: epochs: .*integer.*'4'"),
+    ({"learning_rate": "3e-5"}, r"learning_rate: .*write 3.0e-5"),
+    ({"epochs": True}, r"epochs"),
+    ({"flip": 1.5}, r"flip: .*less than or equal to 1"),
+    ({"temporal": "divded"}, r"temporal: .*'divided'"),
+    ({"prior": ["sinkhorn", "centring"]}, r"both act on the teacher"),
+    ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
+    ({"objective": "feature"}, r"prior is \[centring\]"),
+])
+def test_a_value_that_cannot_be_is_an_error_that_says_so(wrong, message):
+    with pytest.raises(ParamsError, match=message):
+        load(profile="embedded", **wrong)
+
+
+def test_all_problems_are_reported_at_once():
+    with pytest.raises(ParamsError) as caught:
+        load(profile="embedded", epochs="4", sed=1)
+    assert "epochs" in str(caught.value) and "'seed'" in str(caught.value)
+
+
+def test_an_unknown_profile_names_the_nearest(tmp_path):
+    with pytest.raises(ParamsError, match="did you mean 'embedded'"):
+        load(profile="embeded")
+
+
+@pytest.mark.parametrize("change, stages", [
+    ({"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
+    ({"world_difficulty": 0.1}, {WorldParams, AdaptParams, EvaluateParams}),
+    ({"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
+    ({"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
+    ({"knn_k": [7]}, {EvaluateParams}),
+    ({"workers": 5}, set()),
+])
+def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(change, stages):
+    before, after = load(profile="embedded"), load(profile="embedded", **change)
+    changed = {s for s in (WorldParams, ClipParams, AdaptParams, EvaluateParams) if before.stage_hash(s) != after.stage_hash(s)}
+    assert changed == stages
+
+
+def test_the_world_seed_chooses_data_and_checkpoint():
+    chosen = load(profile="embedded", world_seed=2)
+    assert chosen.data == "data/embedded/2" and chosen.clip == "outputs/embedded/clip/2"

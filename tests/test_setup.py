@@ -1,0 +1,116 @@
+"""The set-up holds together: pinned versions, the installed package, the order of the modules, the notebooks' form."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = ["params", "runs", "video", "views", "data", "actions", "world", "pretrain", "backbone", "concepts", "losses",
+         "metrics", "objectives", "train", "evaluate", "tables", "figures"]
+MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+INSTALL = "pip install -c constraints.txt -e '.[test]'"
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Canonical name -> the one version asked for with ==, of requirement lines."""
+    found = {}
+    for requirement in map(Requirement, lines):
+        name, specifiers = canonicalize_name(requirement.name), list(requirement.specifier)
+        assert len(specifiers) == 1 and specifiers[0].operator == "==", f"{requirement} is no exact pin"
+        assert name not in found, f"{name} is pinned twice"
+        found[name] = specifiers[0].version
+    return found
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def required(pyproject) -> dict[str, str]:
+    project = pyproject["project"]
+    return pins(project["dependencies"] + project["optional-dependencies"]["test"])
+
+
+@pytest.fixture(scope="module")
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return pins([line for line in lines if line and not line.startswith("#")])
+
+
+def test_environment_and_pyproject_ask_for_the_same(pyproject, required):
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    blocks = [item["pip"] for item in conda if isinstance(item, dict)]
+    assert len(blocks) == 1 and blocks[0][0] == "-c constraints.txt" and blocks[0][-1] == "-e ."
+    assert pins(blocks[0][1:-1]) == required
+    (python,) = [item for item in conda if isinstance(item, str) and item.startswith("python=")]
+    assert Version(python.removeprefix("python=")) in SpecifierSet(pyproject["project"]["requires-python"])
+
+
+def test_constraints_contain_every_requirement_at_its_pinned_version(required, constraints):
+    assert required.items() <= constraints.items()
+
+
+def test_installed_packages_have_the_constrained_versions(required, constraints):
+    installed = {}
+    for name in constraints:
+        try:
+            installed[name] = Version(version(name)).public  # without the local part: torch's +cpu, +cu130
+        except PackageNotFoundError:
+            assert name not in required, f"{name} is not installed: {INSTALL}"
+    assert installed == {name: constraints[name] for name in installed}
+
+
+def test_the_installed_package_is_this_repository(tmp_path):
+    command = [sys.executable, "-c", "import lib; print(lib.__path__[0])"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)  # in the root any lib/ would do
+    assert found.returncode == 0, f"lss is not installed: {INSTALL}\n{found.stderr}"
+    assert Path(found.stdout.strip()).resolve() == ROOT / "lib"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short_and_imports_only_from_those_before_it(module):
+    assert module in ORDER, f"lib/{module}.py has no place in the order in which lib is read"
+    text = (ROOT / "lib" / f"{module}.py").read_text()
+    assert text.count("\n") <= 320, f"lib/{module}.py has {text.count(chr(10))} lines"
+    imported = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lib.")}
+        elif isinstance(node, ast.ImportFrom):
+            source = ".".join(filter(None, ["lib" if node.level else None, node.module]))
+            if source == "lib":
+                imported |= {alias.name for alias in node.names}
+            elif source.startswith("lib."):
+                imported.add(source.split(".")[1])
+    assert imported <= set(ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_thin_parameterised_and_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) <= 15
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    for cell in code:
+        assert "!pip" not in cell.source and "%pip" not in cell.source
+        plain_python = TransformerManager().transform_cell(cell.source)
+        for node in ast.walk(ast.parse(plain_python)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 5, f"{node.name} belongs in lib"

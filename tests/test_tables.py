@@ -1,0 +1,227 @@
+"""Tables, from the files that runs leave: made up here, so that every published number can be checked by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from lib import params, tables
+from lib.metrics import paired_bootstrap, pooled_bootstrap
+from lib.params import EvaluateParams, ParamsError
+from lib.runs import write_json
+
+CLIPS = 40
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Runs lie under a folder of the test."""
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        tables, "run_folder", lambda profile, ablation, world, seed: tmp_path / ablation / f"world{world}-seed{seed}"
+    )
+    return tmp_path
+
+
+def suite_of(rows, replicas):
+    return tables.Suite(folder="", rows=rows, reference="lss", replicas=replicas)
+
+
+def finish(run, *, right, probe_right=None, classes=16, commit="abcdef0123", **record):
+    """Leaves the files of a finished evaluation: `right` of the CLIPS test clips are right in zero-shot."""
+    counts = {"zero_shot": right, "linear_probe": right if probe_right is None else probe_right}
+    correct = {f"test/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8) for protocol, count in counts.items()}
+    metrics = [
+        {"part": part, "protocol": protocol, "metric": "top1", "value": 100 * count / CLIPS if part == "test" else 0.0}
+        for protocol, count in counts.items()
+        for part in ("validation", "test")
+    ]
+    run.folder.mkdir(parents=True)
+    save_file(correct, run.folder / "correct.safetensors")
+    write_json(
+        run.folder / "metrics.json",
+        {
+            "classes": [f"c{i}" for i in range(classes)],
+            "parts": {"test": {"listed": CLIPS, "decoded": CLIPS}},
+            "metrics": metrics,
+            "commit": commit,
+            "params_hash": run.params.stage_hash(EvaluateParams),
+            **record,
+        },
+    )
+
+
+def line(table, **where):
+    (found,) = table[(table[list(where)] == pd.Series(where)).all(axis=1)].to_dict("records")
+    return found
+
+
+def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
+    for path in (params.FOLDER / "suites").glob("*.yaml"):
+        suite = tables.read_suite(path.stem)
+        assert {run.ablation for run in tables.runs_of(suite, "embedded")} == set(suite.rows)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"row": ["lss"]}, "row: Extra inputs"),
+        ({"replicas": [[0]]}, "replicas.0: List should have at least 2"),
+        ({"reference": "no_language"}, "reference 'no_language' is none of the rows"),
+        ({"rows": []}, "rows: List should have"),
+    ],
+)
+def test_a_faulty_suite_is_an_error_that_names_file_and_key(tmp_path, monkeypatch, change, message):
+    content = {"folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]]} | change
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "mine.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match=f"suites/mine.yaml: .*{message}"):
+        tables.read_suite("mine")
+
+
+def test_a_row_without_training_runs_once_a_world(outputs):
+    runs = tables.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [1, 0], [1, 2]]), "embedded")
+    assert [(run.ablation, run.world_seed, run.seed) for run in runs] == [
+        ("image_clip", 0, 0),
+        ("image_clip", 1, 0),
+        ("lss", 0, 0),
+        ("lss", 0, 1),
+        ("lss", 1, 0),
+        ("lss", 1, 2),
+    ]
+    assert all((run.params.world_seed, run.params.seed) == (run.world_seed, run.seed) for run in runs)
+
+
+def test_other_data_than_the_embedded_world_has_no_remade_worlds(outputs):
+    runs = tables.runs_of(suite_of(["lss"], [[0, 0], [1, 0], [0, 1]]), "ucf101", {"data": "some/folder"})
+    assert [(run.world_seed, run.seed, run.params.data) for run in runs] == [
+        (0, 0, "some/folder"),
+        (0, 1, "some/folder"),
+    ]
+    with pytest.raises(ParamsError, match="replica of world 0"):
+        tables.runs_of(suite_of(["lss"], [[1, 0]]), "ucf101")
+
+
+def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outputs):
+    suite = suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [1, 0]])
+    runs = tables.runs_of(suite, "embedded")
+    for run, right in zip(runs, (20, 16, 30, 34, 24)):  # image_clip in worlds 0 and 1; lss: two seeds, world 1
+        finish(run, right=right)
+    tables.write_tables(suite, runs, outputs / "tables")
+    written = {path.name for path in (outputs / "tables").iterdir()}
+    assert written == {
+        f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "objectives") for suffix in ("csv", "md", "tex")
+    }
+    table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
+    assert list(table.columns) == [
+        "run",
+        "dataset",
+        "protocol",
+        "metric",
+        "mean",
+        "std",
+        "seeds",
+        "paper",
+        "source",
+        "commit",
+        "params_hash",
+    ]
+    lss = line(table, run="lss", dataset="embedded", metric="top1")
+    assert (lss["mean"], float(lss["std"]), lss["seeds"], lss["commit"]) == (80.0, 5.0, 2, "abcdef0123")
+    assert lss["params_hash"] == " ".join(run.params.stage_hash(EvaluateParams) for run in runs[2:4])
+    alone = line(table, run="image_clip", dataset="embedded-1", metric="top1")
+    assert (alone["mean"], alone["std"], alone["seeds"], alone["paper"]) == (40.0, "", 1, "")
+
+
+def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
+    suite = suite_of(["image_clip", "lss"], [[0, 0], [1, 0]])
+    runs = tables.runs_of(suite, "embedded")
+    for run, right in zip(runs, (20, 16, 30, 36)):
+        finish(run, right=right)
+    found = tables.differences(runs, tables.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
+    answers = [np.arange(CLIPS) < right for right in (20, 16, 30, 36)]
+    own = paired_bootstrap(answers[3], answers[1], seed=0)
+    assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
+    assert found.loc["embedded-all", "mean"] == pytest.approx((25 + 50) / 2)
+    assert found.loc["embedded-all", "low"] > found.loc["embedded", "low"]  # two worlds tell more than one
+    tables.write_tables(suite, runs, outputs / "tables")
+    table = pd.read_csv(outputs / "tables" / "objectives.csv", keep_default_na=False)
+    assert line(table, dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1_low")["mean"] == round(
+        own.low, 2
+    )
+
+
+def test_the_pooled_interval_of_one_world_is_its_own():
+    a, b = np.random.default_rng(0).random((2, 3, 50)) < 0.5
+    assert pooled_bootstrap([(a, b)], seed=1) == paired_bootstrap(a, b, seed=1)
+
+
+def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):
+    suite = suite_of(["image_clip", "no_language", "lss"], [[0, 0]])
+    runs = tables.runs_of(suite, "embedded")
+    for run, right in zip(runs, (10, 29, 30)):
+        finish(run, right=right)
+    readable = tables.write_tables(suite, runs, outputs / "tables")["objectives"].set_index("run")[
+        "lss - run, zero-shot"
+    ]
+    assert readable["image_clip"].startswith("**+50.0 [") and readable["image_clip"].endswith("]**")
+    assert readable["no_language"].startswith("+2.5 [") and readable["lss"] == ""
+    assert r"\textbf{+50.0 [" in (outputs / "tables" / "objectives.tex").read_text()
+    assert r"no\_language &" in (outputs / "tables" / "objectives.tex").read_text()
+
+
+def test_failed_and_missing_runs_are_marked_and_not_left_out(outputs):
+    suite = suite_of(["image_clip", "no_language", "lss"], [[0, 0], [0, 1]])
+    runs = tables.runs_of(suite, "embedded")
+    finish(runs[3], right=30)  # lss, seed 0; its seed 1 and no_language fail, image_clip is not run
+    for run in (runs[1], runs[4]):
+        run.folder.mkdir(parents=True)
+        (run.folder / "02_adapt.log").write_text("ConceptError")
+    tables.write_tables(suite, runs, outputs / "tables")
+    table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
+    assert line(table, run="image_clip", metric="top1")["mean"] == "not run"
+    assert line(table, run="no_language", metric="top1")["mean"] == "failed"
+    lss = line(table, run="lss", metric="top1")
+    assert (float(lss["mean"]), lss["seeds"]) == (75.0, 1)
+    text = (outputs / "tables" / "objectives.md").read_text()
+    assert "failed: lss, world 0, seed 1 (see lss/world0-seed1/02_adapt.log)" in text and "1 of 2" in text
+
+
+def test_numbers_that_other_parameters_made_do_not_count(outputs):
+    (run,) = tables.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
+    finish(run, right=30, params_hash="other")
+    assert tables.collect([run]).values.empty
+    assert tables.state_of(run) == ("not run", "")
+    (run.folder / "02_adapt.log").write_text("ConceptError")
+    assert tables.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
+    (run.folder / "adapt.json").write_text("{}")
+    assert tables.state_of(run)[0] == "not run"
+
+
+def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
+    suite = suite_of(["lss"], [[0, 0]])
+    (run,) = tables.runs_of(suite, "ucf101")
+    finish(run, right=30, classes=5)
+    subset = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
+    assert set(subset["dataset"]) == {"ucf101 (5 of 101 classes)"} and set(subset["paper"]) == {""}
+    record = tables.read_json(run.folder / "metrics.json") | {"classes": [f"c{i}" for i in range(101)]}
+    write_json(run.folder / "metrics.json", record)
+    whole = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
+    assert line(whole, protocol="linear_probe", metric="top1")["paper"] == "91.1"
+    assert line(whole, protocol="zero_shot", metric="top1")["paper"] == "not available"
+
+
+def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
+    suite = suite_of(["image_clip", "lss"], [[0, 0], [0, 1]])
+    runs = tables.runs_of(suite, "embedded")
+    for run, right in zip(runs, (20, 30, 34)):
+        finish(run, right=right)
+    tables.write_tables(suite, runs, outputs / "tables")
+    small = suite_of(["lss"], [[0, 0]])
+    tables.write_tables(small, tables.runs_of(small, "embedded"), outputs / "small")
+    header, row = tables.summary(outputs / "small", outputs / "tables").splitlines()
+    assert "published zero-shot" in header and row.split()[:3] == ["lss", "embedded", "75.0"] and "80.0 ± 5.0" in row
+    assert "published" not in tables.summary(outputs / "small", outputs / "nothing")

@@ -1,0 +1,157 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib.backbone import VideoCLIP
+from lib.params import FOLDER
+from lib.runs import read_json, read_lines
+from lib.train import AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer, read_concepts, update_teacher
+
+
+def weights(folder, model="teacher"):
+    return load_file(folder / model / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_schedules_by_hand():
+    assert cosine(0, 11, 1.0, 0.0) == 1.0 and abs(cosine(5, 11, 1.0, 0.0) - 0.5) < 1e-12 and cosine(10, 11, 1.0, 0.0) == 0.0
+    rates = [learning_rate(step, steps=12, warmup=2, peak=1.0, last=0.1) for step in range(12)]
+    assert rates[:3] == [0.5, 1.0, 1.0] and abs(rates[-1] - 0.1) < 1e-12 and rates[2:] == sorted(rates[2:], reverse=True)
+    assert learning_rate(5, steps=12, warmup=0, peak=0.0, last=0.1) == 0.0  # frozen stays frozen
+
+
+def test_the_teacher_is_the_moving_average():
+    teacher, student = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    before = teacher.weight.detach().clone()
+    update_teacher(teacher, student, 0.9)
+    torch.testing.assert_close(teacher.weight, 0.9 * before + 0.1 * student.weight)
+
+
+def test_the_optimiser_treats_clip_new_weights_and_biases_apart(tiny):
+    params = tiny(learning_rate=0.1, temporal_learning_rate=0.2)
+    model = VideoCLIP.from_image_clip(params.clip, temporal="divided", temporal_positions=4)
+    model.requires_grad_(False).visual.requires_grad_(True)
+    optimizer = make_optimizer(params, model.visual, make_objective(tiny("no_language"), model, {}))
+    group_of = {id(p): (group["peak"], group["decayed"]) for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: group_of.get(id(p)) for name, p in model.named_parameters()}
+    assert by_name["visual.blocks.0.fc1.weight"] == (0.1, True) and by_name["visual.blocks.0.fc1.bias"] == (0.1, False)
+    assert by_name["visual.position_embedding"] == (0.1, False)
+    assert by_name["visual.blocks.0.temporal_attention.qkv.weight"] == (0.2, True)
+    assert by_name["visual.temporal_position_embedding"] == (0.2, False)
+    assert by_name["text_projection.weight"] is None and by_name["logit_scale"] is None
+
+
+@pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised", "distillation", "random_concepts"])
+def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path, ablation):
+    params = tiny(ablation, epochs=1)
+    record = adapt(params, tmp_path)
+    before = VideoCLIP.from_image_clip(params.clip, temporal="divided", temporal_positions=params.temporal_positions, seed=params.seed).state_dict()
+    after = VideoCLIP.from_pretrained(str(tmp_path / "student")).state_dict()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("visual.") for name in changed)
+    assert "visual.projection.weight" in changed if ablation != "no_language" else True
+    log = read_lines(tmp_path / "log.jsonl")
+    assert [line["step"] for line in log] == list(range(4)) == list(range(record["steps"]))
+    assert {"loss", "teacher_entropy", "batch_entropy", "feature_spread", "agreement", "data_wait", "learning_rate"} <= set(log[0])
+
+
+def test_with_no_epochs_clip_is_saved_as_it_is(tiny, tmp_path):
+    params = tiny("image_clip")
+    adapt(params, tmp_path)
+    expected = VideoCLIP.from_image_clip(params.clip, temporal="none", temporal_positions=params.temporal_positions).state_dict()
+    assert same(expected, VideoCLIP.from_pretrained(str(tmp_path / "teacher")).state_dict())
+
+
+def test_a_seed_fixes_the_run_to_the_bit_and_another_changes_it(tiny, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        adapt(tiny(seed=seed, epochs=1), tmp_path / name)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lib.params import load
+from lib.train import adapt
+import yaml
+given = yaml.safe_load(sys.argv[2])
+adapt(load(profile="embedded", ablation=given.pop("ablation"), **given), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("ablation", ["lss", "no_language"])
+def test_a_killed_run_goes_on_to_bit_identical_weights(tiny, tmp_path, ablation):
+    import yaml
+    params = tiny(ablation, epochs=6, checkpoint_every=2)
+    adapt(params, tmp_path / "whole")
+    given = yaml.safe_dump(params.model_dump() | {"ablation": ablation})
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), given], stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(read_lines(tmp_path / "killed" / "log.jsonl")) < 7:
+        time.sleep(0.01)  # until it is past its third checkpoint
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "killed" / "checkpoint.pt").exists() and not (tmp_path / "killed" / "adapt.json").exists()
+    adapt(params, tmp_path / "killed")
+    for model in ("student", "teacher"):
+        assert same(weights(tmp_path / "whole", model), weights(tmp_path / "killed", model))
+    logs = [[(line["step"], line["loss"]) for line in read_lines(tmp_path / name / "log.jsonl")] for name in ("whole", "killed")]
+    assert logs[0] == logs[1] and len(logs[0]) == 24
+
+
+def test_a_checkpoint_of_other_parameters_is_not_taken(tiny, tmp_path, capsys):
+    adapt(tiny(epochs=1), tmp_path / "run")
+    adapt(tiny(epochs=1, alignment_weight=0.5), tmp_path / "run")
+    assert "other parameters" in capsys.readouterr().out
+    adapt(tiny(epochs=1, alignment_weight=0.5), tmp_path / "fresh")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
+
+
+def spoilt(params, tmp_path, *, count):
+    """The training videos, the first `count` of which are not videos at all."""
+    from pathlib import Path
+    import shutil
+    shutil.copytree(params.data, tmp_path / "spoilt")
+    for path in sorted(Path(tmp_path / "spoilt" / "train").rglob("*.mp4"))[:count]:
+        path.write_text("no video")
+    return str(tmp_path / "spoilt")
+
+
+def test_undecodable_videos_are_listed_and_stop_the_run_past_the_limit(tiny, tmp_path):
+    data = spoilt(tiny(), tmp_path, count=2)
+    record = adapt(tiny(data=data, max_bad_videos=2), tmp_path / "tolerant")
+    assert len(record["bad_videos"]) == 2 and all(reason for _, reason in record["bad_videos"])
+    with pytest.raises(AdaptationError, match="max_bad_videos is 1") as caught:
+        adapt(tiny(data=data, max_bad_videos=1), tmp_path / "strict")
+    assert record["bad_videos"][0][0] in str(caught.value)
+    assert read_json(tmp_path / "tolerant" / "adapt.json")["videos"] == 80
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
+    with pytest.raises(AdaptationError, match=r"step \d+: the loss is nan.*learning_rate"):
+        adapt(tiny(learning_rate=1.0e30, temporal_learning_rate=1.0e30, clip_gradient=1.0e30, warmup_epochs=0), tmp_path)
+    assert not (tmp_path / "adapt.json").exists()
+
+
+def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        adapt(tiny(data=str(tmp_path / "nowhere")), tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")
+
+
+def test_concepts_follow_the_classes_and_unknown_ones_are_named(tiny):
+    assert [c.label for c in read_concepts(tiny(), ["wave", "clap"])] == ["wave", "clap"]
+    assert len(read_concepts(tiny())) == 16
+    with pytest.raises(ValueError, match=f"{FOLDER}.*'juggle'"):
+        read_concepts(tiny(), ["wave", "juggle"])

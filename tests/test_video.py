@@ -1,0 +1,233 @@
+import pickle
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from lib.video import SCALING, VideoError, decode
+
+
+def every_frame(num_source_frames, fps):
+    return range(num_source_frames)
+
+
+def linear_decode(path):
+    """The reference: all frames in the order in which a plain decoder puts them out."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return list(container.decode(video=0))
+
+
+def levels(frames):
+    """The brightness of every frame of a gray video."""
+    return frames.pixels.reshape(len(frames.pixels), -1).mean(axis=1)
+
+
+def remux(source, target, *, drop=0):
+    """Copies the packets, without the first `drop`."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as copy:
+        stream = copy.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(p for p in container.demux(video=0) if p.size):
+            if number >= drop:
+                packet.stream = stream
+                copy.mux(packet)
+    return target
+
+
+def patch(path, box, offset, value):
+    """Overwrites bytes `offset` behind the first occurrence of the four letters `box`."""
+    data = bytearray(path.read_bytes())
+    position = data.index(box) + 4 + offset
+    data[position : position + len(value)] = value
+    path.write_bytes(data)
+
+
+def test_every_file_of_the_zoo_decodes_like_a_linear_decoder_or_is_an_error(shared_data):
+    files = [path for path in sorted((shared_data / "video-zoo").rglob("*")) if path.is_file()]
+    errors, wrong = {}, []
+    for path in files:
+        try:
+            frames = decode(path, lambda n, fps: [n - 1, 0, n // 2, n // 2])
+        except VideoError as error:
+            errors[path.name] = error.reason
+            continue
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            width = round(stream.width * float(stream.sample_aspect_ratio or 1))
+        reference = linear_decode(path)
+        wanted = [len(reference) - 1, 0, len(reference) // 2, len(reference) // 2]
+        convert = {"width": width, "format": "rgb24", "interpolation": SCALING}
+        turns = reference[0].rotation // 90
+        expected = np.stack([np.rot90(reference[index].to_ndarray(**convert), turns) for index in wanted])
+        if frames.num_source_frames != len(reference) or not np.array_equal(frames.pixels[frames.rows], expected):
+            wrong.append(path.name)
+    assert not wrong
+    assert errors == {
+        "corrupted.mp4": "decoding fails after 28 frames: Invalid data found when processing input",
+        "sine_mono_s16.wav": "has no video stream",
+    }
+    assert len(files) > 60
+
+
+@pytest.mark.parametrize("turn, shape", [(0, (80, 142)), (90, (142, 80)), (180, (80, 142)), (270, (142, 80))])
+def test_turned_phone_clips_have_the_proportions_of_the_upright_picture(shared_data, turn, shape):
+    frames = decode(shared_data / "video-zoo" / "decord" / f"video_{turn}.mov", every_frame, short_side=80)
+    assert frames.pixels.shape == (3, *shape, 3)
+
+
+def test_all_original_ucf101_files_decode_to_their_last_frame(shared_data):
+    paths = sorted((shared_data / "video-zoo" / "ucf101-originals").glob("*.avi"))
+    assert len(paths) == 24
+    for path in paths:
+        frames = decode(path, lambda n, fps: [n - 1], short_side=64)
+        assert frames.pixels.shape == (1, 64, 85, 3)
+        assert frames.num_source_frames == len(linear_decode(path))
+
+
+def test_selection_is_repeated_with_the_true_count_where_the_packets_promise_too_many_frames(shared_data):
+    path = shared_data / "video-zoo" / "ucf101-originals" / "v_JugglingBalls_g18_c01.avi"
+    counts = []
+    frames = decode(path, lambda n, fps: counts.append(n) or [n - 1])
+    assert counts == [254, 251] and frames.num_source_frames == 251 and frames.indices.tolist() == [250]
+
+
+def test_header_count_that_lies_is_not_believed(tmp_path, write_video, gray_frames):
+    path = write_video(tmp_path / "a.avi", gray_frames(12))
+    for box, offset in ((b"avih", 20), (b"strh", 36)):
+        patch(path, box, offset, struct.pack("<I", 500))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 500
+    assert decode(path, every_frame).num_source_frames == 12
+
+
+def test_wanted_frames_come_once_and_rows_restore_order_and_repeats(tmp_path, write_video, gray_frames):
+    path = write_video(tmp_path / "a.mp4", gray_frames(12))
+    frames = decode(path, lambda n, fps: [7, 2, 7, 11])
+    assert frames.indices.tolist() == [2, 7, 11] and frames.rows.tolist() == [1, 0, 1, 2]
+    assert np.allclose(levels(frames), [40, 90, 130], atol=3)
+    assert frames.pixels.dtype == np.uint8 and (frames.num_source_frames, frames.fps) == (12, 10.0)
+
+
+def test_b_frames_come_in_the_order_in_which_they_are_shown(tmp_path, write_video, gray_frames):
+    path = write_video(tmp_path / "a.mp4", gray_frames(20), codec="libx264", options={"bf": "3", "g": "20"})
+    assert np.allclose(levels(decode(path, every_frame)), 20 + 10 * np.arange(20), atol=3)
+
+
+def test_variable_frame_rate_counts_frames_not_seconds(tmp_path, write_video, gray_frames):
+    times = [0, 10, 20, 500, 510, 2000, 2010, 4000]
+    path = write_video(tmp_path / "a.mkv", gray_frames(8), times=times, codec="libx264")
+    frames = decode(path, every_frame)
+    assert frames.num_source_frames == 8 and np.allclose(levels(frames), 20 + 10 * np.arange(8), atol=3)
+
+
+def test_stream_without_time_stamps_decodes(tmp_path, write_video, gray_frames):
+    path = write_video(tmp_path / "a.h264", gray_frames(9), codec="libx264", options={"bf": "2"})
+    with av.open(str(path)) as container:
+        assert all(packet.pts is None for packet in container.demux(video=0))
+    assert np.allclose(levels(decode(path, every_frame)), 20 + 10 * np.arange(9), atol=3)
+
+
+@pytest.mark.parametrize("codec, suffix", [("mpeg4", ".avi"), ("libx264", ".mp4")])
+def test_frames_before_the_first_key_frame_do_not_count(tmp_path, write_video, gray_frames, codec, suffix):
+    options = {"g": "5", "bf": "0", "sc_threshold": "1000000000" if codec == "mpeg4" else "0"}
+    path = write_video(tmp_path / f"whole{suffix}", gray_frames(14), codec=codec, options=options)
+    frames = decode(remux(path, tmp_path / f"late{suffix}", drop=2), every_frame)
+    assert frames.num_source_frames == 9
+    assert np.allclose(levels(frames), 70 + 10 * np.arange(9), atol=3)
+
+
+def test_only_frames_up_to_the_last_wanted_one_must_be_sound(shared_data):
+    path = shared_data / "video-zoo" / "decord" / "corrupted.mp4"
+    assert decode(path, lambda n, fps: [0, 20]).pixels.shape == (2, 720, 1280, 3)
+    with pytest.raises(VideoError, match="fails after 28 frames"):
+        decode(path, lambda n, fps: [0, 40])
+
+
+def test_pixel_aspect_is_undone(tmp_path, write_video, gray_frames):
+    path = write_video(tmp_path / "a.mp4", gray_frames(3, 48, 64), aspect=Fraction(2, 1))
+    assert decode(path, every_frame).pixels.shape == (3, 48, 128, 3)
+    assert decode(path, every_frame, short_side=24).pixels.shape == (3, 24, 64, 3)
+
+
+@pytest.mark.parametrize("matrix, expected", [
+    ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
+    ((1, 0, 0, -1), lambda p: p[::-1]),
+    ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    ((0, -1, 1, 0), lambda p: np.rot90(p, 1)),
+    ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
+])
+def test_display_matrix_turns_and_mirrors(tmp_path, write_video, matrix, expected):
+    picture = np.zeros((1, 48, 64, 3), np.uint8)
+    picture[:, :16, :16] = 250
+    path = write_video(tmp_path / "a.mp4", picture)
+    plain = decode(path, every_frame).pixels[0]
+    a, b, c, d = (value << 16 for value in matrix)
+    patch(path, b"tkhd", 40, struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30))
+    assert np.array_equal(decode(path, every_frame).pixels[0], expected(plain))
+
+
+def test_shrinking_is_antialiased(shared_data):
+    path = shared_data / "video-zoo" / "torchcodec" / "testsrc2.mp4"
+    small = decode(path, lambda n, fps: [10], short_side=72).pixels[0].astype(float)
+    full = torch.from_numpy(decode(path, lambda n, fps: [10]).pixels).permute(0, 3, 1, 2).float()
+    ideal = torch.nn.functional.interpolate(full, size=small.shape[:2], mode="bicubic", antialias=True)
+    aliased = torch.nn.functional.interpolate(full, size=small.shape[:2], mode="bicubic", antialias=False)
+    error = np.abs(small - ideal[0].permute(1, 2, 0).clamp(0, 255).numpy()).mean()
+    assert error < 3
+    assert error < np.abs(small - aliased[0].permute(1, 2, 0).clamp(0, 255).numpy()).mean() / 2
+
+
+def broken_files(folder, write_video):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("this is no video\n" * 200)
+    (folder / "folder.mp4").mkdir()
+    for name, options in {
+        "index_last.mp4": {}, "index_first.mp4": {"movflags": "faststart"}, "a.avi": {}, "a.mkv": {},
+    }.items():
+        path = write_video(folder / name, noise, **options)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    return [*folder.iterdir(), folder / "missing.mp4"]
+
+
+def test_what_is_no_whole_video_raises_one_error_that_names_file_and_reason(tmp_path, write_video):
+    paths = broken_files(tmp_path, write_video)
+    assert len(paths) == 8
+    for path in paths:
+        with pytest.raises(VideoError) as caught:
+            decode(path, lambda n, fps: [0])
+        assert caught.value.path == path and caught.value.reason
+        assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+def test_damaged_frame_is_an_error_if_it_is_wanted(shared_data, tmp_path):
+    data = bytearray((shared_data / "video-zoo" / "torchcodec" / "nasa_13013.mp4").read_bytes())
+    for position in np.random.default_rng(0).integers(len(data) // 2, len(data) * 3 // 4, 60):
+        data[position] ^= 0x55
+    path = tmp_path / "flipped.mp4"
+    path.write_bytes(data)
+    assert len(decode(path, lambda n, fps: range(100), short_side=32).pixels) == 100
+    with pytest.raises(VideoError, match="frame 181 is damaged"):
+        decode(path, every_frame, short_side=32)
+
+
+def test_video_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(VideoError("a/b.mp4", "is cut off")))
+    assert (error.path, error.reason, str(error)) == (Path("a/b.mp4"), "is cut off", "a/b.mp4: is cut off")
+
+
+@pytest.mark.parametrize("selection", [[], [12], [-1], [0.5]])
+def test_selection_that_cannot_be_met_is_the_callers_error(tmp_path, write_video, gray_frames, selection):
+    path = write_video(tmp_path / "a.mp4", gray_frames(12))
+    with pytest.raises(ValueError, match="select"):
+        decode(path, lambda n, fps: selection)
+
+
+def test_names_with_colons_and_signs_are_files(tmp_path, write_video, gray_frames):
+    source = write_video(tmp_path / "a.mp4", gray_frames(3))
+    path = source.rename(tmp_path / "http:clip %03d #1.mp4")
+    assert decode(path, every_frame).num_source_frames == 3

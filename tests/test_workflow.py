@@ -1,0 +1,230 @@
+"""The suite as a graph: what is planned, what runs again after a change, what a failing run does to the rest.
+
+The workflow runs in a copy of the repository with a profile that is tiny in every respect.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from lib import params
+from lib.params import ClipParams
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "world_size": 32,
+    "world_frames": 8,
+    "world_train": 32,
+    "world_validation": 16,
+    "world_test": 32,
+    "clip_stills": 64,
+    "clip_held_out_stills": 32,
+    "clip_epochs": 1,
+    "clip_batch_size": 32,
+    "clip_width": 24,
+    "clip_layers": 1,
+    "clip_heads": 2,
+    "clip_text_width": 24,
+    "clip_text_layers": 1,
+    "clip_projection": 16,
+    "epochs": 1,
+    "warmup_epochs": 0,
+    "batch_size": 8,
+    "evaluate_parts": ["test"],
+    "probe_c": [1.0],
+    "probe_held_out": 0.5,
+    "knn_k": [5],
+    "bootstrap_rounds": 100,
+}
+RUN = Path("outputs/tiny/runs/lss/world0-seed0")
+
+
+class Copy:
+    """A copy of the repository, in which `lib` is the copy's own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for name in ("lib", "params", "notebooks"):
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
+        shutil.copy(ROOT / "Snakefile", folder)
+        self.write(
+            "params/profiles/tiny.yaml", yaml.safe_load((ROOT / "params/profiles/embedded.yaml").read_text()) | TINY
+        )
+        self.write(
+            "params/suites/tiny.yaml",
+            {"folder": "", "rows": ["lss", "broken"], "reference": "lss", "replicas": [[0, 0]]},
+        )
+        self.write("params/ablations/broken.yaml", {"num_descriptions": 9})
+
+    def write(self, path: str, content: dict) -> None:
+        (self.folder / path).write_text(yaml.safe_dump(content))
+
+    def __call__(self, *options: str, **config) -> subprocess.CompletedProcess:
+        """Snakemake as the Makefile calls it; both of its outputs as `stdout`."""
+        settings = [
+            f"{key}={value}" for key, value in ({"profile": "tiny", "suite": "tiny", "data": ""} | config).items()
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "-c",
+            "2",
+            "--rerun-incomplete",
+            "--rerun-triggers",
+            "mtime",
+            "params",
+            "input",
+            "--nolock",
+            "--keep-going",
+            *options,
+            "--config",
+            *settings,
+        ]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(self.folder)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def plan(self, **config) -> dict[str, int]:
+        """How many jobs of which rule a dry run lists."""
+        done = self("--dry-run", **config)
+        assert done.returncode == 0, done.stdout
+        table = done.stdout.partition("Job stats:")[2].partition("total")[0].splitlines()
+        return {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2 and words[1].isdigit()}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subprocess.CompletedProcess]:
+    """The tiny suite after `make reproduce`: the copy, Snakemake's first call and the one with partial=1."""
+    copy = Copy(tmp_path_factory.mktemp("done"))
+    return copy, copy(), copy(partial=1)
+
+
+def test_the_plan_has_every_run_of_the_suite(fresh):
+    assert fresh.plan() == {"world_0": 1, "clip_0": 1, "adapt": 2, "evaluate": 2, "tables": 1, "figures": 1, "all": 1}
+    many = fresh.plan(profile="embedded", suite="objectives")
+    rows = yaml.safe_load((ROOT / "params/suites/objectives.yaml").read_text())["rows"]
+    untrained = sum(params.load(profile="embedded", ablation=row).epochs == 0 for row in rows)
+    assert many["adapt"] == many["evaluate"] == 5 * (len(rows) - untrained) + 3 * untrained
+    assert many["world_2"] == many["clip_2"] == 1
+
+
+def test_the_committed_clip_is_what_the_parameters_say_and_is_not_made_again(fresh):
+    record = "outputs/embedded/clip/0/record.json"
+    p = params.load(profile="embedded")
+    assert json.loads((ROOT / record).read_text())["params_hash"] == p.stage_hash(ClipParams)
+    (fresh.folder / record).parent.mkdir(parents=True)
+    shutil.copy(ROOT / record, fresh.folder / record)
+    assert "clip_0" not in fresh.plan(profile="embedded", suite="reproduce")
+    shutil.rmtree(fresh.folder / "outputs")
+
+
+@pytest.mark.parametrize(
+    "path, content, message",
+    [
+        (
+            "params/ablations/broken.yaml",
+            {"epoch": 3},
+            "params/ablations/broken.yaml: epoch: unknown parameter; the nearest valid name is 'epochs'",
+        ),
+        ("params/suites/tiny.yaml", {"rows": ["lss"]}, "params/suites/tiny.yaml: folder: Field required"),
+    ],
+)
+def test_faulty_parameters_stop_before_anything_runs_with_the_reason_alone(tmp_path, path, content, message):
+    copy = Copy(tmp_path)
+    copy.write(path, content)
+    stopped = copy("--quiet", "all")
+    assert stopped.returncode != 0
+    assert stopped.stdout.startswith(message) and "Traceback" not in stopped.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
+    stopped = fresh("--dry-run", "--quiet", "all", profile="ucf101", suite="reproduce", data="no/folder")
+    assert stopped.returncode != 0
+    assert (
+        stopped.stdout.strip() == "data: no/folder is no folder; name one: make reproduce PROFILE=ucf101 DATA=<folder>"
+    )
+
+
+def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
+    copy, first, partial = done
+    assert first.returncode != 0 and "ConceptError" in first.stdout
+    assert partial.returncode == 0
+    assert (copy.folder / RUN / "metrics.json").exists()
+    table = pd.read_csv(copy.folder / "outputs/tiny/tables/zero_shot.csv", dtype=str).set_index(["run", "metric"])[
+        "mean"
+    ]
+    assert table["broken", "top1"] == "failed" and 0 <= float(table["lss", "top1"]) <= 100
+    text = (copy.folder / "outputs/tiny/tables/objectives.md").read_text()
+    assert "failed: broken, world 0, seed 0 (see outputs/tiny/runs/broken/world0-seed0/02_adapt.log)" in text
+    assert "32 of 32 test clips decoded" in text
+    figures = json.loads((copy.folder / "outputs/tiny/figures/figures.json").read_text())
+    assert figures["made"] == ["accuracies", "pairs", "training"]
+    assert figures["left_out"]["confusion"] == "image_clip and lss are needed; done: ['lss']"
+    for name in figures["made"]:
+        assert (copy.folder / f"outputs/tiny/figures/{name}.png").stat().st_size > 0
+    assert "lss embedded" in partial.stdout and "broken embedded    failed" in partial.stdout
+
+
+def test_a_suite_goes_on_with_what_is_missing(done):
+    copy, _, _ = done
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables": 1, "figures": 1, "all": 1}  # the broken run
+    assert copy.plan(partial=1) == {}
+
+
+def test_the_notebook_of_the_concepts_runs_with_the_clip_of_the_suite(done):
+    copy, _, _ = done
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "notebooks/01_concepts.ipynb",
+        "01.ipynb",
+        "-k",
+        "python3",
+        "-p",
+        "profile",
+        "tiny",
+    ]
+    subprocess.run(command, cwd=copy.folder, env=os.environ | {"PYTHONPATH": str(copy.folder)}, check=True)
+    result = json.loads((copy.folder / "outputs/tiny/concepts/embedded-world0.json").read_text())
+    assert result["labels"] == 16 and 1 <= result["effective_rank"]["category"] <= 15
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it(done):
+    copy, _, _ = done
+    copy.write("params/ablations/broken.yaml", {"epochs": 0})  # what it takes to be planned, whatever else is changed
+    copy.write("params/ablations/lss.yaml", {"alignment_weight": 0.5})
+    assert copy.plan() == {"adapt": 2, "evaluate": 2, "tables": 1, "figures": 1, "all": 1}
+    copy.write("params/ablations/lss.yaml", {"score_spaces": ["description"]})
+    assert copy.plan() == {"adapt": 1, "evaluate": 2, "tables": 1, "figures": 1, "all": 1}
+    copy.write("params/ablations/lss.yaml", {"workers": 1})
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables": 1, "figures": 1, "all": 1}
+    copy.write("params/ablations/lss.yaml", {})
+    profile = copy.folder / "params/profiles/tiny.yaml"
+    copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 48})
+    assert copy.plan() == {"world_0": 1, "adapt": 2, "evaluate": 2, "tables": 1, "figures": 1, "all": 1}
+    copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 32, "clip_epochs": 2})
+    stopped = copy("--dry-run", "--quiet", "all")
+    assert stopped.returncode != 0
+    assert stopped.stdout.startswith("outputs/embedded/clip/0: this CLIP was made with other parameters")

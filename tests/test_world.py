@@ -1,0 +1,73 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from lib import world
+from lib.actions import ACTIONS
+from lib.data import list_folder
+from lib.video import decode
+
+SMALL = {"size": 32, "num_frames": 8, "fps": 12}
+
+
+def rendered(action="walk", seed=0, *, still=False, difficulty=0.5):
+    return world.render(action, np.random.default_rng(seed), **SMALL, still=still, difficulty=difficulty)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_action_renders_as_video_and_still(action):
+    frames, facts = rendered(action)
+    assert frames.shape == (8, 32, 32, 3) and frames.dtype == np.uint8 and frames.std() > 5 and facts["action"] == action
+    assert np.abs(np.diff(frames.astype(int), axis=0)).max() > 30  # something moves
+    assert rendered(action, still=True)[0].shape == (1, 32, 32, 3)
+
+
+def test_the_seed_fixes_every_pixel():
+    assert np.array_equal(rendered(seed=3)[0], rendered(seed=3)[0])
+    assert not np.array_equal(rendered(seed=3)[0], rendered(seed=4)[0])
+
+
+def test_harder_videos_are_darker_and_noisier():
+    def look(difficulty):
+        videos = [rendered(seed=seed, difficulty=difficulty)[0].astype(float) for seed in range(20)]
+        return np.mean([v.mean() for v in videos])
+    assert look(1.0) < look(0.0) - 20
+
+
+def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, tmp_path):
+    params = tiny(workers=2, data=str(tmp_path / "world"))
+    record = world.build(params)
+    assert (record["train"], record["validation"], record["test"]) == (80, 16, 32)
+
+    def digest():
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((tmp_path / "world" / "train").rglob("*.mp4"))}
+
+    for part, count in (("train", 80), ("validation", 16), ("test", 32)):
+        videos = list_folder(tmp_path / "world" / part)
+        assert len(videos) == count and sorted(videos.classes) == sorted(ACTIONS)
+        assert np.ptp(np.bincount([video.label for video in videos.videos])) == 0
+    frames = decode(list_folder(tmp_path / "world" / "test").videos[0].path, lambda n, fps: range(n))
+    assert frames.pixels.shape == (8, 32, 32, 3) and frames.fps == 12
+    first = digest()
+    assert len(set(first.values())) == 80  # no two videos alike
+    time = (tmp_path / "world" / "world.json").stat().st_mtime_ns
+    world.build(params)
+    assert (tmp_path / "world" / "world.json").stat().st_mtime_ns == time  # it was there: nothing is rendered again
+    (tmp_path / "world" / "world.json").write_text("{}")
+    world.build(params)
+    assert digest() == first
+
+
+def test_a_changed_parameter_renders_the_world_anew(tiny, tmp_path):
+    world.build(tiny(data=str(tmp_path / "world"), world_test=16))
+    assert world.build(tiny(data=str(tmp_path / "world"), world_test=32))["test"] == 32
+    assert len(list_folder(tmp_path / "world" / "test")) == 32
+
+
+def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "video.mp4").write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="not a rendered world"):
+        world.build(tiny(data=str(tmp_path / "mine")))
+    assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"
