@@ -39,7 +39,7 @@ def extract(params: Params, model: VideoCLIP, videos: VideoList) -> tuple[Featur
         scores are averaged over views), and name and reason of every video that can't be decoded.
     """
     views = EvaluationViews(videos, num_frames=params.eval_num_frames, clips=params.eval_clips, crops=params.eval_crops,
-                            image_size=params.image_size)
+                            image_size=params.eval_image_size)
     loader = DataLoader(views, batch_size=params.eval_batch_size, collate_fn=collate, num_workers=params.workers)
     config, failed = model.config, []
     found = {"features": np.full((len(videos), config.vision_config.hidden_size), np.nan, np.float32),
@@ -59,7 +59,7 @@ def extract(params: Params, model: VideoCLIP, videos: VideoList) -> tuple[Featur
 def cached_features(params: Params, folder: Path, part: str) -> tuple[VideoList, Features, list[list[str]]]:
     """The list of a part, and what `extract` finds in it, or found before with the same model, views and videos."""
     videos = list_part(params, part)
-    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.eval_num_frames, params.eval_clips, params.eval_crops]
+    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.eval_image_size, params.eval_num_frames, params.eval_clips, params.eval_crops]
     path, record = folder / "features" / f"{part}.safetensors", folder / "features" / f"{part}.json"
     names = [video.name for video in videos.videos]
     if record.exists() and (known := read_json(record))["settings"] == settings and known["videos"] == names:

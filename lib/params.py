@@ -160,6 +160,7 @@ class AdaptParams(WorldParams, ClipParams):
 class EvaluateParams(AdaptParams):
     evaluate_model: Literal["student", "teacher"]
     evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1)]
+    eval_image_size: Positive
     eval_num_frames: Positive
     eval_clips: Positive
     eval_crops: Literal[1, 3]

@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,8 +38,8 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     right = []
     for video in videos.videos:
-        frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=params.eval_num_frames).ravel(), short_side=params.image_size)
-        view = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=params.image_size)[0]
+        frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=params.eval_num_frames).ravel(), short_side=params.eval_image_size)
+        view = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=params.eval_image_size)[0]
         embedding = model.get_image_features(view.transpose(0, 1)).pooler_output.mean(0)
         right.append(int((embedding @ text.T).argmax()) == video.label)
     assert value(record, "zero_shot") == pytest.approx(100 * np.mean(right))
