@@ -167,7 +167,7 @@ def pretrain(params: Params) -> dict:
     tokenizer = train_tokenizer(captions, params.clip_vocabulary)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = _model(params, tokenizer).train()
-    words = torch.nn.Linear(params.clip_width, len(tokenizer))  # predicts a caption's tokens from the picture; thrown away
+    words = torch.nn.Linear(params.clip_projection, len(tokenizer))  # picture -> tokens of its caption; thrown away
     bags = torch.zeros(len(captions), len(tokenizer), dtype=torch.bool).scatter_(1, tokens["input_ids"], True)
     torch.nn.init.constant_(words.bias, -4.0)  # most tokens are absent
     batches = params.clip_stills // params.clip_batch_size

@@ -68,10 +68,12 @@ def gray_frames() -> Callable[..., np.ndarray]:
 
 TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few thousand weights
     "world_size": 32, "world_frames": 8, "world_train": 80, "world_validation": 16, "world_test": 32, "short_side": 32,
-    "clip_stills": 128, "clip_held_out_stills": 32, "clip_epochs": 1, "clip_batch_size": 64, "clip_width": 24, "clip_heads": 2,
+    "clip_stills": 128, "clip_held_out_stills": 32, "clip_epochs": 1, "clip_batch_size": 64, "clip_width": 24,
+    "clip_heads": 2,
     "clip_layers": 2, "clip_text_width": 16, "clip_text_layers": 1, "clip_projection": 16, "clip_image_size": 24,
-    "clip_vocabulary": 600, "image_size": 24, "eval_image_size": 24, "local_image_size": 16, "batch_size": 20, "epochs": 2, "checkpoint_every": 3,
-    "prior_memory": 8, "head_hidden": 16, "head_bottleneck": 8, "head_prototypes": 32, "eval_num_frames": 2, "workers": 1,
+    "clip_vocabulary": 600, "image_size": 24, "eval_image_size": 24, "local_image_size": 16, "batch_size": 20,
+    "epochs": 2, "checkpoint_every": 3, "prior_memory": 8, "head_hidden": 16, "head_bottleneck": 8,
+    "head_prototypes": 32, "eval_num_frames": 2, "workers": 1,
     "knn_k": [5], "probe_c": [0.1, 1.0],
 }
 

@@ -27,7 +27,8 @@ def test_bodies_keep_their_bones_and_stay_above_the_floor(action):
 
 
 @pytest.mark.parametrize("action, joint, up", [
-    ("sit down", "pelvis", False), ("stand up", "pelvis", True), ("raise arms", "hand_l", True), ("lower arms", "hand_l", False)])
+    ("sit down", "pelvis", False), ("stand up", "pelvis", True),
+    ("raise arms", "hand_l", True), ("lower arms", "hand_l", False)])
 def test_directed_actions_go_their_way(action, joint, up):
     for seed in range(10):
         height = performed(action, seed)[0][joint][:, 2]
@@ -57,4 +58,5 @@ def test_postures_say_what_the_body_does():
     assert "both arms overhead" in high and "feet wide apart" in high
     assert "both knees bent" in postures(performed("sit down")[0], 23)
     assert "body flat and low near the ground" in postures(performed("push up")[0], 0)
-    assert {word for action in ACTIONS for t in range(24) for word in postures(performed(action)[0], t)} <= set(POSTURES)
+    said = {word for action in ACTIONS for t in range(24) for word in postures(performed(action)[0], t)}
+    assert said <= set(POSTURES)

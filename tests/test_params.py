@@ -17,7 +17,7 @@ def test_every_ablation_fits_every_profile(profile, ablation):
 
 
 def test_a_later_layer_wins():
-    assert load(profile="embedded").image_size == 48
+    assert load(profile="embedded").image_size == 40
     assert load(profile="embedded", image_size=32).image_size == 32
 
 
@@ -73,7 +73,8 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
 ])
 def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(change, stages):
     before, after = load(profile="embedded"), load(profile="embedded", **change)
-    changed = {s for s in (WorldParams, ClipParams, AdaptParams, EvaluateParams) if before.stage_hash(s) != after.stage_hash(s)}
+    every = (WorldParams, ClipParams, AdaptParams, EvaluateParams)
+    changed = {stage for stage in every if before.stage_hash(stage) != after.stage_hash(stage)}
     assert changed == stages
 
 

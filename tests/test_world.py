@@ -18,7 +18,8 @@ def rendered(action="walk", seed=0, *, still=False, difficulty=0.5):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_renders_as_video_and_still(action):
     frames, facts = rendered(action)
-    assert frames.shape == (8, 32, 32, 3) and frames.dtype == np.uint8 and frames.std() > 5 and facts["action"] == action
+    assert frames.shape == (8, 32, 32, 3) and frames.dtype == np.uint8 and frames.std() > 5
+    assert facts["action"] == action
     assert np.abs(np.diff(frames.astype(int), axis=0)).max() > 30  # something moves
     assert rendered(action, still=True)[0].shape == (1, 32, 32, 3)
 
@@ -41,7 +42,8 @@ def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, 
     assert (record["train"], record["validation"], record["test"]) == (80, 16, 32)
 
     def digest():
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((tmp_path / "world" / "train").rglob("*.mp4"))}
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted((tmp_path / "world" / "train").rglob("*.mp4"))}
 
     for part, count in (("train", 80), ("validation", 16), ("test", 32)):
         videos = list_folder(tmp_path / "world" / part)
