@@ -1,9 +1,9 @@
 """Sixteen human actions as joint-angle trajectories, and the skeleton that they move.
 
 The embedded world (`lib/world.py`) paints these skeletons. A pose is given by angles in degrees, all arrays over the
-`t` frames of a clip. Limb angles are measured in the world, not against the parent limb: flexion 0 hangs down, 90 points
-forward, 180 points up; abduction opens to the side. Lengths are in body heights; x is forward, y is the person's left,
-z is up.
+`t` frames of a clip. Limb angles are measured in the world, not against the parent limb: flexion 0 hangs down, 90
+points forward, 180 points up; abduction opens to the side. Lengths are in body heights; x is forward, y is the
+person's left, z is up.
 
 Three pairs of actions are one movement run forwards and backwards (sit down / stand up, raise arms / lower arms, pick
 up / put down) and one pair differs in tempo and amplitude (walk / run): `CONFUSABLE_PAIRS`. As with real people the two
@@ -69,7 +69,8 @@ def _seat(pose: Pose, u: np.ndarray, rng: np.random.Generator, lean: float, reac
 def _arms_up(pose: Pose, u: np.ndarray, rng: np.random.Generator, bend: float) -> Pose:
     """Between hanging arms (u = 0) and arms overhead (u = 1), to the front or to the side."""
     s, side, top = smoothstep(u), rng.uniform(0, 1), rng.uniform(150, 175)
-    _set(pose, arm=(1 - side) * top * s, open=10 + side * (top - 10) * s, elbow=np.abs(rng.normal(bend, 8)) * (1 - side))
+    _set(pose, arm=(1 - side) * top * s, open=10 + side * (top - 10) * s,
+         elbow=np.abs(rng.normal(bend, 8)) * (1 - side))
     return pose
 
 
@@ -132,7 +133,8 @@ def wave(pose: Pose, c: np.ndarray, rng: np.random.Generator) -> Pose:
 
 def clap(pose: Pose, c: np.ndarray, rng: np.random.Generator) -> Pose:
     s = 0.5 - 0.5 * np.cos(2 * np.pi * 1.5 * c)
-    _set(pose, arm=rng.uniform(35, 60), elbow=rng.uniform(40, 65), open=8 + rng.uniform(20, 35) * s, wrist=-22 - 10 * (1 - s))
+    _set(pose, arm=rng.uniform(35, 60), elbow=rng.uniform(40, 65), open=8 + rng.uniform(20, 35) * s,
+         wrist=-22 - 10 * (1 - s))
     return pose
 
 
@@ -160,16 +162,16 @@ def kick(pose: Pose, c: np.ndarray, rng: np.random.Generator) -> Pose:
 def push_up(pose: Pose, c: np.ndarray, rng: np.random.Generator) -> Pose:
     s = 0.5 - 0.5 * np.cos(2 * np.pi * c)
     lean = 62 + 20 * s
-    _set(pose, lean=lean, hip=-lean + rng.uniform(-4, 6), knee=0, spread=3, arm=5 - 60 * s, elbow=95 * s, open=rng.uniform(5, 25),
-         head=20)
+    _set(pose, lean=lean, hip=-lean + rng.uniform(-4, 6), knee=0, spread=3, arm=5 - 60 * s, elbow=95 * s,
+         open=rng.uniform(5, 25), head=20)
     return pose
 
 
 def jump_rope(pose: Pose, c: np.ndarray, rng: np.random.Generator) -> Pose:
     s = 0.5 - 0.5 * np.cos(2 * np.pi * c)
     pose["jump"] = rng.uniform(0.06, 0.12) * s
-    _set(pose, hip=10 + 10 * (1 - s), knee=12 + 22 * (1 - s), spread=2, arm=-5, open=rng.uniform(16, 28), elbow=rng.uniform(60, 85),
-         wrist=25)
+    _set(pose, hip=10 + 10 * (1 - s), knee=12 + 22 * (1 - s), spread=2, arm=-5, open=rng.uniform(16, 28),
+         elbow=rng.uniform(60, 85), wrist=25)
     return pose
 
 
@@ -248,7 +250,8 @@ def skeleton(pose: Pose, build: dict[str, float]) -> dict[str, np.ndarray]:
         joints["knee_" + name] = hip + 0.245 * limb * _direction(flexion, spread, side)
         shin = flexion - pose["knee_" + name]
         joints["foot_" + name] = joints["knee_" + name] + 0.245 * limb * _direction(shin, spread, side)
-        joints["toe_" + name] = joints["foot_" + name] + 0.07 * _direction(np.clip(shin + 90, -60, 100), spread * 0, side)
+        joints["toe_" + name] = joints["foot_" + name] + 0.07 * _direction(
+            np.clip(shin + 90, -60, 100), spread * 0, side)
     ground = np.min([joint[:, 2] for joint in joints.values()], axis=0)
     shift = np.stack([pose["forward"], np.zeros_like(ground), pose["jump"] - ground], axis=-1)
     return {name: joint + shift for name, joint in joints.items()}
@@ -259,9 +262,10 @@ def _angle(a: np.ndarray, b: np.ndarray) -> float:
     return np.degrees(np.arccos(np.clip(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1)))
 
 
-POSTURES = ["body flat and low near the ground", "bending far forward", "leaning forward", "back upright", "both arms overhead",
-            "one hand up", "arms stretched out", "arms hanging down", "elbows bent", "both knees bent", "one knee bent",
-            "one leg lifted", "legs straight", "feet wide apart", "one foot in front", "feet off the ground", "feet together"]
+POSTURES = ["body flat and low near the ground", "bending far forward", "leaning forward", "back upright",
+            "both arms overhead", "one hand up", "arms stretched out", "arms hanging down", "elbows bent",
+            "both knees bent", "one knee bent", "one leg lifted", "legs straight", "feet wide apart",
+            "one foot in front", "feet off the ground", "feet together"]
 
 
 def postures(joints: dict[str, np.ndarray], frame: int) -> list[str]:

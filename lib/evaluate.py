@@ -22,7 +22,8 @@ from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
 from lib.concepts import file_hash
 from lib.data import EvaluationViews, VideoList, collate, list_part
-from lib.metrics import balanced_scores, knn, linear_probe, pair_correct, prediction_summary, topk_correct, zero_shot_scores
+from lib.metrics import (balanced_scores, knn, linear_probe, pair_correct, prediction_summary, topk_correct,
+                         zero_shot_scores)
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
 from lib.runs import provenance, read_json, write_json
 from lib.train import concept_spaces, read_concepts
@@ -50,8 +51,10 @@ def extract(params: Params, model: VideoCLIP, videos: VideoList) -> tuple[Featur
             if batch.views:
                 clips = batch.views[0].to(params.device)
                 output = model(rearrange(clips, "b v c t h w -> (b v) c t h w"))
-                for name, rows in (("features", output.features), ("embedding", F.normalize(output.embedding.float(), dim=-1))):
-                    found[name][batch.indices] = reduce(rows.float(), "(b v) w -> b w", "mean", v=clips.shape[1]).cpu().numpy()
+                for name, rows in (("features", output.features),
+                                   ("embedding", F.normalize(output.embedding.float(), dim=-1))):
+                    found[name][batch.indices] = reduce(
+                        rows.float(), "(b v) w -> b w", "mean", v=clips.shape[1]).cpu().numpy()
             progress.update(len(batch.indices) + len(batch.errors))
     return found, failed
 
@@ -59,7 +62,8 @@ def extract(params: Params, model: VideoCLIP, videos: VideoList) -> tuple[Featur
 def cached_features(params: Params, folder: Path, part: str) -> tuple[VideoList, Features, list[list[str]]]:
     """The list of a part, and what `extract` finds in it, or found before with the same model, views and videos."""
     videos = list_part(params, part)
-    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.eval_image_size, params.eval_num_frames, params.eval_clips, params.eval_crops]
+    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.eval_image_size,
+                params.eval_num_frames, params.eval_clips, params.eval_crops]
     path, record = folder / "features" / f"{part}.safetensors", folder / "features" / f"{part}.json"
     names = [video.name for video in videos.videos]
     if record.exists() and (known := read_json(record))["settings"] == settings and known["videos"] == names:
@@ -80,12 +84,14 @@ def evaluate(params: Params, folder: Path) -> dict:
         the record, which is also `folder/metrics.json`: that file exists only when the evaluation is whole. Per-clip
         correctness lies beside it in `correct.safetensors` ("<part>/<protocol>", 'n'), for paired comparisons.
     Raises:
-        FileNotFoundError: there is no adapted model. ValueError: a class without a concept, or a checkpoint that is none.
+        FileNotFoundError: there is no adapted model.
+        ValueError: a class without a concept, or a checkpoint that is none.
     """
     started = time.time()
     torch.set_num_threads(params.threads)
     if not (folder / "adapt.json").exists():
-        raise FileNotFoundError(f"{folder}: no finished adaptation here (adapt.json); run 02_adapt with the same parameters first")
+        raise FileNotFoundError(f"{folder}: no finished adaptation here (adapt.json); "
+                                "run 02_adapt with the same parameters first")
     if read_json(folder / "adapt.json")["params_hash"] != params.stage_hash(AdaptParams):
         raise ValueError(f"{folder}: the model here was adapted with other parameters; run 02_adapt with these first")
     train, known, train_failed = cached_features(params, folder, "train")
@@ -93,7 +99,8 @@ def evaluate(params: Params, folder: Path) -> dict:
     classes, labels = train.classes, np.array([video.label for video in train.videos])
     for part, (videos, _, _) in parts.items():
         if videos.classes != classes:
-            raise ValueError(f"{params.data}: the classes of {part} and train differ: {sorted(set(videos.classes) ^ set(classes))}")
+            raise ValueError(f"{params.data}: the classes of {part} and train differ: "
+                             f"{sorted(set(videos.classes) ^ set(classes))}")
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
     spaces = concept_spaces(params, model, tokenizer, read_concepts(params, classes))
@@ -104,36 +111,43 @@ def evaluate(params: Params, folder: Path) -> dict:
     decoded = ~np.isnan(known["features"]).any(axis=1)
     groups = [re.sub(r"_c\d+$", "", video.name) for video in train.videos] if params.dataset == "ucf101" else None
     probe = linear_probe(
-        known[params.probe_feature][decoded], labels[decoded], np.concatenate([found[params.probe_feature] for _, found, _ in parts.values()]),
+        known[params.probe_feature][decoded], labels[decoded],
+        np.concatenate([found[params.probe_feature] for _, found, _ in parts.values()]),
         num_classes=len(classes), grid=params.probe_c, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
-        normalise=params.probe_normalise, seed=params.seed, groups=None if groups is None else np.array(groups)[decoded])
+        normalise=params.probe_normalise, seed=params.seed,
+        groups=None if groups is None else np.array(groups)[decoded])
     probed = np.split(probe.scores, np.cumsum([len(videos) for videos, _, _ in parts.values()])[:-1])
     for (part, (videos, found, _)), probe_scores in zip(parts.items(), probed):
         truth = np.array([video.label for video in videos.videos])
         zero_shot = zero_shot_scores(found["embedding"], *directions)
         if params.balance_predictions:
-            zero_shot = balanced_scores(zero_shot, temperature=params.balance_temperature, rounds=params.sinkhorn_rounds)
+            zero_shot = balanced_scores(zero_shot, temperature=params.balance_temperature,
+                                        rounds=params.sinkhorn_rounds)
         protocols = {"zero_shot": zero_shot, "linear_probe": probe_scores}
         for k in params.knn_k:
-            protocols[f"knn_{k}"] = knn(known["features"][decoded], labels[decoded], found["features"], num_classes=len(classes), k=k)
+            protocols[f"knn_{k}"] = knn(known["features"][decoded], labels[decoded], found["features"],
+                                        num_classes=len(classes), k=k)
         for protocol, scores in protocols.items():
             right = topk_correct(scores, truth, 1)
             summaries[f"{part}/{protocol}"] = summary = prediction_summary(scores, truth)
-            values = {"top1": 100 * right.mean(), "top5": 100 * topk_correct(scores, truth, min(5, len(classes))).mean(),
+            values = {"top1": 100 * right.mean(),
+                      "top5": 100 * topk_correct(scores, truth, min(5, len(classes))).mean(),
                       "prediction_entropy": summary["prediction_entropy"]}
             correct[f"{part}/{protocol}"] = right.astype(np.uint8)
             if pairs:
                 of_pairs = pair_correct(scores, truth, pairs)
                 values["pair_top1"] = 100 * of_pairs.mean()
                 correct[f"{part}/{protocol}/pairs"] = of_pairs.astype(np.uint8)
-            metrics += [{"part": part, "protocol": protocol, "metric": name, "value": float(value)} for name, value in values.items()]
+            metrics += [{"part": part, "protocol": protocol, "metric": name, "value": float(value)}
+                        for name, value in values.items()]
 
     save_file(correct, folder / "correct.safetensors")
     counted = {"train": (train, train_failed)} | {part: (videos, failed) for part, (videos, _, failed) in parts.items()}
     record = {
         "dataset": params.dataset, "classes": classes, "metrics": metrics,
-        "parts": {part: {"listed": len(videos) + len(videos.missing), "decoded": len(videos) - len(failed), "failed": failed,
-                         "missing": videos.missing, "extra": videos.extra, "absent_classes": videos.absent_classes}
+        "parts": {part: {"listed": len(videos) + len(videos.missing), "decoded": len(videos) - len(failed),
+                         "failed": failed, "missing": videos.missing, "extra": videos.extra,
+                         "absent_classes": videos.absent_classes}
                   for part, (videos, failed) in counted.items()},
         "per_class": {key: np.asarray(summary["per_class_accuracy"]).tolist() for key, summary in summaries.items()},
         "confusion": {key: np.asarray(summary["confusion"]).tolist() for key, summary in summaries.items()},

@@ -1,4 +1,5 @@
-"""What one training step minimises: the losses put together for LSS, for the baseline without language, for the ceiling.
+"""What one training step minimises: the losses put together for LSS, for the baseline without language, for
+the ceiling.
 
 Each objective takes the outputs of teacher (global views) and student (all views, globals first) and returns the loss,
 its terms, and the two distributions that the collapse diagnostics look at. What an objective remembers between steps
@@ -28,7 +29,8 @@ class Result(NamedTuple):
 def _teacher_prior(params: Params, num_concepts: int) -> nn.Module | None:
     """What keeps the teacher's distributions from collapsing: Sinkhorn balancing, centring, or nothing."""
     if "sinkhorn" in params.prior:
-        return SinkhornBalance(num_concepts, global_views=params.global_views, rounds=params.sinkhorn_rounds, memory=params.prior_memory)
+        return SinkhornBalance(num_concepts, global_views=params.global_views, rounds=params.sinkhorn_rounds,
+                               memory=params.prior_memory)
     if "centring" in params.prior:
         return Centring(num_concepts, momentum=params.centre_momentum)
     return None
@@ -45,7 +47,8 @@ class ConceptObjective(nn.Module):
         super().__init__()
         self.params, self.spaces = params, nn.ModuleDict(spaces)
         sizes = {name: len(space.labels) for name, space in spaces.items()}
-        self.teacher_priors = nn.ModuleDict({name: prior for name, k in sizes.items() if (prior := _teacher_prior(params, k))})
+        self.teacher_priors = nn.ModuleDict({name: prior for name, k in sizes.items()
+                                             if (prior := _teacher_prior(params, k))})
         self.penalties = nn.ModuleDict({name: UniformPrior(k, memory=params.prior_memory) for name, k in sizes.items()
                                         if "penalty" in params.prior})
 
@@ -78,9 +81,11 @@ class FeatureObjective(nn.Module):
     def __init__(self, params: Params, width: int):
         super().__init__()
         self.params = params
-        shape = {"hidden": params.head_hidden, "bottleneck": params.head_bottleneck, "prototypes": params.head_prototypes}
+        shape = {"hidden": params.head_hidden, "bottleneck": params.head_bottleneck,
+                 "prototypes": params.head_prototypes}
         self.head = FeatureHead(width, **shape, generator=torch.Generator().manual_seed(params.seed))
-        self.teacher_head = FeatureHead(width, **shape, generator=torch.Generator().manual_seed(params.seed)).requires_grad_(False)
+        self.teacher_head = FeatureHead(
+            width, **shape, generator=torch.Generator().manual_seed(params.seed)).requires_grad_(False)
         self.centring = Centring(params.head_prototypes, momentum=params.centre_momentum)
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:

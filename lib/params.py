@@ -149,7 +149,8 @@ class AdaptParams(WorldParams, ClipParams):
     @model_validator(mode="after")
     def _consistent(self) -> "AdaptParams":
         if self.alignment_weight > 0 and self.objective == "concept" and len(set(self.concept_spaces)) < 2:
-            raise ValueError("alignment_weight needs both concept_spaces (category, description); set it to 0 or give both")
+            raise ValueError("alignment_weight needs both concept_spaces (category, description); "
+                             "set it to 0 or give both")
         if {"sinkhorn", "centring"} <= set(self.prior):
             raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
         if self.objective == "feature" and self.prior != ["centring"]:
@@ -196,7 +197,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
+        hint = f"; did you mean {near[0]!r}?" if near else \
+            f"; there are: {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
         raise ParamsError(f"{path}: no such file{hint}") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None

@@ -48,11 +48,13 @@ PHRASES = {
     "push up": ["doing push ups", "doing press ups", "pushing up from the floor"],
     "jump rope": ["jumping rope", "skipping rope", "jumping over a rope"],
 }
-OPENINGS = ["a photo of a person", "a picture of a person", "a person", "someone", "a man", "a woman", "photo of someone", ""]
+OPENINGS = ["a photo of a person", "a picture of a person", "a person", "someone", "a man", "a woman",
+            "photo of someone", ""]
 
 
 def caption(facts: dict, params: ClipParams, rng: np.random.Generator) -> str:
-    """One web-like caption of a still from its facts (`world.render`): attributes mostly right, the action often absent."""
+    """One web-like caption of a still from its facts (`world.render`): attributes mostly right, the action
+    often absent."""
     def named(right: str, all_: list[str]) -> list[str]:
         if rng.random() >= params.clip_attribute_named:
             return []
@@ -98,8 +100,8 @@ def stills(params: Params, *, held_out: bool) -> tuple[Tensor, list[dict], list[
 
 
 def train_tokenizer(texts: list[str], size: int) -> CLIPTokenizer:
-    """A CLIP byte-pair encoding of `size` tokens learned from texts, laid out as OpenAI's: bytes, bytes that end a word,
-    merges, start and end of text. Any text can be encoded."""
+    """A CLIP byte-pair encoding of `size` tokens learned from texts, laid out as OpenAI's: bytes, bytes that end a
+    word, merges, start and end of text. Any text can be encoded."""
     learned = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=size, show_progress=False)
     merges = [tuple(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
     bytes_ = sorted(ByteLevel.alphabet())
@@ -111,12 +113,13 @@ def train_tokenizer(texts: list[str], size: int) -> CLIPTokenizer:
 
 def _model(params: ClipParams, tokenizer: CLIPTokenizer) -> CLIPModel:
     tower = {"num_attention_heads": params.clip_heads, "projection_dim": params.clip_projection}
-    vision = {"hidden_size": params.clip_width, "intermediate_size": 4 * params.clip_width, "num_hidden_layers": params.clip_layers,
-              "image_size": params.clip_image_size, "patch_size": params.clip_patch_size, **tower}
+    vision = {"hidden_size": params.clip_width, "intermediate_size": 4 * params.clip_width,
+              "num_hidden_layers": params.clip_layers, "image_size": params.clip_image_size,
+              "patch_size": params.clip_patch_size, **tower}
     text = {"hidden_size": params.clip_text_width, "intermediate_size": 4 * params.clip_text_width,
-            "num_hidden_layers": params.clip_text_layers, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id,
-            **tower}
+            "num_hidden_layers": params.clip_text_layers, "vocab_size": len(tokenizer),
+            "max_position_embeddings": CONTEXT, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id, **tower}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=params.clip_projection))
 
 
@@ -146,7 +149,8 @@ def _optimizers(params: ClipParams, named: list[tuple[str, torch.nn.Parameter]],
     others = [p for name, p in named if not (p.ndim == 2 and ".layers." in name)]
     optimizers = [torch.optim.Muon(matrices, lr=params.clip_muon_learning_rate, weight_decay=params.clip_weight_decay,
                                    adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW(others, lr=params.clip_learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)]
+                  torch.optim.AdamW(others, lr=params.clip_learning_rate, weight_decay=0.0, betas=(0.9, 0.98),
+                                    fused=True)]
     warmup = max(params.clip_warmup * steps, 1)
     schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))) for optimizer in optimizers]
@@ -175,11 +179,13 @@ def pretrain(params: Params) -> dict:
     optimizers, schedulers = _optimizers(params, [*model.named_parameters(), *words.named_parameters()], steps)
     progress = tqdm(total=steps, desc="pre-training CLIP", unit="step")
     for _ in range(params.clip_epochs):
-        for chosen in torch.from_numpy(rng.permutation(params.clip_stills))[: batches * params.clip_batch_size].view(batches, -1):
+        for chosen in torch.from_numpy(rng.permutation(params.clip_stills))[
+                : batches * params.clip_batch_size].view(batches, -1):
             mask = tokens["attention_mask"][chosen]
             length = int(mask.sum(1).max())
-            output = model(pixel_values=_augment(pictures[chosen], params.clip_image_size, rng), attention_mask=mask[:, :length],
-                           input_ids=tokens["input_ids"][chosen][:, :length], return_loss=True)
+            output = model(pixel_values=_augment(pictures[chosen], params.clip_image_size, rng),
+                           attention_mask=mask[:, :length], input_ids=tokens["input_ids"][chosen][:, :length],
+                           return_loss=True)
             absent_or_not = F.binary_cross_entropy_with_logits(words(output.vision_model_output.pooler_output),
                                                                bags[chosen].float(), reduction="none").sum(1).mean()
             for optimizer in optimizers:
@@ -191,11 +197,13 @@ def pretrain(params: Params) -> dict:
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(100))
             progress.update()
-            progress.set_postfix(contrastive=f"{output.loss.item():.3f}", words=f"{absent_or_not.item():.2f}", refresh=False)
+            progress.set_postfix(contrastive=f"{output.loss.item():.3f}", words=f"{absent_or_not.item():.2f}",
+                                 refresh=False)
     progress.close()
     record = {"params": {name: getattr(params, name) for name in ClipParams.model_fields}, "steps": steps,
               "parameters": model.num_parameters(), "stills": name_stills(model.eval(), tokenizer, params),
-              "command": f"papermill notebooks/10_embedded_clip.ipynb out.ipynb -k python3 -p world_seed {params.world_seed}",
+              "command": "papermill notebooks/10_embedded_clip.ipynb out.ipynb -k python3 "
+                         f"-p world_seed {params.world_seed}",
               "seconds": round(time.time() - started), **provenance(params, ClipParams)}
     save_model(model, tokenizer, ROOT / params.clip, record=record)
     return record
@@ -210,16 +218,18 @@ def name_stills(model: CLIPModel, tokenizer: CLIPTokenizer, params: Params) -> d
     """
     pictures, facts, _ = stills(params, held_out=True)
     labels, size = list(ACTIONS), params.clip_image_size
-    texts = tokenizer([f"a photo of a person {PHRASES[label][0]}." for label in labels], padding=True, return_tensors="pt")
+    texts = tokenizer([f"a photo of a person {PHRASES[label][0]}." for label in labels],
+                      padding=True, return_tensors="pt")
     text = F.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     scores = torch.cat([F.normalize(model.get_image_features(normalise(F.interpolate(
-        batch.float() / 255, size=(size, size), mode="bilinear", antialias=True, align_corners=False))).pooler_output, dim=-1) @ text.T
-        for batch in pictures.split(256)])
+        batch.float() / 255, size=(size, size), mode="bilinear", antialias=True, align_corners=False))).pooler_output,
+        dim=-1) @ text.T for batch in pictures.split(256)])
     truth = torch.tensor([labels.index(fact["action"]) for fact in facts])
     predicted = scores.argmax(1)
     undirected = torch.tensor([i - i % 2 if i < 6 else i for i in range(len(labels))])  # the first three pairs
     share = torch.bincount(predicted, minlength=len(labels)) / len(predicted)
     return {"top1": 100 * (predicted == truth).float().mean().item(),
             "up_to_direction": 100 * (undirected[predicted] == undirected[truth]).float().mean().item(),
-            "per_class": {label: 100 * (predicted[truth == i] == i).float().mean().item() for i, label in enumerate(labels)},
+            "per_class": {label: 100 * (predicted[truth == i] == i).float().mean().item()
+                          for i, label in enumerate(labels)},
             "share_predicted": dict(zip(labels, (100 * share).tolist()))}

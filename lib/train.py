@@ -19,7 +19,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
-from lib.concepts import Concept, ConceptSpace, category_space, description_space, random_space, read_prompts, read_vocabulary
+from lib.concepts import (Concept, ConceptSpace, category_space, description_space, random_space, read_prompts,
+                          read_vocabulary)
 from lib.data import BatchPlan, TrainingViews, VideoList, collate, list_part, long_tailed
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
@@ -46,11 +47,13 @@ def read_concepts(params: Params, classes: list[str] | None = None) -> list[Conc
     concepts = read_vocabulary(path, num_descriptions=params.num_descriptions)
     by_label = {concept.label: concept for concept in concepts}
     if unknown := [name for name in classes or [] if name not in by_label]:
-        raise ValueError(f"{path}: lacks the data set's classes {unknown}; add them or choose another vocabulary (`concepts`)")
+        raise ValueError(f"{path}: lacks the data set's classes {unknown}; "
+                         "add them or choose another vocabulary (`concepts`)")
     return concepts if classes is None else [by_label[name] for name in classes]
 
 
-def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept]) -> dict[str, ConceptSpace]:
+def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase,
+                   concepts: list[Concept]) -> dict[str, ConceptSpace]:
     """The text features of concepts and descriptions, by the name of the space (category, description)."""
     templates = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
     return {"category": category_space(model, tokenizer, concepts, templates),
@@ -82,25 +85,31 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float, last: floa
 
 
 def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW; groups for CLIP's and for new weights, each with and without decay (biases, norms, position embeddings)."""
+    """AdamW; groups for CLIP's and for new weights, each with and without decay (biases, norms, position
+    embeddings)."""
     named = [(name, p) for module in (student, objective) for name, p in module.named_parameters() if p.requires_grad]
-    new = {id(p) for p in objective.parameters()} | {id(p) for name, p in student.named_parameters() if is_temporal(name)}
+    new = {id(p) for p in objective.parameters()} | {
+        id(p) for name, p in student.named_parameters() if is_temporal(name)}
     groups = {}
     for name, p in named:
         decayed = p.ndim >= 2 and "position" not in name
         groups.setdefault((id(p) in new, decayed), []).append(p)
-    return torch.optim.AdamW([{"params": members, "peak": params.temporal_learning_rate if is_new else params.learning_rate,
-                               "decayed": decayed} for (is_new, decayed), members in sorted(groups.items(), key=lambda g: g[0])],
+    return torch.optim.AdamW([{"params": members,
+                               "peak": params.temporal_learning_rate if is_new else params.learning_rate,
+                               "decayed": decayed}
+                              for (is_new, decayed), members in sorted(groups.items(), key=lambda g: g[0])],
                              lr=0.0, fused=True)
 
 
 def forward_views(model: nn.Module, views: list[Tensor]) -> list[VideoCLIPOutput]:
-    """Each view 'b c t h w' through the model; views of one shape share a pass. Returns an output per view, in order."""
+    """Each view 'b c t h w' through the model; views of one shape share a pass. Returns an output per view, in
+    order."""
     outputs: dict[int, VideoCLIPOutput] = {}
     for shape in dict.fromkeys(view.shape for view in views):
         members = [i for i, view in enumerate(views) if view.shape == shape]
         together = model(rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w"))
-        for i, features, embedding in zip(members, together.features.chunk(len(members)), together.embedding.chunk(len(members))):
+        for i, features, embedding in zip(members, together.features.chunk(len(members)),
+                                          together.embedding.chunk(len(members))):
             outputs[i] = VideoCLIPOutput(features, embedding)
     return [outputs[i] for i in range(len(views))]
 
@@ -133,10 +142,12 @@ def adapt(params: Params, folder: Path) -> dict:
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
     if params.epochs and len(videos) < params.batch_size:
-        raise ValueError(f"{params.data}: {len(videos)} training videos make no batch of {params.batch_size}; lower batch_size")
+        raise ValueError(f"{params.data}: {len(videos)} training videos make no batch of {params.batch_size}; "
+                         "lower batch_size")
     concepts = read_concepts(params, videos.classes if params.concept_labels == "dataset" else None)
     objective = make_objective(params, student, concept_spaces(params, student, tokenizer, concepts)).to(device)
-    labels = _concept_of_video(videos, concepts) if params.objective == "label" else torch.zeros(len(videos), dtype=torch.long)
+    labels = _concept_of_video(videos, concepts) if params.objective == "label" else \
+        torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
     student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
     steps = params.epochs * (len(videos) // params.batch_size)
@@ -149,8 +160,8 @@ def adapt(params: Params, folder: Path) -> dict:
     return record
 
 
-def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module, videos: VideoList,
-           labels: Tensor, steps: int) -> list[tuple[str, str]]:
+def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
+           videos: VideoList, labels: Tensor, steps: int) -> list[tuple[str, str]]:
     """The loop. Returns name and reason of every training video that could not be decoded."""
     device, stage = torch.device(params.device), params.stage_hash(AdaptParams)
     optimizer = make_optimizer(params, student.visual, objective)
@@ -159,7 +170,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
         if state["params_hash"] == stage:
-            for name, part in (("student", student), ("teacher", teacher), ("objective", objective), ("optimizer", optimizer)):
+            for name, part in (("student", student), ("teacher", teacher), ("objective", objective),
+                               ("optimizer", optimizer)):
                 _restore(part, state[name])
             torch.set_rng_state(state["random"].cpu())
             first_step, bad = state["step"], dict(state["bad"])
@@ -174,11 +186,12 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     settings = ViewSettings.of(params)
     plan = BatchPlan(len(videos), settings, batch_size=params.batch_size, num_steps=steps, seed=params.seed,
                      first_step=first_step)
-    loader = DataLoader(TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side), batch_sampler=plan, collate_fn=collate,
-                        num_workers=params.workers)
+    loader = DataLoader(TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side),
+                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers)
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
-    progress = tqdm(total=steps, initial=first_step, desc=f"adapting {folder.parent.name}", unit="clip", unit_scale=params.batch_size)
+    progress = tqdm(total=steps, initial=first_step, desc=f"adapting {folder.parent.name}", unit="clip",
+                    unit_scale=params.batch_size)
     batches = iter(loader)
     for step in range(first_step, steps):
         begun = time.time()
@@ -187,12 +200,16 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
         bad |= {videos.videos[i].name: error.reason for i, error in batch.errors}
         if len(bad) > params.max_bad_videos:
             listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
-            raise AdaptationError(f"{len(bad)} training videos cannot be decoded, max_bad_videos is {params.max_bad_videos}:\n{listed}")
+            raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
+                                  f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
         if not batch.views:
-            raise AdaptationError(f"step {step}: no video of the batch can be decoded: {[str(error) for _, error in batch.errors]}")
+            raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
+                                  f"{[str(error) for _, error in batch.errors]}")
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"], last=params.final_learning_rate)
-            group["weight_decay"] = cosine(step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
+            group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"],
+                                        last=params.final_learning_rate)
+            group["weight_decay"] = cosine(
+                step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
         momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
 
         views = [view.to(device) for view in batch.views]
@@ -218,14 +235,16 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
             **{name: term.item() for name, term in result.terms.items()},
             **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(),
                                    features=torch.cat([view.features for view in teacher_views])),
-            "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], "teacher_momentum": momentum,
-            "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
+            "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
+            "teacher_momentum": momentum, "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
         progress.update()
-        progress.set_postfix(loss=f"{result.loss.item():.3f}", data_wait=f"{data_wait / (time.time() - begun):.0%}", refresh=False)
+        progress.set_postfix(loss=f"{result.loss.item():.3f}", data_wait=f"{data_wait / (time.time() - begun):.0%}",
+                             refresh=False)
         if (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
             save_checkpoint(path, {"params_hash": stage, "step": step + 1, "student": student.visual.state_dict(),
                                    "teacher": teacher.visual.state_dict(), "objective": objective.state_dict(),
-                                   "optimizer": optimizer.state_dict(), "random": torch.get_rng_state(), "bad": list(bad.items())})
+                                   "optimizer": optimizer.state_dict(), "random": torch.get_rng_state(),
+                                   "bad": list(bad.items())})
     progress.close()
     return sorted(bad.items())
 

@@ -23,7 +23,8 @@ from lib.runs import read_json, write_json
 
 COLOURS = {"red": (205, 45, 45), "orange": (235, 140, 40), "yellow": (230, 210, 60), "green": (60, 150, 70),
            "blue": (50, 90, 200), "purple": (130, 70, 170), "white": (235, 235, 235), "black": (40, 40, 45)}
-TROUSERS = {"black": (35, 35, 40), "blue": (50, 65, 130), "grey": (125, 125, 130), "brown": (115, 80, 50), "white": (225, 225, 220)}
+TROUSERS = {"black": (35, 35, 40), "blue": (50, 65, 130), "grey": (125, 125, 130), "brown": (115, 80, 50),
+            "white": (225, 225, 220)}
 SKINS = [(245, 208, 178), (224, 172, 125), (172, 116, 78), (110, 70, 45)]
 HAIRS = [(30, 25, 20), (95, 60, 30), (190, 150, 80), (150, 150, 150)]
 SCENES = {"room": ((214, 204, 188), (150, 110, 80)), "gym": ((170, 175, 185), (190, 150, 100)),
@@ -82,7 +83,8 @@ def _backdrop(size: int, horizon: float, scene: str, clutter: int, rng: np.rando
         elif scene == "park":  # trees
             y = horizon - rng.uniform(0.15, 0.3)
             box(x, y, 0.05, horizon - y, np.array((100, 70, 45)))
-            draw.ellipse([(x - 0.1) * size, (y - 0.25) * size, (x + 0.15) * size, (y + 0.05) * size], fill=(60, 120, 55))
+            draw.ellipse([(x - 0.1) * size, (y - 0.25) * size, (x + 0.15) * size, (y + 0.05) * size],
+                         fill=(60, 120, 55))
         else:  # houses
             y = horizon - rng.uniform(0.25, 0.65)
             box(x, y, 0.42, horizon - y, wall * rng.uniform(0.6, 0.95))
@@ -92,7 +94,8 @@ def _backdrop(size: int, horizon: float, scene: str, clutter: int, rng: np.rando
     return image
 
 
-def _object(thing: str, action: str, joints: dict[str, np.ndarray], progress: np.ndarray, frame: int) -> list[np.ndarray]:
+def _object(thing: str, action: str, joints: dict[str, np.ndarray], progress: np.ndarray,
+            frame: int) -> list[np.ndarray]:
     """The action's object in one frame, as polylines 'p 3' in the world."""
     hands = (joints["hand_l"] + joints["hand_r"]) / 2
     if thing == "chair":  # stands where the person is seated: lowest over the clip, or where the movement leads
@@ -100,12 +103,14 @@ def _object(thing: str, action: str, joints: dict[str, np.ndarray], progress: np
         legs = [[(x - 0.1, y, 0), (x - 0.1, y, z), (x + 0.13, y, z), (x + 0.13, y, 0)] for y in (-0.11, 0.11)]
         back = [(x - 0.1, -0.11, z), (x - 0.13, -0.11, z + 0.28), (x - 0.13, 0.11, z + 0.28), (x - 0.1, 0.11, z)]
         return [np.array(line, dtype=float) for line in (*legs, back, [(x + 0.13, -0.11, z), (x + 0.13, 0.11, z)])]
-    if thing == "box":  # in the hands before it is put down and after it is picked up, else where the hands touch the floor
+    if thing == "box":
+        # in the hands before it is put down and after it is picked up, else where the hands touch the floor
         down = int(np.abs(progress - 0.5).argmin())
         held = progress[frame] > 0.5 if action == "pick up" else progress[frame] < 0.5
         x, y, z = hands[frame] if held else (hands[down][0], hands[down][1], 0.07)
         z = max(z, 0.07)
-        face = [(x, y - 0.1, z - 0.07), (x, y + 0.1, z - 0.07), (x, y + 0.1, z + 0.07), (x, y - 0.1, z + 0.07), (x, y - 0.1, z - 0.07)]
+        face = [(x, y - 0.1, z - 0.07), (x, y + 0.1, z - 0.07), (x, y + 0.1, z + 0.07),
+                (x, y - 0.1, z + 0.07), (x, y - 0.1, z - 0.07)]
         return [np.array(face, dtype=float), np.array([(px + 0.1, py, pz) for px, py, pz in face])]
     if thing == "rope":  # an arc from hand to hand that goes round the body once a cycle
         angle, along = 2 * np.pi * progress[frame] + np.pi, np.linspace(0, 1, 9)[:, None]
@@ -135,7 +140,8 @@ def render(action: str, rng: np.random.Generator, *, size: int, num_frames: int,
     shown = list(range(num_frames))
     if still:  # who takes a picture waits for a telling moment: of a few, the one furthest from standing idle
         moments = rng.integers(num_frames // 6, num_frames - num_frames // 6, 3)
-        telling = sum(np.abs(pose[name]) for name in pose if name.split("_")[0] in ("arm", "open", "hip", "spread", "lean"))
+        telling = sum(np.abs(pose[name]) for name in pose
+                      if name.split("_")[0] in ("arm", "open", "hip", "spread", "lean"))
         shown = [int(moments[telling[moments].argmax()])]
     scene = favourite if rng.random() < 0.4 else list(SCENES)[rng.integers(len(SCENES))]
     facts = {"action": action, "shirt": list(COLOURS)[rng.integers(len(COLOURS))], "scene": scene, "object": thing,
@@ -162,7 +168,8 @@ def render(action: str, rng: np.random.Generator, *, size: int, num_frames: int,
 
     shirt, trousers = np.array(COLOURS[facts["shirt"]]), np.array(TROUSERS[facts["trousers"]])
     skin, hair = np.array(SKINS[rng.integers(len(SKINS))]), np.array(HAIRS[rng.integers(len(HAIRS))])
-    sleeve, stout, wood = (skin if rng.random() < 0.5 else shirt * 0.85), rng.uniform(0.85, 1.25), rng.uniform(40, 170, 3)
+    sleeve, stout, wood = (skin if rng.random() < 0.5 else shirt * 0.85), rng.uniform(0.85, 1.25), \
+        rng.uniform(40, 170, 3)
     limbs = [part for s in "lr" for part in (
         ("hip_" + s, "knee_" + s, trousers, 0.095), ("knee_" + s, "foot_" + s, trousers * 0.9, 0.075),
         ("foot_" + s, "toe_" + s, np.array((45, 35, 35)), 0.06), ("shoulder_" + s, "elbow_" + s, shirt * 0.85, 0.07),
@@ -178,7 +185,8 @@ def render(action: str, rng: np.random.Generator, *, size: int, num_frames: int,
         torso = [at["shoulder_l"], at["shoulder_r"], at["hip_r"], at["hip_l"], at["shoulder_l"]]
         strokes.append((at["neck"][2] + at["pelvis"][2], torso, shirt, 0.09 * stout * unit))
         lines = [project(line, frame) for line in _object(thing, action, joints, progress, frame)]
-        strokes += [(2 * line[:, 2].mean(), list(line), wood, (0.02 if thing == "rope" else 0.035) * unit) for line in lines]
+        strokes += [(2 * line[:, 2].mean(), list(line), wood, (0.02 if thing == "rope" else 0.035) * unit)
+                    for line in lines]
         strokes.append((2 * at["head"][2], [], hair, 0.0))
         for _, points, colour, width in sorted(strokes, key=lambda stroke: stroke[0]):
             fill, flat = _colour(colour), [(p[0], p[1]) for p in points]
@@ -260,8 +268,8 @@ def build(params: Params) -> dict:
     for number, part in enumerate(PARTS):
         for label in labels:
             (partial / part / label).mkdir(parents=True)
-        tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i, params)
-                  for i in range(record[part])]
+        tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
+                   params) for i in range(record[part])]
     with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
         for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
             pass
