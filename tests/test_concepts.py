@@ -24,6 +24,7 @@ from lib.concepts import (
     read_vocabulary,
     similarity,
 )
+from lib.params import FOLDER
 
 CONCEPTS = [
     Concept("JumpRope", "jump rope", ("feet leave the floor", "a rope swings", "not read")),
@@ -345,3 +346,18 @@ def test_the_effective_rank_counts_directions_apart_from_what_all_share():
     assert effective_rank(ConceptSpace(list("abcd"), shared)) == pytest.approx(3, abs=1e-4)
     line = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), dim=-1)
     assert effective_rank(ConceptSpace(list("abcd"), line)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name, count", [("kinetics400", 400), ("ucf101", 101), ("hmdb51", 51), ("embedded", 16)])
+def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, count):
+    concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
+    assert len(concepts) == count and {len(concept.descriptions) for concept in concepts} == {4}
+    words = [len(text.split()) for concept in concepts for text in concept.descriptions]
+    assert 8 <= min(words) and max(words) <= 25
+
+
+@pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51"])
+def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(shared_data, name):
+    labels = (shared_data / "labels" / f"{name}.txt").read_text().splitlines()
+    concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
+    assert [concept.label for concept in concepts] == [label for label in labels if label]
