@@ -17,7 +17,7 @@ def test_every_ablation_fits_every_profile(profile, ablation):
 
 
 def test_a_later_layer_wins():
-    assert load(profile="embedded").image_size == 40
+    assert read_yaml(FOLDER / "base.yaml")["image_size"] == 224 and load(profile="embedded").image_size == 48
     assert load(profile="embedded", image_size=32).image_size == 32
 
 
