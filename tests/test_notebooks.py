@@ -11,7 +11,7 @@ import pytest
 from lib.params import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "overrides"]
+NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "overrides"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -65,7 +65,7 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
 
 @pytest.mark.parametrize("change, stages", [
     ({"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
-    ({"world_difficulty": 0.1}, {WorldParams, AdaptParams, EvaluateParams}),
+    ({"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
     ({"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
     ({"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
     ({"knn_k": [7]}, {EvaluateParams}),
