@@ -72,7 +72,7 @@ TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few
     "clip_heads": 2,
     "clip_layers": 2, "clip_text_width": 16, "clip_text_layers": 1, "clip_projection": 16, "clip_image_size": 24,
     "clip_vocabulary": 600, "image_size": 24, "eval_image_size": 24, "local_image_size": 16, "batch_size": 20,
-    "epochs": 2, "checkpoint_every": 3, "prior_memory": 8, "head_hidden": 16, "head_bottleneck": 8,
+    "epochs": 2, "checkpoint_every": 3, "prior_memory": 8, "local_views": 1, "head_hidden": 16, "head_bottleneck": 8,
     "head_prototypes": 32, "eval_num_frames": 2, "workers": 1,
     "knn_k": [5], "probe_c": [0.1, 1.0],
 }
