@@ -56,7 +56,7 @@ clips = {record: run for run in runs if (record := clip_record(run.params))}
 if first.dataset != "embedded" and not (ROOT / first.data).is_dir():
     stop(f"data: {first.data} is no folder; name one: make reproduce PROFILE={PROFILE} DATA=<folder>")
 for record, run in clips.items():
-    # hours of work, and world 0's is part of the repository: made where there is none, never replaced
+    # half an hour of work, and part of the repository for worlds 0 to 2: made where there is none, never replaced
     made_by = json.loads((ROOT / record).read_text())["params_hash"] if (ROOT / record).exists() else None
     if made_by not in (None, run.params.stage_hash(ClipParams)):
         stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}): restore the clip_* and "

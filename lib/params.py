@@ -137,6 +137,7 @@ class AdaptParams(WorldParams, ClipParams):
     batch_size: Positive
     learning_rate: Amount
     temporal_learning_rate: Amount
+    feature_learning_rate_scale: Amount
     final_learning_rate: Amount
     weight_decay: Amount
     final_weight_decay: Amount

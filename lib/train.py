@@ -90,12 +90,13 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
     named = [(name, p) for module in (student, objective) for name, p in module.named_parameters() if p.requires_grad]
     new = {id(p) for p in objective.parameters()} | {
         id(p) for name, p in student.named_parameters() if is_temporal(name)}
+    scale = params.feature_learning_rate_scale if params.objective == "feature" else 1.0
     groups = {}
     for name, p in named:
         decayed = p.ndim >= 2 and "position" not in name
         groups.setdefault((id(p) in new, decayed), []).append(p)
     return torch.optim.AdamW([{"params": members,
-                               "peak": params.temporal_learning_rate if is_new else params.learning_rate,
+                               "peak": scale * (params.temporal_learning_rate if is_new else params.learning_rate),
                                "decayed": decayed}
                               for (is_new, decayed), members in sorted(groups.items(), key=lambda g: g[0])],
                              lr=0.0, fused=True)

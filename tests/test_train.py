@@ -40,10 +40,13 @@ def test_the_teacher_is_the_moving_average():
 
 
 def test_the_optimiser_treats_clip_new_weights_and_biases_apart(tiny):
-    params = tiny(learning_rate=0.1, temporal_learning_rate=0.2)
-    model = VideoCLIP.from_image_clip(params.clip, temporal="divided", temporal_positions=4)
+    rates = {"learning_rate": 0.2, "temporal_learning_rate": 0.4, "feature_learning_rate_scale": 0.5}
+    model = VideoCLIP.from_image_clip(tiny().clip, temporal="divided", temporal_positions=4)
     model.requires_grad_(False).visual.requires_grad_(True)
-    optimizer = make_optimizer(params, model.visual, make_objective(tiny("no_language"), model, {}))
+    of_lss = make_optimizer(tiny(**rates), model.visual, torch.nn.Identity())
+    assert {group["peak"] for group in of_lss.param_groups} == {0.2, 0.4}  # the scale is the baseline's alone
+    params = tiny("no_language", **rates)
+    optimizer = make_optimizer(params, model.visual, make_objective(params, model, {}))
     group_of = {id(p): (group["peak"], group["decayed"]) for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: group_of.get(id(p)) for name, p in model.named_parameters()}
     assert by_name["visual.blocks.0.fc1.weight"] == (0.1, True) and by_name["visual.blocks.0.fc1.bias"] == (0.1, False)
