@@ -143,6 +143,7 @@ rule adapt:
 rule evaluate:
     input: "{folder}/adapt.json"
     output: "{folder}/metrics.json"
+    priority: 1  # before the next adaptation: an interrupted suite has numbers of what it did
     log: "{folder}/03_evaluate.log"
     params:
         notebook="03_evaluate",

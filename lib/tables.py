@@ -211,10 +211,10 @@ def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index()
 
 
-def objectives_table(table: pd.DataFrame, compared: pd.DataFrame, collected: Collected, reference: str) -> pd.DataFrame:
-    """One line a run: both protocols on the first data set, what the reference has more, seeds; then the remade worlds.
-
-    A difference is bold (`**`) where its interval excludes zero.
+def objectives_tables(table: pd.DataFrame, compared: pd.DataFrame, collected: Collected,
+                      reference: str) -> list[pd.DataFrame]:
+    """One line a run: both protocols on the first data set, what the reference has more, seeds; where worlds were
+    remade, a second table has theirs. A difference is bold (`**`) where its interval excludes zero.
     """
     cells = {key: _cells(part, ["run"]) for key, part in table.groupby(["dataset", "protocol"])}
     datasets = list(collected.states["dataset"].unique())
@@ -232,12 +232,13 @@ def objectives_table(table: pd.DataFrame, compared: pd.DataFrame, collected: Col
     wide |= {f"{reference} - run, {spoken}": gap(datasets[0], protocol) for protocol, spoken in PROTOCOLS.items()}
     states = collected.states[collected.states["dataset"] == datasets[0]].groupby("run", sort=False)["state"]
     wide["seeds"] = states.agg(lambda s: str(len(s)) if (s == "done").all() else f"{(s == 'done').sum()} of {len(s)}")
-    for dataset in datasets[1:]:
-        wide |= {f"{dataset}, {spoken}": cells[dataset, protocol]["top-1"] for protocol, spoken in PROTOCOLS.items()}
-    if len(datasets) > 1:
-        wide |= {f"{reference} - run, all worlds, {spoken}": gap(f"{datasets[0]}-all", protocol)
-                 for protocol, spoken in PROTOCOLS.items()}
-    return pd.DataFrame(wide).reindex(table["run"].unique()).rename_axis("run").reset_index()
+    remade = {f"{dataset}, {spoken}": cells[dataset, protocol]["top-1"]
+              for protocol, spoken in PROTOCOLS.items() for dataset in datasets[1:]}
+    if remade:
+        remade |= {f"{reference} - run, all worlds, {spoken}": gap(f"{datasets[0]}-all", protocol)
+                   for protocol, spoken in PROTOCOLS.items()}
+    return [pd.DataFrame(columns).reindex(table["run"].unique()).rename_axis("run").reset_index()
+            for columns in (wide, remade) if columns]
 
 
 def notes(collected: Collected, reference: str) -> list[str]:
@@ -256,11 +257,13 @@ def notes(collected: Collected, reference: str) -> list[str]:
     return lines
 
 
-def markdown(table: pd.DataFrame, below: list[str]) -> str:
-    """A table of texts as Markdown, with a list of notes below it."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.fillna("").values.tolist()]
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([*rows, "", *(f"- {note}" for note in below)]) + "\n"
+def markdown(tables: list[pd.DataFrame], below: list[str]) -> str:
+    """Tables of texts as Markdown, with a list of notes below them."""
+    rows = []
+    for table in tables:
+        lines = [list(table.columns), ["---"] * len(table.columns), *table.fillna("").values.tolist()]
+        rows += [*("| " + " | ".join(line) + " |" for line in lines), ""]
+    return "\n".join([*rows, *(f"- {note}" for note in below)]) + "\n"
 
 
 def latex(table: pd.DataFrame) -> str:
@@ -275,7 +278,7 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
 
 
-def write_tables(suite: Suite, runs: list[Run], folder: Path) -> dict[str, pd.DataFrame]:
+def write_tables(suite: Suite, runs: list[Run], folder: Path) -> dict[str, list[pd.DataFrame]]:
     """Writes zero_shot, linear_probe and objectives, each as .csv, .md and .tex, under `folder`.
 
     Returns:
@@ -285,12 +288,13 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path) -> dict[str, pd.Da
     compared, below = differences(runs, collected, suite.reference), notes(collected, suite.reference)
     everything = long_table(collected, list(PROTOCOLS))
     parts = {protocol: everything[everything["protocol"] == protocol] for protocol in PROTOCOLS}
-    published = {protocol: (part, protocol_table(part)) for protocol, part in parts.items()}
+    published = {protocol: (part, [protocol_table(part)]) for protocol, part in parts.items()}
     published["objectives"] = (pd.concat([everything, difference_table(compared, suite.reference)]),
-                               objectives_table(everything, compared, collected, suite.reference))
+                               objectives_tables(everything, compared, collected, suite.reference))
     folder.mkdir(parents=True, exist_ok=True)
     for name, (numbers, readable) in published.items():
-        texts = {"csv": numbers.to_csv(index=False), "md": markdown(readable, below), "tex": latex(readable)}
+        texts = {"csv": numbers.to_csv(index=False), "md": markdown(readable, below),
+                 "tex": "\n".join(map(latex, readable))}
         for suffix, text in texts.items():
             partial = folder / f"{name}.{suffix}.partial"
             partial.write_text(text)

@@ -147,7 +147,10 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
     assert found.loc["embedded-all", "mean"] == pytest.approx((25 + 50) / 2)
     assert found.loc["embedded-all", "low"] > found.loc["embedded", "low"]  # two worlds tell more than one
-    tables.write_tables(suite, runs, outputs / "tables")
+    _, remade = tables.write_tables(suite, runs, outputs / "tables")["objectives"]
+    assert list(remade["embedded-1, zero-shot"]) == ["40.0", "90.0"]
+    assert remade["lss - run, all worlds, zero-shot"][0].startswith("**+37.5 [")
+    assert (outputs / "tables" / "objectives.tex").read_text().count(r"\begin{tabular}") == 2
     table = pd.read_csv(outputs / "tables" / "objectives.csv", keep_default_na=False)
     assert line(table, dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1_low")["mean"] == round(
         own.low, 2
@@ -164,7 +167,7 @@ def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):
     runs = tables.runs_of(suite, "embedded")
     for run, right in zip(runs, (10, 29, 30)):
         finish(run, right=right)
-    readable = tables.write_tables(suite, runs, outputs / "tables")["objectives"].set_index("run")[
+    readable = tables.write_tables(suite, runs, outputs / "tables")["objectives"][0].set_index("run")[
         "lss - run, zero-shot"
     ]
     assert readable["image_clip"].startswith("**+50.0 [") and readable["image_clip"].endswith("]**")
