@@ -76,7 +76,7 @@ def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, me
             shown = (values["protocol"] == protocol) & (values["metric"] == metric)
             _runs_panel(panel, values[shown], order, highlight)
             label = {"top1": "top-1 (%)", "pair_top1": "right one of a confusable pair (%)"}[metric]
-            panel.set(title=title, xlabel=label if chance is None else f"{label}; dashed: chance")
+            panel.set(title=title, xlabel=label if chance is None else f"{label}\ndashed: chance")
             if chance is not None:
                 panel.axvline(chance, color=PALETTE[3], linestyle="--", linewidth=1, zorder=5)
         if values["world_seed"].nunique() > 1:
