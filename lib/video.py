@@ -1,5 +1,6 @@
 """Frames from video files: the frames that are asked for, in one pass, upright and in display proportion."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
+MAX_PIXELS = 1 << 26  # of a frame, decoded or scaled (8K has half as many): what asks for more is a damaged header
+KEPT_BYTES = 1 << 26  # of the compressed packets in memory between counting and decoding; larger files are read twice
 
 
 class VideoError(Exception):
@@ -41,13 +44,30 @@ class Frames(NamedTuple):
     fps: float  # frames per second, the average where the rate varies
 
 
-class _Layout(NamedTuple):
-    num_frames: int
-    first_packet: int
-    fps: float
+class Shortcuts(NamedTuple):
+    """What a complete decode has proven of a file (`manifest.inspect`). Packets are numbered as they lie in the file."""
+
+    packets: np.ndarray  # 't' the packet that holds each frame, in display order
+    key_packets: np.ndarray  # 's' packets at which decoding can begin: all frames behind them are shown after the rest
+    times: np.ndarray  # 's' where to seek to arrive there, in the stream's time base
 
 
-def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, short_side: int | None = None) -> Frames:
+class VideoIndex(NamedTuple):
+    """What `decode` needs to know of a file before it decodes."""
+
+    num_frames: int  # as many as there are packets to show; fewer may decode
+    first_packet: int  # the first key frame; what precedes it cannot be decoded
+    fps: float  # frames per second
+    shortcuts: Shortcuts | None = None  # None: nothing is proven, so every frame up to the last wanted one is decoded
+
+
+def decode(
+    path: str | Path,
+    select: Callable[[int, float], Sequence[int]],
+    *,
+    short_side: int | None = None,
+    index: VideoIndex | None = None,
+) -> Frames:
     """Decodes the frames that `select(num_source_frames, fps)` returns the indices of (any order, repeats allowed).
 
     Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
@@ -56,33 +76,42 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     from counting the compressed packets, not from the header. Where fewer frames decode than there are packets, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
-    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen. Only wanted
-    frames are converted. They are scaled as they are converted (bicubic, antialiased) so that the shorter side has
-    `short_side` pixels after turning and pixel aspect; `None` keeps the coded height. Turns come in quarters.
+    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen. `index` is
+    what `manifest.inspect` found out about this very file; it makes decoding faster and changes no result: packets
+    need no counting, and if a complete decode has proven the file to be sound and its key frames to be ways in,
+    decoding starts at the key frame before a wanted frame and leaves out unwanted frames that no other one refers to.
+    Without that proof it would not be known which frame a decoder would have counted as the i-th.
+
+    Only wanted frames are converted. `short_side`: they are scaled as they are converted (bicubic, antialiased) so
+    that the shorter side has that many pixels after turning and pixel aspect. `None` keeps the coded height; square
+    pixels are then converted as libav does by default (as PyAV, OpenCV and decord do), with chroma not interpolated.
+    A frame whose size differs from the first one's is scaled to that. Turns come in quarters.
 
     Raises VideoError if the file is missing, is no video, is cut off, has no decodable frame, fails before the last
     wanted frame, or if a wanted frame is damaged; ValueError if `select` returns nothing or an index out of range.
     """
-    path = Path(path)
-    layout = _count_packets(path)
+    path, kept = Path(path), None
+    if index is None:
+        index, kept = scan(path)
+    num_frames = index.num_frames
     while True:
-        wanted = np.asarray(select(layout.num_frames, layout.fps))
+        wanted = np.asarray(select(num_frames, index.fps))
         if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
             raise ValueError(f"select must return a non-empty sequence of integers, got {wanted!r}")
-        if wanted.min() < 0 or wanted.max() >= layout.num_frames:
-            raise ValueError(f"select returned indices outside 0..{layout.num_frames - 1} for {path}: {wanted}")
+        if wanted.min() < 0 or wanted.max() >= num_frames:
+            raise ValueError(f"select returned indices outside 0..{num_frames - 1} for {path}: {wanted}")
         indices, rows = np.unique(wanted, return_inverse=True)
-        pixels, num_decoded = _read(path, indices, layout.first_packet, short_side)
-        if len(pixels) == len(indices):
-            return Frames(np.stack(pixels), indices, rows, layout.num_frames, layout.fps)
+        pixels, num_decoded = _read(path, index, indices, kept, short_side)
+        if pixels is not None:
+            return Frames(pixels, indices, rows, num_frames, index.fps)
         if num_decoded == 0:
-            raise VideoError(path, f"none of its {layout.num_frames} frames can be decoded")
-        layout = layout._replace(num_frames=num_decoded)
+            raise VideoError(path, f"none of its {num_frames} frames can be decoded")
+        num_frames = num_decoded
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its video stream; whatever the library raises inside leaves as VideoError."""
+def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container and its video stream, on one thread; whatever the library raises inside leaves as VideoError."""
     try:
         # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
         with av.open(f"file:{path}", metadata_errors="replace") as container:
@@ -93,76 +122,142 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
                 raise VideoError(path, "no decoder for its video stream")
             # loader workers are the parallelism; automatic threading deadlocks in forked processes
             streams[0].codec_context.thread_count = 1
+            streams[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, streams[0]
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
-def _count_packets(path: Path) -> _Layout:
-    """Reads through the file without decoding: the number of frames to expect, and the first packet that decodes."""
-    with _open(path) as (container, stream):
+def scan(path: Path) -> tuple[VideoIndex, list[av.Packet] | None]:
+    """Reads through the file without decoding: what is known without proof, and the packets unless they are many."""
+    with open_video(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
-        num_frames = num_packets = first_packet = 0
-        key_seen, last, end = False, None, 0.0
+        kept = [] if path.stat().st_size <= KEPT_BYTES else None
+        matroska = "matroska" in container.format.name
+        number, first_packet, num_frames, end = 0, None, 0, 0.0
+        last = None
         for packet in container.demux():
-            if packet.size == 0:
+            if not packet.size:
                 continue
             last = packet
-            if packet.pts is not None and packet.time_base:
+            if matroska and packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
                 continue
-            if packet.is_keyframe and not key_seen:
-                key_seen, first_packet, num_frames = True, num_packets, 0
-            num_packets += 1
+            if first_packet is None and packet.is_keyframe:
+                first_packet, num_frames = number, 0
+            number += 1
             num_frames += not packet.is_discard
+            if kept is not None:
+                kept.append(packet)
         if num_frames == 0:
             raise VideoError(path, "has no video frame")
         if not rate:
             raise VideoError(path, "has no frame rate")
-        missing = 0.0  # seconds; Matroska and WebM mark no broken packet, but state how long they are
-        if "matroska" in container.format.name and container.duration:
-            missing = container.duration / av.time_base - end
+        # Matroska and WebM mark no broken packet, but state how many seconds they are long
+        missing = container.duration / av.time_base - end if matroska and container.duration else 0.0
         if last.is_corrupt or missing > 0.5:
             raise VideoError(path, f"is cut off after {num_frames} frames")
-        return _Layout(num_frames, first_packet, float(rate))
+        return VideoIndex(num_frames, first_packet or 0, float(rate)), kept
 
 
-def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | None) -> tuple[list[np.ndarray], int]:
-    """The wanted frames that exist, each 'h w c', and the number of frames decoded on the way to the last of them."""
-    wanted, last = set(indices.tolist()), int(indices[-1])
-    pixels, num_decoded, size, reformatter = [], 0, None, VideoReformatter()
-    with _open(path) as (container, stream):
-        try:
-            for frame in _decoded_frames(container, stream, first_packet):
-                size = size or _display_size(stream, frame, short_side)  # the first frame's, should it change midway
-                if num_decoded in wanted:
-                    if frame.is_corrupt:
-                        raise VideoError(path, f"frame {num_decoded} is damaged")
-                    rgb = reformatter.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
-                    pixels.append(_upright(rgb.to_ndarray(), frame))
-                num_decoded += 1
-                if num_decoded > last:
-                    break
-        except av.FFmpegError as error:
-            raise VideoError(path, f"decoding fails after {num_decoded} frames: {error.strerror}") from error
-    return pixels, num_decoded
+def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, int]:
+    """The wanted frames 't h w c', or None if one of them does not exist; the number of frames up to the last one."""
+    if index.shortcuts and indices[-1] >= len(index.shortcuts.packets):
+        return None, len(index.shortcuts.packets)
+    pixels, row, number, converter = None, 0, -1, None
+    with open_video(path) as (container, stream):
+        if index.shortcuts:
+            frames = shortcut_frames(path, container, stream, index.shortcuts, indices)
+        else:
+            frames = linear_frames(path, container, stream, index.first_packet, kept)
+        for number, frame in frames:
+            converter = converter or _Converter(path, display_size(stream, frame, short_side), short_side)
+            if number != indices[row]:
+                continue
+            if frame.is_corrupt:
+                raise VideoError(path, f"frame {number} is damaged")
+            picture = converter(frame)
+            if pixels is None:
+                pixels = np.empty((len(indices), *picture.shape), np.uint8)
+            pixels[row] = picture
+            row += 1
+            if row == len(indices):
+                return pixels, number + 1
+    return None, number + 1
 
 
-def _decoded_frames(container, stream, first_packet: int) -> Iterator[av.VideoFrame]:
-    # an empty packet in the middle of a file would be taken for its end
-    for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[tuple[int, av.VideoFrame]]:
+    """All frames as a decoder puts them out, with their indices. kept: the packets, if they have been read before."""
+    packets = kept or _packets(container, stream)
+    number = 0
+    try:
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
-        if number >= first_packet:
-            yield from stream.decode(packet)
-    yield from stream.decode(None)
+        for packet in itertools.chain(itertools.islice(packets, first_packet, None), [None]):
+            for frame in stream.decode(packet):
+                yield number, frame
+                number += 1
+    except av.FFmpegError as error:
+        raise VideoError(path, f"decoding fails after {number} frames: {error.strerror}") from error
 
 
-def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
+def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames `indices` (ascending) with their indices. VideoError if the file is not what the shortcuts are of."""
+    decoder, packets, position = stream.codec_context, _packets(container, stream), 0
+    wanted = shortcuts.packets[indices]
+    groups = np.searchsorted(shortcuts.key_packets, wanted, side="right") - 1
+    for group in np.unique(groups).tolist():
+        start, here = int(shortcuts.key_packets[group]), indices[groups == group]
+        index_of = dict(zip(shortcuts.packets[here].tolist(), here.tolist()))
+        last = max(index_of)
+        if group and start > position:
+            container.seek(int(shortcuts.times[group]), stream=stream)
+            packets, position = _packets(container, stream), start
+        decoder.flush_buffers()
+        for position, packet in enumerate(itertools.islice(packets, start - position, None), start):
+            if position == start and shortcuts.times[group] not in (packet.pts, packet.dts):
+                break
+            decoder.skip_frame = "DEFAULT" if position in index_of else "NONREF"
+            packet.pts = position  # decoders hand it on: so a frame names the packet that it came from
+            for frame in decoder.decode(packet) + (decoder.decode(None) if position == last else []):
+                if frame.pts in index_of:
+                    yield index_of.pop(frame.pts), frame
+            if position == last:
+                break
+        position += 1
+        if index_of:
+            raise VideoError(path, "is not the file that its index was made of")
+
+
+def _packets(container, stream) -> Iterator[av.Packet]:
+    # an empty packet in the middle of a file would be taken for its end
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
     """Width and height in square pixels, before turning."""
     width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
     scale = short_side / min(width, height) if short_side else 1.0
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class _Converter:
+    """Frames to RGB in one size, upright."""
+
+    def __init__(self, path: Path, size: tuple[int, int], short_side: int | None):
+        if size[0] * size[1] > MAX_PIXELS:
+            raise VideoError(path, f"would be a picture of {size[0]} x {size[1]} pixels")
+        self.size, self.scaled = size, short_side is not None
+        self.first, self.second = VideoReformatter(), VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """'h w c' uint8, possibly a view of the frame's memory."""
+        planar = frame
+        if self.scaled or self.size != (frame.width, frame.height):
+            # by way of planes, for which libav's vector code writes the very pixels that it is slow at otherwise
+            planar = self.first.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
+        pixels = self.second.reformat(planar, format="rgb24", threads=1).to_ndarray()
+        return _upright(pixels, frame)
 
 
 def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
