@@ -67,10 +67,11 @@ def test_every_file_of_the_zoo_decodes_like_a_linear_decoder_or_is_an_error(shar
         assert frames.num_source_frames == len(reference)
         if not np.array_equal(frames.pixels[frames.rows], [upright_rgb(reference[i], **size) for i in wanted]):
             wrong.append(path.name)
-        small = decode(path, lambda n, fps: [n // 2], short_side=40).pixels
-        height, width = small.shape[1:3] if reference[0].rotation % 180 == 0 else small.shape[2:0:-1]
-        size = {"width": width, "height": height, "interpolation": SCALING}
-        if min(small.shape[1:3]) != 40 or not np.array_equal(small[0], upright_rgb(reference[wanted[2]], **size)):
+        small = decode(path, lambda n, fps: [n // 2], short_side=40)
+        shape = small.pixels.shape[1:3]
+        height, width = shape if reference[0].rotation % 180 == 0 else shape[::-1]
+        expected = upright_rgb(reference[small.indices[0]], width=width, height=height, interpolation=SCALING)
+        if min(shape) != 40 or not np.array_equal(small.pixels[0], expected):
             wrong.append(path.name)
     assert not wrong
     assert errors == {
