@@ -188,12 +188,16 @@ def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, in
 
 
 def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[tuple[int, av.VideoFrame]]:
-    """All frames as a decoder puts them out, with their indices. kept: the packets, if they have been read before."""
-    packets = kept or _packets(container, stream)
-    number = 0
+    """All frames as a decoder puts them out, with their indices. kept: the packets, if they have been read before.
+
+    `frame.pts` is no time: it is the number of the packet that the frame came in, which decoders hand on.
+    """
+    packets, number = enumerate(kept or _packets(container, stream)), 0
     try:
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
-        for packet in itertools.chain(itertools.islice(packets, first_packet, None), [None]):
+        for packet_number, packet in itertools.chain(itertools.islice(packets, first_packet, None), [(None, None)]):
+            if packet is not None:
+                packet.pts = packet_number
             for frame in stream.decode(packet):
                 yield number, frame
                 number += 1
@@ -215,10 +219,10 @@ def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tup
             packets, position = _packets(container, stream), start
         decoder.flush_buffers()
         for position, packet in enumerate(itertools.islice(packets, start - position, None), start):
-            if position == start and shortcuts.times[group] not in (packet.pts, packet.dts):
+            if group and position == start and shortcuts.times[group] not in (packet.pts, packet.dts):
                 break
             decoder.skip_frame = "DEFAULT" if position in index_of else "NONREF"
-            packet.pts = position  # decoders hand it on: so a frame names the packet that it came from
+            packet.pts = position  # as in `linear_frames`
             for frame in decoder.decode(packet) + (decoder.decode(None) if position == last else []):
                 if frame.pts in index_of:
                     yield index_of.pop(frame.pts), frame
