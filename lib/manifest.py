@@ -39,6 +39,7 @@ COLUMNS = {
     "mean_key_distance": "float64",
     "order": "str",  # Shortcuts.packets; "" if nothing is proven
     "key_packets": "str",  # Shortcuts.key_packets and .times, "number:time number:time ..."
+    "leave_out": "bool",  # Shortcuts.leave_out
     "error": "str",  # why the file is no decodable video; "" if it is one
 }
 
@@ -68,7 +69,7 @@ def index_of(row: dict[str, Any] | pd.Series, path: str | Path) -> VideoIndex | 
     shortcuts = None
     if row["order"]:
         keys = np.array([pair.split(":") for pair in row["key_packets"].split()], dtype=np.int64)
-        shortcuts = Shortcuts(_unpack(row["order"]), keys[:, 0], keys[:, 1])
+        shortcuts = Shortcuts(_unpack(row["order"]), keys[:, 0], keys[:, 1], bool(row["leave_out"]))
     return VideoIndex(int(row["packets"]), int(row["first_packet"]), float(row["fps"]), shortcuts)
 
 
@@ -213,11 +214,12 @@ def _inspect_frames(path: Path, index: VideoIndex, kept: list | None) -> dict[st
     sound = sound or len(order) == len(packets) - index.first_packet
     if error or damaged or not sound or len(looks) > 1 or None in order + checksums or len(set(order)) < len(order):
         return found
-    for candidates in (keys, keys[:1]):
-        shortcuts = _shortcuts(path, packets, np.array(order), candidates)
-        if _proven(path, shortcuts, checksums):
+    for candidates, leave_out in ((keys, True), (keys, False), (keys[:1], True)):
+        shortcuts = _shortcuts(path, packets, np.array(order), candidates)._replace(leave_out=leave_out)
+        if (leave_out or len(shortcuts.times) > 1) and _proven(path, shortcuts, checksums):
             pairs = zip(shortcuts.key_packets.tolist(), shortcuts.times.tolist())
-            return found | {"order": _pack(shortcuts.packets), "key_packets": " ".join(f"{k}:{t}" for k, t in pairs)}
+            return found | {"order": _pack(shortcuts.packets), "leave_out": leave_out,
+                            "key_packets": " ".join(f"{key}:{time_stamp}" for key, time_stamp in pairs)}
     return found
 
 
@@ -236,7 +238,7 @@ def _shortcuts(path: Path, packets: list[tuple], order: np.ndarray, keys: list[i
                     entries.append((key, time_stamp))
                     break
     table = np.array(entries, dtype=np.int64).reshape(-1, 2)
-    return Shortcuts(order, table[:, 0], table[:, 1])
+    return Shortcuts(order, table[:, 0], table[:, 1], leave_out=True)
 
 
 def _proven(path: Path, shortcuts: Shortcuts, checksums: list[int]) -> bool:
@@ -254,7 +256,7 @@ def _proven(path: Path, shortcuts: Shortcuts, checksums: list[int]) -> bool:
             indices = np.flatnonzero(classes == chosen)
             with open_video(path) as (container, stream):
                 read = {i: _checksum(f) for i, f in shortcut_frames(path, container, stream, shortcuts, indices)}
-            if [read.get(i) for i in indices.tolist()] != [checksums[i] for i in indices]:
+            if read != {i: checksums[i] for i in indices.tolist()}:
                 return False
     except VideoError:
         return False

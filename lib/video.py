@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # antialiased when it shrinks; without the additions, colours are taken from the nearest coarse chroma sample
@@ -50,6 +50,7 @@ class Shortcuts(NamedTuple):
     packets: np.ndarray  # 't' the packet that holds each frame, in display order
     key_packets: np.ndarray  # 's' packets at which decoding can begin: all frames behind them are shown after the rest
     times: np.ndarray  # 's' where to seek to arrive there, in the stream's time base
+    leave_out: bool  # frames that no other one refers to need no decoding
 
 
 class VideoIndex(NamedTuple):
@@ -77,9 +78,9 @@ def decode(
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
     The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen. `index` is
-    what `manifest.inspect` found out about this very file; it makes decoding faster and changes no result: packets
+    what `manifest.inspect` found out about this very file; it makes decoding faster and changes no result. Packets
     need no counting, and if a complete decode has proven the file to be sound and its key frames to be ways in,
-    decoding starts at the key frame before a wanted frame and leaves out unwanted frames that no other one refers to.
+    decoding starts at the key frame before a wanted frame and leaves out unwanted frames that no other refers to.
     Without that proof it would not be known which frame a decoder would have counted as the i-th.
 
     Only wanted frames are converted. `short_side`: they are scaled as they are converted (bicubic, antialiased) so
@@ -101,7 +102,12 @@ def decode(
         if wanted.min() < 0 or wanted.max() >= num_frames:
             raise ValueError(f"select returned indices outside 0..{num_frames - 1} for {path}: {wanted}")
         indices, rows = np.unique(wanted, return_inverse=True)
-        pixels, num_decoded = _read(path, index, indices, kept, short_side)
+        try:
+            pixels, num_decoded = _read(path, index, indices, kept, short_side)
+        except VideoError:
+            if not index.shortcuts:
+                raise
+            return decode(path, select, short_side=short_side)  # the file isn't what the index was made of
         if pixels is not None:
             return Frames(pixels, indices, rows, num_frames, index.fps)
         if num_decoded == 0:
@@ -135,7 +141,6 @@ def scan(path: Path) -> tuple[VideoIndex, list[av.Packet] | None]:
         kept = [] if path.stat().st_size <= KEPT_BYTES else None
         matroska = "matroska" in container.format.name
         number, first_packet, num_frames, end = 0, None, 0, 0.0
-        last = None
         for packet in container.demux():
             if not packet.size:
                 continue
@@ -165,15 +170,17 @@ def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, in
     """The wanted frames 't h w c', or None if one of them does not exist; the number of frames up to the last one."""
     if index.shortcuts and indices[-1] >= len(index.shortcuts.packets):
         return None, len(index.shortcuts.packets)
-    pixels, row, number, converter = None, 0, -1, None
+    pixels, converter, number, missing = None, None, -1, {i: row for row, i in enumerate(indices.tolist())}
     with open_video(path) as (container, stream):
         if index.shortcuts:
             frames = shortcut_frames(path, container, stream, index.shortcuts, indices)
         else:
             frames = linear_frames(path, container, stream, index.first_packet, kept)
         for number, frame in frames:
-            converter = converter or _Converter(path, display_size(stream, frame, short_side), short_side)
-            if number != indices[row]:
+            if converter is None:
+                converter = _Converter(path, display_size(stream, frame, short_side), short_side)
+            row = missing.pop(number, None)
+            if row is None:
                 continue
             if frame.is_corrupt:
                 raise VideoError(path, f"frame {number} is damaged")
@@ -181,8 +188,7 @@ def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, in
             if pixels is None:
                 pixels = np.empty((len(indices), *picture.shape), np.uint8)
             pixels[row] = picture
-            row += 1
-            if row == len(indices):
+            if not missing:
                 return pixels, number + 1
     return None, number + 1
 
@@ -192,13 +198,13 @@ def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[
 
     `frame.pts` is no time: it is the number of the packet that the frame came in, which decoders hand on.
     """
-    packets, number = enumerate(kept or _packets(container, stream)), 0
+    decode, packets, number = stream.codec_context.decode, enumerate(kept or _packets(container, stream)), 0
     try:
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
         for packet_number, packet in itertools.chain(itertools.islice(packets, first_packet, None), [(None, None)]):
             if packet is not None:
                 packet.pts = packet_number
-            for frame in stream.decode(packet):
+            for frame in decode(packet):
                 yield number, frame
                 number += 1
     except av.FFmpegError as error:
@@ -207,21 +213,24 @@ def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[
 
 def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames `indices` (ascending) with their indices. VideoError if the file is not what the shortcuts are of."""
+    for other in container.streams:
+        other.discard = Discard.default if other.index == stream.index else Discard.all
     decoder, packets, position = stream.codec_context, _packets(container, stream), 0
+    leave_out = "NONREF" if shortcuts.leave_out else "DEFAULT"
     wanted = shortcuts.packets[indices]
     groups = np.searchsorted(shortcuts.key_packets, wanted, side="right") - 1
     for group in np.unique(groups).tolist():
-        start, here = int(shortcuts.key_packets[group]), indices[groups == group]
+        start, time, here = int(shortcuts.key_packets[group]), int(shortcuts.times[group]), indices[groups == group]
         index_of = dict(zip(shortcuts.packets[here].tolist(), here.tolist()))
         last = max(index_of)
         if group and start > position:
-            container.seek(int(shortcuts.times[group]), stream=stream)
+            container.seek(time, stream=stream)
             packets, position = _packets(container, stream), start
         decoder.flush_buffers()
         for position, packet in enumerate(itertools.islice(packets, start - position, None), start):
-            if group and position == start and shortcuts.times[group] not in (packet.pts, packet.dts):
+            if group and position == start and time not in (packet.pts, packet.dts):
                 break
-            decoder.skip_frame = "DEFAULT" if position in index_of else "NONREF"
+            decoder.skip_frame = "DEFAULT" if position in index_of else leave_out
             packet.pts = position  # as in `linear_frames`
             for frame in decoder.decode(packet) + (decoder.decode(None) if position == last else []):
                 if frame.pts in index_of:
@@ -261,10 +270,10 @@ class _Converter:
             # by way of planes, for which libav's vector code writes the very pixels that it is slow at otherwise
             planar = self.first.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
         pixels = self.second.reformat(planar, format="rgb24", threads=1).to_ndarray()
-        return _upright(pixels, frame)
+        return upright(pixels, frame)
 
 
-def _upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+def upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """Applies the display matrix, x' = a x + c y, y' = b x + d y (ISO 14496-12): quarter turns and mirroring."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
