@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["params", "runs", "video", "views", "data", "actions", "world", "pretrain", "backbone", "concepts", "losses",
+ORDER = ["params", "runs", "video", "manifest", "views", "zoo", "data", "actions", "world", "pretrain", "backbone", "concepts", "losses",
          "metrics", "objectives", "train", "evaluate", "tables", "figures"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
