@@ -190,9 +190,10 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
 def _inspect_frames(path: Path, index: VideoIndex, kept: list | None) -> dict[str, Any]:
     """What a complete decode adds to a row."""
     order, checksums, looks, damaged, sound, error = [], [], set(), 0, True, ""
-    with open_video(path) as (container, stream):
+    with open_video(path) as video:
+        stream = video.stream
         try:
-            for _, frame in linear_frames(path, container, stream, index.first_packet, kept):
+            for _, frame in linear_frames(video, index.first_packet, kept):
                 order.append(frame.pts)
                 checksums.append(_checksum(frame))
                 looks.add(_look(stream, frame))
@@ -204,7 +205,7 @@ def _inspect_frames(path: Path, index: VideoIndex, kept: list | None) -> dict[st
             error = error or f"none of its {index.num_frames} frames can be decoded"
         found = {"frames": len(order), "damaged": damaged, "codec": stream.codec_context.codec.canonical_name,
                  "width": stream.width, "height": stream.height, "error": error}
-    with open_video(path) as (container, stream):
+    with open_video(path) as (_, container, stream, _):
         packets = [(p.pts, p.dts, p.pos, p.size, p.is_keyframe) for p in container.demux(stream) if p.size]
     keys = [number for number, packet in enumerate(packets) if packet[-1] and number >= index.first_packet]
     distances = np.diff([*keys, len(packets)])
@@ -226,7 +227,7 @@ def _inspect_frames(path: Path, index: VideoIndex, kept: list | None) -> dict[st
 def _shortcuts(path: Path, packets: list[tuple], order: np.ndarray, keys: list[int]) -> Shortcuts:
     """The shortcuts by those of the packets `keys` where a seek arrives and that no earlier frame is shown after."""
     entries = [(keys[0], 0)] if keys else []  # the first is reached without a seek
-    with open_video(path) as (container, stream):
+    with open_video(path) as (_, container, stream, _):
         for key in keys[1:]:
             shown_before = order[: (order < key).sum()]
             if not 0 < len(shown_before) < len(order) or shown_before.max() > key:
@@ -254,8 +255,8 @@ def _proven(path: Path, shortcuts: Shortcuts, checksums: list[int]) -> bool:
     try:
         for chosen in np.unique(classes):
             indices = np.flatnonzero(classes == chosen)
-            with open_video(path) as (container, stream):
-                read = {i: _checksum(f) for i, f in shortcut_frames(path, container, stream, shortcuts, indices)}
+            with open_video(path) as video:
+                read = {i: _checksum(frame) for i, frame in shortcut_frames(video, shortcuts, indices)}
             if read != {i: checksums[i] for i in indices.tolist()}:
                 return False
     except VideoError:

@@ -15,7 +15,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-MAX_PIXELS = 1 << 26  # of a frame, decoded or scaled (8K has half as many): what asks for more is a damaged header
+MAX_PIXELS = 1 << 25  # of a frame, decoded or scaled (8K has as many): what asks for more is a damaged header
 KEPT_BYTES = 1 << 26  # of the compressed packets in memory between counting and decoding; larger files are read twice
 
 
@@ -51,6 +51,15 @@ class Shortcuts(NamedTuple):
     key_packets: np.ndarray  # 's' packets at which decoding can begin: all frames behind them are shown after the rest
     times: np.ndarray  # 's' where to seek to arrive there, in the stream's time base
     leave_out: bool  # frames that no other one refers to need no decoding
+
+
+class OpenVideo(NamedTuple):
+    """A file being read."""
+
+    path: Path
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    decoder: av.VideoCodecContext
 
 
 class VideoIndex(NamedTuple):
@@ -116,27 +125,33 @@ def decode(
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its video stream, on one thread; whatever the library raises inside leaves as VideoError."""
+def open_video(path: Path) -> Iterator[OpenVideo]:
+    """A file's first moving picture and its decoder; whatever the library raises inside leaves as VideoError."""
     try:
         # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, "has no video stream")
-            if streams[0].codec_context is None:
+            decoder = streams[0].codec_context
+            if decoder is None:
                 raise VideoError(path, "no decoder for its video stream")
+            options = {"max_pixels": str(MAX_PIXELS)}
+            if decoder.codec.name == "hevc":
+                options["err_detect"] = "explode"  # it marks no frame as damaged
+            if decoder.codec.name == "vp8":
+                decoder = av.CodecContext.create("libvpx", "r")  # libav's own does not notice damage at all
+            decoder.options = options
             # loader workers are the parallelism; automatic threading deadlocks in forked processes
-            streams[0].codec_context.thread_count = 1
-            streams[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            yield container, streams[0]
+            decoder.thread_count = 1
+            yield OpenVideo(path, container, streams[0], decoder)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def scan(path: Path) -> tuple[VideoIndex, list[av.Packet] | None]:
     """Reads through the file without decoding: what is known without proof, and the packets unless they are many."""
-    with open_video(path) as (container, stream):
+    with open_video(path) as (_, container, stream, _):
         rate = stream.average_rate or stream.guessed_rate
         kept = [] if path.stat().st_size <= KEPT_BYTES else None
         matroska = "matroska" in container.format.name
@@ -171,14 +186,14 @@ def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, in
     if index.shortcuts and indices[-1] >= len(index.shortcuts.packets):
         return None, len(index.shortcuts.packets)
     pixels, converter, number, missing = None, None, -1, {i: row for row, i in enumerate(indices.tolist())}
-    with open_video(path) as (container, stream):
+    with open_video(path) as video:
         if index.shortcuts:
-            frames = shortcut_frames(path, container, stream, index.shortcuts, indices)
+            frames = shortcut_frames(video, index.shortcuts, indices)
         else:
-            frames = linear_frames(path, container, stream, index.first_packet, kept)
+            frames = linear_frames(video, index.first_packet, kept)
         for number, frame in frames:
             if converter is None:
-                converter = _Converter(path, display_size(stream, frame, short_side), short_side)
+                converter = _Converter(path, display_size(video.stream, frame, short_side), short_side)
             row = missing.pop(number, None)
             if row is None:
                 continue
@@ -193,12 +208,14 @@ def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, in
     return None, number + 1
 
 
-def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[tuple[int, av.VideoFrame]]:
+def linear_frames(
+    video: OpenVideo, first_packet: int, kept: list[av.Packet] | None = None
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """All frames as a decoder puts them out, with their indices. kept: the packets, if they have been read before.
 
     `frame.pts` is no time: it is the number of the packet that the frame came in, which decoders hand on.
     """
-    decode, packets, number = stream.codec_context.decode, enumerate(kept or _packets(container, stream)), 0
+    decode, packets, number = video.decoder.decode, enumerate(kept or _packets(video)), 0
     try:
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
         for packet_number, packet in itertools.chain(itertools.islice(packets, first_packet, None), [(None, None)]):
@@ -208,14 +225,17 @@ def linear_frames(path, container, stream, first_packet, kept=None) -> Iterator[
                 yield number, frame
                 number += 1
     except av.FFmpegError as error:
-        raise VideoError(path, f"decoding fails after {number} frames: {error.strerror}") from error
+        raise VideoError(video.path, f"decoding fails after {number} frames: {error.strerror}") from error
 
 
-def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tuple[int, av.VideoFrame]]:
+def shortcut_frames(
+    video: OpenVideo, shortcuts: Shortcuts, indices: np.ndarray
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames `indices` (ascending) with their indices. VideoError if the file is not what the shortcuts are of."""
+    path, container, stream, decoder = video
     for other in container.streams:
         other.discard = Discard.default if other.index == stream.index else Discard.all
-    decoder, packets, position = stream.codec_context, _packets(container, stream), 0
+    packets, position = _packets(video), 0
     leave_out = "NONREF" if shortcuts.leave_out else "DEFAULT"
     wanted = shortcuts.packets[indices]
     groups = np.searchsorted(shortcuts.key_packets, wanted, side="right") - 1
@@ -225,7 +245,7 @@ def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tup
         last = max(index_of)
         if group and start > position:
             container.seek(time, stream=stream)
-            packets, position = _packets(container, stream), start
+            packets, position = _packets(video), start
         decoder.flush_buffers()
         for position, packet in enumerate(itertools.islice(packets, start - position, None), start):
             if group and position == start and time not in (packet.pts, packet.dts):
@@ -242,12 +262,12 @@ def shortcut_frames(path, container, stream, shortcuts, indices) -> Iterator[tup
             raise VideoError(path, "is not the file that its index was made of")
 
 
-def _packets(container, stream) -> Iterator[av.Packet]:
+def _packets(video: OpenVideo) -> Iterator[av.Packet]:
     # an empty packet in the middle of a file would be taken for its end
-    return (packet for packet in container.demux(stream) if packet.size)
+    return (packet for packet in video.container.demux(video.stream) if packet.size)
 
 
-def display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
+def display_size(stream: av.VideoStream, frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
     """Width and height in square pixels, before turning."""
     width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
     scale = short_side / min(width, height) if short_side else 1.0

@@ -1,5 +1,6 @@
 """Awkward and damaged videos, and whether `video.decode` gives of them what a plain decoder gives, or an error."""
 
+import itertools
 import os
 import resource
 import tempfile
@@ -47,39 +48,35 @@ def all_frames(num_frames: int, fps: float) -> np.ndarray:
 PATTERNS = (one_frame, eight_frames, ten_views, all_frames)
 
 
-class Plain(NamedTuple):
-    """What a plain decoder makes of a file before it ends or fails."""
+def plain_decode(path: Path, wanted: set[int], *, keep: bool = False) -> dict[int, np.ndarray]:
+    """Decodes every frame from the first key frame on, and converts those with the indices `wanted`, 'h w c' uint8 RGB.
 
-    frames: list[av.VideoFrame]
-    aspect: float  # of a pixel
-
-    def rgb(self, number: int) -> np.ndarray:
-        """'h w c' uint8: as libav converts it, scaled if pixels aren't square or the size differs from the first."""
-        frame, first = self.frames[number], self.frames[0]
-        size = round(first.width * self.aspect), first.height
-        scale = {} if size == (frame.width, frame.height) else dict(zip(("width", "height"), size)) | {
-            "interpolation": SCALING}
-        return upright(frame.to_ndarray(format="rgb24", **scale), frame)
-
-
-def plain_decode(path: Path) -> Plain:
-    """Every frame from the first key frame on, in the order in which the decoder puts them out."""
-    frames, aspect = [], 1.0
+    Frames are counted as the decoder puts them out, up to where it ends or fails, and converted by libav's defaults;
+    scaled if pixels aren't square or the size is another than the first frame's. keep: the decoder gets no memory of
+    earlier frames to use again.
+    """
+    found, number, size, kept = {}, 0, None, []
     try:
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = next(s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-            stream.codec_context.thread_count = 1
-            begun = False
-            for packet in container.demux(stream):
-                begun = begun or packet.is_keyframe
-                if begun and packet.size:
-                    frames += stream.decode(packet)
-                if len(frames) and aspect == 1.0:
-                    aspect = float(stream.sample_aspect_ratio or 1)
-            frames += stream.decode(None)
+            decoder = stream.codec_context
+            if decoder.codec.name == "vp8":  # libav's own fills what is damaged with what was in memory
+                decoder = av.CodecContext.create("libvpx", "r")
+            decoder.thread_count = 1
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            for packet in itertools.chain(itertools.dropwhile(lambda p: not p.is_keyframe, packets), [None]):
+                for frame in decoder.decode(packet):
+                    size = size or (round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height)
+                    scale = {"width": size[0], "height": size[1], "interpolation": SCALING}
+                    if number in wanted:
+                        plain = size == (frame.width, frame.height)
+                        found[number] = upright(frame.to_ndarray(format="rgb24", **{} if plain else scale), frame)
+                    number += 1
+                    if keep:
+                        kept.append(frame)
     except (av.FFmpegError, OSError, ValueError, MemoryError, StopIteration, AttributeError):
         pass  # what came before is what there is
-    return Plain(frames, aspect)
+    return found
 
 
 def compare(path: str | Path, patterns: tuple = PATTERNS) -> dict[str, Any]:
@@ -87,28 +84,39 @@ def compare(path: str | Path, patterns: tuple = PATTERNS) -> dict[str, Any]:
 
     Returns codec, frames, key_frame_spacing (mean, packets), how ("seek": from several key frames, "skip": unwanted
     frames are left out, "linear") and result: "exact", "error: ..." if some or all patterns raise VideoError and the
-    others are exact, "differs: ..." otherwise.
+    others are exact, "undefined: ..." if a plain decoder does not agree with itself (it didn't notice that a part of
+    a damaged frame is missing, and shows what was in its memory before), "differs: ..." otherwise.
     """
-    path, errors, differs = Path(path), {}, []
-    row, plain = inspect(path), plain_decode(path)
+    path, errors, differs, undefined = Path(path), [], [], []
+    row = inspect(path)
     index = index_of(row, path)
-    for pattern in patterns:
-        found, with_index = _attempt(path, pattern, None), _attempt(path, pattern, index)
-        if isinstance(found, VideoError):
-            errors[found.reason] = pattern.__name__
-            if not isinstance(with_index, VideoError) or with_index.reason != found.reason:
-                differs.append(f"{pattern.__name__}: {with_index} with the index, {found} without")
+    found = {pattern.__name__: (_attempt(path, pattern, None), _attempt(path, pattern, index)) for pattern in patterns}
+    wanted = set().union(*(own.indices.tolist() for own, _ in found.values() if isinstance(own, Frames)))
+    plain = plain_decode(path, wanted)
+    for name, (own, indexed) in found.items():
+        if isinstance(own, VideoError) or isinstance(indexed, VideoError):
+            errors.append(str(own.reason if isinstance(own, VideoError) else indexed.reason))
+            if str(own) != str(indexed):
+                differs.append(f"{name}: the index changes the result, one of them is {errors[-1]}")
             continue
-        if isinstance(with_index, VideoError) or any(not np.array_equal(a, b) for a, b in zip(found, with_index)):
-            differs.append(f"{pattern.__name__}: the index changes the result")
-        for picture, number in zip(found.pixels, found.indices.tolist()):
-            if number >= len(plain.frames) or not np.array_equal(picture, plain.rgb(number)):
-                differs.append(f"{pattern.__name__}: frame {number}")
-                break
+        if any(not np.array_equal(a, b) for a, b in zip(own, indexed)):
+            differs.append(f"{name}: the index changes the result")
+        numbers = own.indices.tolist()
+        unlike = [i for i, picture in zip(numbers, own.pixels) if not np.array_equal(picture, plain.get(i))]
+        again = plain_decode(path, set(unlike), keep=True) if unlike else {}
+        undefined += [i for i in unlike if i in plain and i in again and not np.array_equal(plain[i], again[i])]
+        if set(unlike) - set(undefined):
+            differs.append(f"{name}: frames {unlike} are not those of a plain decoder")
     how = "linear"
     if index and index.shortcuts:
         how = "seek" if len(index.shortcuts.key_packets) > 1 else "skip"
-    result = f"differs: {'; '.join(differs)}" if differs else f"error: {'; '.join(errors)}" if errors else "exact"
+    result = "exact"
+    if differs:
+        result = f"differs: {'; '.join(differs)}"
+    elif undefined:
+        result = f"undefined: frames {sorted(set(undefined))}"
+    elif errors:
+        result = f"error: {'; '.join(dict.fromkeys(errors))}"
     return {"codec": row["codec"], "frames": row["frames"], "key_frame_spacing": row["mean_key_distance"], "how": how,
             "result": result}
 
@@ -196,7 +204,7 @@ def fuzz_one(task: Fuzz) -> dict[str, Any]:
 def fuzz(sources: list[Path], *, files: int, seed: int, workers: int = 1) -> pd.DataFrame:
     """Damages and compares `files` copies of the sources, in turn; a row per source with what came of its copies.
 
-    Columns: files, exact, error (VideoError), differing, crashed, timed_out (numbers of files), max_seconds (of a file),
+    Columns: files, exact, error (VideoError), undefined, differing, crashed, timed_out (numbers of files), max_seconds (of a file),
     peak_mib (most memory of a process so far), growth_mib (memory of a process, last third of its files over the first).
     """
     tasks = [Fuzz(sources[number % len(sources)], seed, number) for number in range(files)]
@@ -205,8 +213,8 @@ def fuzz(sources: list[Path], *, files: int, seed: int, workers: int = 1) -> pd.
     for task, answer, failure in tqdm(guarded_map(fuzz_one, tasks, workers=workers, seconds=SECONDS), total=files,
                                       unit=" files", desc="damaged files"):
         outcome = "crashed" if failure.startswith("ends") else "timed_out" if failure else {
-            "exact": "exact", "error": "error", "differs": "differing"}[answer["result"].split(":")[0]]
-        if outcome not in ("exact", "error"):
+            "exact": "exact", "error": "error", "undefined": "undefined", "differs": "differing"}[answer["result"].split(":")[0]]
+        if outcome in ("differing", "crashed", "timed_out"):
             tqdm.write(f"{task}: {failure or answer['result']}")
         records.append({"source": task.source.name, "outcome": outcome} | (answer or {}))
     table = pd.DataFrame(records)
@@ -215,7 +223,7 @@ def fuzz(sources: list[Path], *, files: int, seed: int, workers: int = 1) -> pd.
         thirds = [(own["mib"].iloc[-len(own) // 3:].median() - own["mib"].iloc[: len(own) // 3 + 1].median())
                   for _, own in part.dropna(subset="mib").groupby("process")]
         counts = {name: int((part["outcome"] == name).sum())
-                  for name in ("exact", "error", "differing", "crashed", "timed_out")}
+                  for name in ("exact", "error", "undefined", "differing", "crashed", "timed_out")}
         rows.append({"source": source, "files": len(part)} | counts | {
             "max_seconds": round(part["seconds"].max(), 2), "peak_mib": round(part["peak_mib"].max()),
             "growth_mib": round(max(thirds, default=0.0), 1)})
