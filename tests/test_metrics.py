@@ -1,24 +1,22 @@
 """The measures against scikit-learn and values computed by hand."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import top_k_accuracy_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
 from lib.metrics import (
     balanced_scores,
-    knn,
-    linear_probe,
+    half_class_accuracies,
+    mean_average_precision,
     pair_accuracy,
     pair_correct,
     paired_bootstrap,
     prediction_summary,
     topk_accuracy,
     topk_correct,
+    zero_shot_probabilities,
     zero_shot_scores,
 )
 
@@ -118,112 +116,38 @@ def test_balanced_predictions_undo_a_favourite_class_and_leave_failed_clips_out(
     assert np.array_equal(balanced[:-1], balanced_scores(biased, temperature=0.1, rounds=20))
 
 
-# Probes ---------------------------------------------------------------------------------------------------------------
+# Other protocols ------------------------------------------------------------------------------------------------------
 
 
-def noisy_classes(num_clips: int, *, num_classes: int = 4, width: int = 8, seed: int = 0, scale: float = 2.0):
-    generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(num_classes, width)) * scale
-    labels = np.arange(num_clips) % num_classes
-    return centres[labels] + generator.normal(size=(num_clips, width)) * np.arange(1, width + 1), labels
+def test_clips_probabilities_are_the_softmax_at_its_temperature():
+    scores = zero_shot_probabilities(np.array([[0.2, 0.1], [NAN, NAN]]), logit_scale=10.0)
+    assert scores[0] == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e)]) and np.isnan(scores[1]).all()
 
 
-PROBE = {"num_classes": 4, "grid": [0.01, 1.0, 100.0], "held_out": 0.25, "max_iter": 1000, "seed": 0}
-
-
-def test_the_linear_probe_is_scikit_learns_at_the_chosen_c_refitted_on_the_whole_training_split():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    probe = linear_probe(train, labels, test, normalise="standardise", **PROBE)
-    scaler = StandardScaler().fit(train)
-    reference = LogisticRegression(C=probe.C, max_iter=1000).fit(scaler.transform(train), labels)
-    assert np.allclose(probe.scores, reference.decision_function(scaler.transform(test)))
-    sweep, refit = probe.records[:-1], probe.records[-1]
-    assert [record["C"] for record in sweep] == [0.01, 1.0, 100.0]
-    best = max(record["held_out_top1"] for record in sweep)
-    assert probe.C == min(record["C"] for record in sweep if record["held_out_top1"] == best)
-    assert refit["fit"] == "refit" and refit["C"] == probe.C and refit["held_out_top1"] is None
-    assert all(record["warning"] is None and record["iterations"] > 0 for record in probe.records)
-
-
-def test_nothing_of_the_test_set_moves_the_probe():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    alone = linear_probe(train, labels, test[:1], normalise="standardise", **PROBE)
-    among_others = linear_probe(train, labels, np.concatenate([test, 1e6 * test]), normalise="standardise", **PROBE)
-    assert alone.C == among_others.C and alone.records == among_others.records
-    assert np.allclose(alone.scores[0], among_others.scores[0])
-
-
-def test_the_l2_probe_does_not_see_the_length_of_a_feature():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    first = linear_probe(train, labels, test, normalise="l2", **PROBE)
-    scaled = linear_probe(train * np.linspace(1, 9, 120)[:, None], labels, test * 7, normalise="l2", **PROBE)
-    assert np.allclose(first.scores, scaled.scores)
-
-
-def test_a_probe_that_does_not_converge_says_so_in_its_records():
-    train, labels = noisy_classes(120)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        probe = linear_probe(train, labels, train, normalise="standardise", **PROBE | {"max_iter": 2})
-    assert all("converge" in record["warning"] and record["iterations"] == 2 for record in probe.records[1:])
-
-
-def test_groups_are_held_out_whole():
-    # The features only tell the group, never the class: a clip's twin in the fitted part would give its label away.
+def test_half_of_the_classes_is_scored_among_itself():
     generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(40), 4)
-    labels = generator.permutation(40)[groups] % 4
-    features = generator.normal(size=(40, 64))[groups] + 1e-3 * generator.normal(size=(160, 64))
-    leaky = linear_probe(features, labels, features, normalise="standardise", **PROBE)
-    whole = linear_probe(features, labels, features, normalise="standardise", groups=groups, **PROBE)
-    assert max(record["held_out_top1"] for record in leaky.records[:-1]) > 95
-    assert max(record["held_out_top1"] for record in whole.records[:-1]) < 60
-    with pytest.raises(ValueError, match="2 groups are too few"):
-        linear_probe(features, labels, features, normalise="standardise", groups=groups // 20, **PROBE)
+    scores, labels = generator.normal(size=(60, 5)), generator.integers(5, size=60)
+    accuracies = half_class_accuracies(scores, labels)
+    assert len(accuracies) == 10
+    for seed in (0, 7):
+        np.random.seed(seed)
+        chosen = sorted(np.random.permutation(5)[:2])
+        clips = [i for i in range(60) if labels[i] in chosen]
+        right = [max(chosen, key=lambda c: scores[i, c]) == labels[i] for i in clips]
+        assert accuracies[seed] == pytest.approx(100 * np.mean(right))
 
 
-@pytest.mark.parametrize("seen", [(0, 3), (0, 1, 3)])
-def test_classes_without_training_clips_are_never_predicted_and_undecoded_clips_are_nan(seen):
-    train, labels = noisy_classes(120)
-    kept = np.isin(labels, seen)
-    test, test_labels = noisy_classes(40, seed=1, scale=20.0)
-    train, test = train + noisy_classes(120, scale=20.0)[0], test.copy()
-    test[5] = NAN
-    scores = linear_probe(train[kept], labels[kept], test, normalise="standardise", **PROBE).scores
-    assert scores.shape == (40, 4) and np.isnan(scores[5]).all()
-    assert np.isneginf(np.delete(scores, 5, axis=0)[:, 2]).all()
-    right = topk_correct(scores, test_labels, 1)
-    expected = np.isin(test_labels, seen) & (np.arange(40) != 5)
-    assert np.array_equal(right, expected)
-
-
-def test_training_clips_without_finite_features_are_an_error_and_not_left_out_in_silence():
-    train, labels = noisy_classes(120)
-    train[3] = NAN
-    with pytest.raises(ValueError, match="1 of 120 training clips"):
-        linear_probe(train, labels, train, normalise="l2", **PROBE)
-
-
-def test_knn_votes_are_exponentials_of_cosines():
-    generator = np.random.default_rng(0)
-    train, labels, test = generator.normal(size=(60, 5)), generator.integers(3, size=60), generator.normal(size=(9, 5))
-    test[4] = NAN
-    scores = knn(train, labels, test, num_classes=4, k=10)
-    cosines = (test / np.linalg.norm(test, axis=1)[:, None]) @ (train / np.linalg.norm(train, axis=1)[:, None]).T
-    for clip in (0, 1, 2, 3, 5, 6, 7, 8):
-        votes = np.zeros(4)
-        for neighbour in np.argsort(-cosines[clip])[:10]:
-            votes[labels[neighbour]] += math.exp(cosines[clip, neighbour] / 0.07)
-        assert scores[clip] == pytest.approx(votes / votes.sum())
-    assert np.isnan(scores[4]).all()
-
-
-def test_more_neighbours_than_training_clips_is_an_error_that_names_both():
-    with pytest.raises(ValueError, match="k = 10 .* 4 training clips"):
-        knn(np.eye(4), [0, 1, 2, 3], np.eye(4), num_classes=4, k=10)
+def test_mean_average_precision_is_over_the_classes_that_occur_and_failed_clips_come_last():
+    # class 0: ranks 1 and 3 of 3 -> (1 + 2/3) / 2; class 1: rank 2 -> 1/2; class 2 does not occur
+    scores = np.array([[0.9, 0.5, 0.1], [0.5, 0.9, 0.1], [0.1, 0.1, 0.9]])
+    truth = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
+    found = mean_average_precision(scores, truth)
+    assert found.num_classes == 2 and found.value == pytest.approx(100 * (5 / 6 + 1 / 2) / 2)
+    failed = np.where(np.arange(3)[:, None] == 0, NAN, scores)
+    expected = [average_precision_score(truth[:, c], np.where(np.arange(3) == 0, -9, scores[:, c])) for c in (0, 1)]
+    assert mean_average_precision(failed, truth).value == pytest.approx(100 * np.mean(expected))
+    with pytest.raises(ValueError, match="a positive at least"):
+        mean_average_precision(scores, np.zeros((3, 3), dtype=bool))
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------

@@ -162,9 +162,7 @@ def test_faulty_parameters_stop_before_anything_runs_with_the_reason_alone(tmp_p
 def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
     stopped = fresh("--dry-run", "--quiet", "all", profile="ucf101", suite="reproduce", data="no/folder")
     assert stopped.returncode != 0
-    assert (
-        stopped.stdout.strip() == "data: no/folder is no folder; name one: make reproduce PROFILE=ucf101 DATA=<folder>"
-    )
+    assert "ucf101: " in stopped.stdout and "no/folder is no folder" in stopped.stdout
 
 
 def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):

@@ -1,0 +1,105 @@
+"""The manifest of a data set: what every file of it is, found by decoding each one once, in a CSV file.
+
+A row holds what a person wants to know (frames, fps, size, codec, spacing of key frames, error) and what `video.decode`
+needs to jump to the wanted frames of a sound file. An entry speaks of a file as long as its size and time of
+modification are what they were.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from lib.video import VideoError, VideoIndex, inspect
+
+# path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
+COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "codec", "key_spacing", "error", "index"]
+
+
+def entry(path: Path, name: str) -> dict[str, Any]:
+    """One file, decoded as a whole. What cannot be decoded has its reason as `error`, and no index."""
+    stat = path.stat()
+    row = dict.fromkeys(COLUMNS, 0) | {"path": name, "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "codec": "",
+                                       "error": "", "index": ""}
+    try:
+        found = inspect(path)
+    except VideoError as error:
+        return row | {"error": error.reason}
+    return row | {"frames": found.frames, "fps": round(found.index.fps, 3), "width": found.width,
+                  "height": found.height, "codec": found.codec, "key_spacing": round(found.key_spacing, 1),
+                  "error": found.error, "index": "" if found.error else json.dumps(found.index)}
+
+
+def check(paths: Sequence[Path], *, root: Path, workers: int, known: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row of `COLUMNS` for each file, in the order given; `workers` processes decode.
+
+    Entries of `known` whose file has not changed are taken over. A file that kills its process is an entry with that as
+    its error.
+    """
+    names = [os.path.relpath(path, root) for path in paths]
+    rows = {} if known is None else {row["path"]: row for row in known.to_dict("records")}
+    rows = {name: rows[name] for path, name in zip(paths, names) if name in rows and _unchanged(rows[name], path)}
+    todo = [(path, name) for path, name in zip(paths, names) if name not in rows]
+    with tqdm(total=len(todo), desc=f"checking {root.name}", unit="clip") as progress:
+        while todo:
+            rows |= _in_parallel(todo, workers, progress)
+            todo = [(path, name) for path, name in todo if name not in rows]
+            if todo:  # a process died, and all that were under way with it: find out which file it was
+                path, name = todo.pop(0)
+                rows |= _in_parallel([(path, name)], 1, progress) or {name: dict.fromkeys(COLUMNS, 0) | {
+                    "path": name, "bytes": path.stat().st_size, "modified_ns": path.stat().st_mtime_ns, "codec": "",
+                    "index": "", "error": "decoding kills the process"}}
+    return pd.DataFrame([rows[name] for name in names], columns=COLUMNS)
+
+
+def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm) -> dict[str, dict[str, Any]]:
+    """The entries of all files, or of those that were done when a process died."""
+    rows = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        jobs = [pool.submit(entry, path, name) for path, name in todo]
+        for job in as_completed(jobs):
+            try:
+                rows[job.result()["path"]] = job.result()
+            except BrokenProcessPool:
+                continue
+            progress.update()
+    return rows
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Writes the manifest under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    table.to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """What `write` wrote. Raises ValueError for a file of another kind."""
+    table = pd.read_csv(path, keep_default_na=False, dtype={"error": str, "index": str, "codec": str, "path": str})
+    if list(table.columns) != COLUMNS:
+        raise ValueError(f"{path}: no manifest of this version; remove it, `make check-data` makes it anew")
+    return table
+
+
+def indices(table: pd.DataFrame, root: Path) -> dict[Path, VideoIndex]:
+    """The index of every sound file that has not changed since."""
+    found = {}
+    for row in table.to_dict("records"):
+        path = root / row["path"]
+        if row["index"] and path.exists() and _unchanged(row, path):
+            *numbers, keys = json.loads(row["index"])
+            found[path] = VideoIndex(*numbers, tuple(keys))
+    return found
+
+
+def _unchanged(row: dict[str, Any], path: Path) -> bool:
+    stat = path.stat()
+    return (row["bytes"], row["modified_ns"]) == (stat.st_size, stat.st_mtime_ns)
