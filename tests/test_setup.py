@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["params", "runs", "video", "views", "data", "actions", "world", "pretrain", "backbone", "concepts", "losses",
-         "metrics", "objectives", "train", "evaluate", "tables", "figures"]
+ORDER = ["params", "runs", "video", "views", "data", "actions", "world", "pretrain", "checkpoints", "backbone", "concepts",
+         "losses", "metrics", "objectives", "train", "evaluate", "tables", "figures"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSTALL = "pip install -c constraints.txt -e '.[test]'"
