@@ -4,8 +4,6 @@
 where a crash or a hang is an outcome and not the end. Used by notebook 94_zoo and the tests.
 """
 
-import itertools
-import resource
 import tempfile
 import time
 import zlib
@@ -18,6 +16,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pandas as pd
+import psutil
 from av.video.reformatter import Interpolation
 from tqdm import tqdm
 
@@ -30,11 +29,11 @@ PATTERNS = {"last": lambda n, fps: [n - 1], "middle": lambda n, fps: [n // 2], "
 
 def plain_decode(path: Path) -> list[int]:
     """A checksum of every frame, converted to RGB, in the order in which a decoder puts them out, from the first key
-    frame on; up to the first error.
+    frame on if there is one; up to the first error.
 
     No frame is kept: where a file is damaged, decoders show what was in the memory of earlier frames.
     """
-    sums, started, size = [], False, None
+    sums, size = [], None
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
@@ -42,10 +41,10 @@ def plain_decode(path: Path) -> list[int]:
                 return []
             stream.codec_context.thread_count = 1
             stream.codec_context.options = STRICT
-            packets = (packet for packet in container.demux(stream) if packet.size)
-            for packet in itertools.chain(packets, [None]):
-                started = started or packet is not None and packet.is_keyframe
-                for frame in stream.decode(packet) if started else []:
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            first = next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0)
+            for packet in [*packets[first:], None]:
+                for frame in stream.decode(packet):
                     size = size or (round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height)
                     scaling = SCALING if (frame.width, frame.height) != size else Interpolation.BICUBIC
                     pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation=scaling)
@@ -90,7 +89,7 @@ class Outcome(NamedTuple):
     result: str  # "exact", "error", "differs", "crashed", "timed out"
     detail: str
     seconds: float
-    megabytes: float  # the process's memory at its highest
+    megabytes: float  # of memory that the process has afterwards
 
 
 def attempt(source: Path, seed: int) -> Outcome:
@@ -103,8 +102,8 @@ def attempt(source: Path, seed: int) -> Outcome:
             detail = compare(path, ["eight", "window"], reference=plain_decode(path))
         except Exception as error:  # anything but VideoError is a defect, and is to be counted
             detail = f"crashed: {error!r}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Outcome(detail.split(":")[0], detail, time.time() - started, peak)
+    megabytes = psutil.Process().memory_info().rss / 2**20
+    return Outcome(detail.split(":")[0], detail, time.time() - started, megabytes)
 
 
 def fuzz(sources: Sequence[Path], *, count: int, seed: int, limit: float) -> pd.DataFrame:

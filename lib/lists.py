@@ -35,8 +35,9 @@ class VideoList:
 
 def spoken_name(label: str) -> str:
     """A label as words: "ApplyEyeMakeup" -> "apply eye makeup", "brush_hair" -> "brush hair", brackets dropped:
-    "hurling (sport)" -> "hurling sport"."""
+    "hurling (sport)" -> "hurling sport", slashes spoken: "Holding a phone/camera" -> "holding a phone or camera"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+    words = re.sub(r"/e?s\b", "", words).replace("/", " or ")
     return " ".join(re.sub(r"[_()\[\]]", " ", words).lower().split())
 
 

@@ -196,7 +196,8 @@ class _Converter:
 
     def __init__(self, stream: av.VideoStream, indices: np.ndarray, short_side: int | None):
         self.row = {number: row for row, number in enumerate(indices.tolist())}  # of the frames still to come
-        self.stream, self.short_side, self.reformatter = stream, short_side, VideoReformatter()
+        self.stream, self.short_side = stream, short_side
+        self.scale, self.convert = VideoReformatter(), VideoReformatter()
         self.size = self.upright = self.pixels = None
 
     def see(self, frame: av.VideoFrame, number: int) -> None:
@@ -206,9 +207,11 @@ class _Converter:
         row = self.row.pop(number, None)
         if row is None:
             return
-        # at the size that it has, a frame is converted ten times faster without rounding its colours well
-        flags = SCALING if self.size != (frame.width, frame.height) else int(Interpolation.BICUBIC)
-        rgb = self.reformatter.reformat(frame, *self.size, "rgb24", interpolation=flags, threads=1)
+        if self.size == (frame.width, frame.height):  # as common libraries convert: colours of the nearest chroma sample
+            rgb = self.convert.reformat(frame, format="rgb24", interpolation=int(Interpolation.BICUBIC), threads=1)
+        else:  # by way of planes: the same pixels, for which libav has vector code
+            planar = self.scale.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
+            rgb = self.convert.reformat(planar, format="rgb24", threads=1)
         picture = self.upright(rgb.to_ndarray())
         if self.pixels is None:
             self.pixels = np.empty((row + 1 + len(self.row), *picture.shape), np.uint8)
