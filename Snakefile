@@ -140,7 +140,7 @@ for dataset in datasets_of(first):
         params: dataset=dataset, profile=PROFILE, data=DATA, python=sys.executable, workers=workflow.cores
         # what is missing or broken stops the runs themselves, unless `allow_missing`
         shell:
-            "{params.python} -m lib.check {params.profile} --dataset {params.dataset} --data {params.data:q} "
+            "{params.python} -m lib.check {params.profile} --dataset {params.dataset} --data={params.data:q} "
             "--workers {params.workers} 2>&1 | tee {log} || test -f {output}"
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
 from safetensors.numpy import save_file
 from transformers import AutoTokenizer
 
@@ -30,7 +29,7 @@ from lib.lists import VideoList, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
-from lib.probes import fit_linear_probe, knn
+from lib.probes import fit_linear_probe, knn, mean_over_views
 from lib.runs import provenance, read_json, write_json
 from lib.train import concept_spaces, read_concepts
 
@@ -162,12 +161,6 @@ def _zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts
     return lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale)
 
 
-def _over_views(score: Score, features: np.ndarray) -> np.ndarray:
-    """The mean over the views of their scores, 'n v w' -> 'n c'."""
-    scores = score(rearrange(features, "n v w -> (n v) w"))
-    return reduce(scores, "(n v) c -> n c", "mean", v=features.shape[1])
-
-
 def _truth(videos: VideoList) -> np.ndarray:
     return np.array([video.label for video in videos.videos])
 
@@ -175,7 +168,7 @@ def _truth(videos: VideoList) -> np.ndarray:
 def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, VideoList], tests: dict[str, VideoList],
                scorer: Score, found: Features) -> None:
     average = params.average_views == "features"
-    scores = {part: _over_views(scorer, found.of(videos, "embedding", params.zero_shot_views, average=average))
+    scores = {part: mean_over_views(scorer, found.of(videos, "embedding", params.zero_shot_views, average=average))
               for part, videos in used.items() if part in tests or part == "all"}
     if dataset == "charades":
         (part, videos), = tests.items()
@@ -222,14 +215,14 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
         probe = fit_linear_probe(
             known[params.probe_feature][decoded], labels, num_classes=len(videos.classes), grid=params.probe_c,
             refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
-            normalise=params.probe_normalise, seed=params.seed, groups=None if groups is None else groups[decoded])
+            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.seed, groups=None if groups is None else groups[decoded])
         probes[part] = {"C": probe.C, "sweep": probe.records}
         features = found.of(videos, params.probe_feature, params.probe_views, average=average)
         record.scores(dataset, part, "linear_probe",
-                      _over_views(probe.scores if average else probe.probabilities, features), videos)
+                      mean_over_views(probe.scores if average else probe.probabilities, features), videos)
         features = found.of(videos, "features", params.probe_views, average=average)
         for k in params.knn_k:
-            votes = _over_views(lambda rows: knn(known["features"][decoded], labels, rows,
+            votes = mean_over_views(lambda rows: knn(known["features"][decoded], labels, rows,
                                                  num_classes=len(videos.classes), k=k), features)
             record.scores(dataset, part, f"knn_{k}", votes, videos)
     return probes

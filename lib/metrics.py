@@ -1,11 +1,11 @@
 """What is measured: pure functions from features, scores and labels to accuracies, without files and without models.
 
 Scores are 'n c', one row per clip, the larger the better. A clip that could not be decoded has a row of NaN (in
-features, embeddings or scores alike): it counts as wrong everywhere and is never left out. Accuracies are in percent.
+embeddings or scores alike): it counts as wrong everywhere and is never left out. Accuracies are in percent.
 Inputs are numpy arrays or CPU tensors; results are numpy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,66 @@ def pair_accuracy(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[in
     return 100.0 * float(pair_correct(scores, labels, pairs).mean())
 
 
+def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = range(10)) -> np.ndarray:
+    """Top-1 in percent on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
+
+    As Text4Vis and BIKE have it (`multi_split_test` in test_zeroshot.py of whwu95/Text4Vis and whwu95/BIKE): each seed
+    permutes the c classes by numpy's legacy generator, the first c // 2 (rounded down) are taken, and every clip of
+    theirs is asked between those of them that have clips. It depends on the order of the classes. They report the mean
+    and the population standard deviation (`np.std`) over seeds 0-9, on all clips of the set rather than a test split.
+
+    Raises ValueError if no clip has a class in one of the halves.
+    """
+    scores, labels = _checked(scores, labels)
+    accuracies = []
+    for seed in seeds:
+        half = np.random.RandomState(seed).permutation(scores.shape[1])[: scores.shape[1] // 2]
+        clips = np.isin(labels, half)
+        if not clips.any():
+            raise ValueError(f"none of the {len(labels)} clips has a class in the half of the classes of seed {seed}")
+        candidates, truth = np.unique(labels[clips], return_inverse=True)
+        accuracies.append(topk_accuracy(scores[clips][:, candidates], truth, 1))
+    return np.array(accuracies)
+
+
+class MeanAveragePrecision(NamedTuple):
+    """value: percent; num_classes: how many are averaged; absent: classes without positives, which are not;
+    unlabelled: clips without any class, which are ranked last."""
+
+    value: float
+    num_classes: int
+    absent: int
+    unlabelled: int
+
+
+def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> MeanAveragePrecision:
+    """Mean over classes of the average precision, for clips of several classes each: 'n c' scores, 'n c' bool truth.
+
+    scikit-learn's `average_precision_score`: no interpolation, the plain mean over the classes with a positive clip.
+    Undecoded clips are ranked last in every class, all tied, so that they count against a class they belong to.
+
+    As in Charades' own evaluation (Charades_v1_classify.m), clips without any class are ranked last too: they do not
+    count as false positives. Equal scores differ from it: there the order of the file decides between them, here they
+    share one precision. There, a clip missing from the submission scores 0 in every class.
+
+    Raises ValueError if the shapes differ, the truth is not 0 or 1, or no class has a positive clip.
+    """
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    if scores.ndim != 2 or truth.shape != scores.shape or 0 in scores.shape:
+        raise ValueError(f"scores {scores.shape} and truth {truth.shape}: expected 'n c' both, n and c at least 1")
+    if not np.isin(truth, (0, 1)).all():
+        raise ValueError("the truth of several classes a clip must be 0 or 1 everywhere")
+    if not truth.any():
+        raise ValueError(f"none of the {len(truth)} clips belongs to any of the {truth.shape[1]} classes")
+    unlabelled, present = ~truth.any(axis=1), truth.any(axis=0)
+    last = _failed(scores) | unlabelled
+    ranks = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)  # the same order, finite even for -inf
+    ranks[last] = -1
+    precisions = average_precision_score(truth[:, present].astype(int), ranks[:, present], average=None)
+    return MeanAveragePrecision(
+        100.0 * float(np.mean(precisions)), int(present.sum()), int((~present).sum()), int(unlabelled.sum()))
+
+
 def prediction_summary(scores: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
     """Where the first choices go.
 
@@ -110,51 +170,9 @@ def zero_shot_scores(embeddings: ArrayLike, category: ArrayLike, description: Ar
     return np.mean([embeddings @ normalize(np.asarray(space, dtype=np.float64)).T for space in spaces], axis=0)
 
 
-def zero_shot_probabilities(cosines: ArrayLike, *, logit_scale: float) -> np.ndarray:
-    """CLIP's distribution over the classes: softmax of logit_scale x cosine, 'n c'. Rows of NaN stay NaN."""
-    return torch.from_numpy(np.asarray(cosines) * logit_scale).softmax(dim=-1).numpy()
-
-
-def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Sequence[int] = range(10)) -> np.ndarray:
-    """EP-half (Text4Vis, AAAI 2023; BIKE, CVPR 2023): top-1 in percent on random halves of the classes, one per seed.
-
-    Seed i permutes the classes (`np.random.seed(i)`), the first len // 2 stay, with all their clips; a clip is right if
-    its class has the best score among those that stay.
-    """
-    scores, labels = _checked(scores, labels)
-    accuracies = []
-    for seed in seeds:
-        chosen = np.random.RandomState(seed).permutation(scores.shape[1])[: scores.shape[1] // 2]
-        clips = np.isin(labels, chosen)
-        place = np.full(scores.shape[1], -1)
-        place[chosen] = np.arange(len(chosen))
-        accuracies.append(topk_accuracy(scores[clips][:, chosen], place[labels[clips]], 1))
-    return np.array(accuracies)
-
-
-class MeanAveragePrecision(NamedTuple):
-    """value: in percent, the mean over the classes with a clip; num_classes: how many those are, of all."""
-
-    value: float
-    num_classes: int
-
-
-def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> MeanAveragePrecision:
-    """Charades' measure: scores 'n c', truth 'n c' bool (several classes a clip, or none).
-
-    scikit-learn's average precision of each class that any clip has. Clips with a row of NaN come last in every class.
-    """
-    scores, truth = np.array(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
-    if scores.ndim != 2 or scores.shape != truth.shape or not truth.any():
-        raise ValueError(f"scores {scores.shape} and truth {truth.shape}: expected 'n c' each, with a positive at least")
-    failed = _failed(scores)
-    if not failed.all():
-        scores[failed] = scores[~failed].min() - 1
-    else:
-        scores[:] = 0
-    present = truth.any(axis=0)
-    value = average_precision_score(truth[:, present], scores[:, present], average="macro")
-    return MeanAveragePrecision(100.0 * float(value), int(present.sum()))
+def zero_shot_probabilities(cosines: ArrayLike, *, logit_scale: float = 100.0) -> np.ndarray:
+    """Softmax of the scaled cosines, 'n c' -> 'n c'; 100 is the scale at which CLIP's training ends (its clip value)."""
+    return torch.softmax(logit_scale * torch.as_tensor(np.asarray(cosines, dtype=np.float64)), dim=1).numpy()
 
 
 def balanced_scores(scores: ArrayLike, *, temperature: float, rounds: int) -> np.ndarray:

@@ -191,6 +191,7 @@ class EvaluateParams(AdaptParams):
     probe_refinements: Count
     probe_held_out: Annotated[float, Field(gt=0, lt=1)]
     probe_max_iter: Positive
+    probe_tolerance: Above0
     knn_k: Choices
     bootstrap_rounds: Positive
 

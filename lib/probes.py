@@ -1,14 +1,17 @@
-"""Probes on frozen features: a linear classifier with a swept regularisation, and nearest neighbours.
+"""Probes on frozen features: a linear classifier and k-NN, fitted on the training split, test labels never seen.
 
-A clip that could not be decoded has a row of NaN: training leaves it out (and the caller counts it), tests count it as
-wrong. Inputs and results are numpy arrays, 'n w' features and 'n c' scores.
+Features are 'n w'. A test clip that could not be decoded is a row of NaN and stays one; training clips must all be
+finite. Inputs are numpy arrays or CPU tensors; results are numpy.
 """
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from einops import rearrange, reduce
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -16,40 +19,17 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler, normalize
-from sklearn.utils.extmath import softmax
+from tqdm import tqdm
 
-Normalise = Literal["raw", "standardise", "l2"]
-
-
-class ProbeError(RuntimeError):
-    """The solver of a linear probe stopped before it had converged: its accuracy would mean nothing."""
+Normalisation = Literal["raw", "standardise", "l2"]
 
 
-class LinearProbe:
-    """A fitted probe. C: the chosen one; records: one a fit of the sweep, the refit last, each with `fit` ("sweep",
-    "refit"), `C`, `held_out_top1` (percent; None for the refit) and `iterations`."""
-
-    def __init__(self, model: Pipeline, C: float, records: list[dict[str, Any]], num_classes: int):
-        self.model, self.C, self.records, self.num_classes = model, C, records, num_classes
-
-    def scores(self, features: ArrayLike) -> np.ndarray:
-        """'n w' -> 'n c': the decision function. A class without training clips scores -inf, a row of NaN stays NaN."""
-        features = np.asarray(features, dtype=np.float32)
-        decoded, seen = ~np.isnan(features).any(axis=1), self.model[-1].classes_
-        scores = np.empty((0, len(seen)))
-        if decoded.any():
-            scores = self.model.decision_function(features[decoded])
-        if scores.ndim == 1:  # scikit-learn gives two classes one column: the log of their odds
-            scores = np.stack([-scores / 2, scores / 2], axis=1)
-        return _spread(scores, classes=seen, decoded=decoded, num_classes=self.num_classes, absent=-np.inf)
-
-    def probabilities(self, features: ArrayLike) -> np.ndarray:
-        """'n w' -> 'n c': the softmax of `scores`."""
-        return softmax(self.scores(features))
+class ProbeError(ValueError):
+    """The solver of the linear probe stopped before it converged: its accuracy would be that of no particular C."""
 
 
 def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
+    features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ValueError(f"training features {features.shape}, labels {labels.shape}: expected 'n w' and 'n', n >= 1")
     if not np.isfinite(features).all():
@@ -61,13 +41,50 @@ def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> t
 
 
 def _spread(
-    scores: np.ndarray, *, classes: np.ndarray, decoded: np.ndarray, num_classes: int, absent: float
+    score: Callable[[np.ndarray], np.ndarray], features: ArrayLike, *, classes: np.ndarray, num_classes: int,
+    absent: float,
 ) -> np.ndarray:
-    """Scores of decoded clips and classes seen in training -> scores of all clips (NaN) and all classes (`absent`)."""
-    everything = np.full((len(decoded), num_classes), np.nan)
+    """Scores decoded clips in the classes seen in training -> all clips (else NaN) in all classes (else `absent`)."""
+    features = np.asarray(features, dtype=np.float64)
+    decoded = ~np.isnan(features).any(axis=1)
+    everything = np.full((len(features), num_classes), np.nan)
     everything[decoded] = absent
-    everything[np.ix_(decoded, classes)] = scores
+    if decoded.any():
+        everything[np.ix_(decoded, classes)] = score(features[decoded])
     return everything
+
+
+# Linear probe --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted linear probe.
+
+    `records` has one entry per fit, in the order of the fits, the refit last: `fit` ("sweep" or "refit"), `C`,
+    `held_out_top1` (percent; None for the refit), `iterations` and `seconds`.
+    """
+
+    model: Pipeline
+    num_classes: int
+    C: float
+    records: list[dict[str, Any]]
+
+    def scores(self, features: ArrayLike) -> np.ndarray:
+        """Decision values, 'n w' -> 'n c'; a class without training clips has -inf."""
+        return _spread(self._decisions, features, classes=self.model.classes_, num_classes=self.num_classes,
+                       absent=-np.inf)
+
+    def probabilities(self, features: ArrayLike) -> np.ndarray:
+        """The classifier's probabilities, 'n w' -> 'n c'; a class without training clips has 0."""
+        return _spread(self.model.predict_proba, features, classes=self.model.classes_, num_classes=self.num_classes,
+                       absent=0.0)
+
+    def _decisions(self, features: np.ndarray) -> np.ndarray:
+        decisions = self.model.decision_function(features)
+        if decisions.ndim == 1:  # scikit-learn gives two classes one column
+            decisions = np.stack([-decisions, decisions], axis=1)
+        return decisions
 
 
 def _held_out(
@@ -83,24 +100,33 @@ def _held_out(
     return next(folds.split(np.zeros(len(labels)), labels, groups))
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, *, C: float, max_iter: int, normalise: Normalise) -> Pipeline:
-    """One fit of scikit-learn's L-BFGS. Raises ProbeError if it did not converge.
+def _steps(normalise: Normalisation) -> list[StandardScaler | Normalizer]:
+    # The intercept is not penalised, so centring leaves the solution as it is, and L-BFGS finds it in fewer iterations
+    # (96_probe_speed).
+    if normalise == "standardise":
+        return [StandardScaler()]
+    if normalise not in ("raw", "l2"):
+        raise ValueError(f"normalise is {normalise!r}: choose 'raw', 'standardise' or 'l2'")
+    return [*([Normalizer()] if normalise == "l2" else []), StandardScaler(with_std=False)]
 
-    Features are centred: the intercept is not penalised, so the solution stays, but the solver needs a tenth of the
-    time, since a few of CLIP's dimensions lie far from zero.
-    """
-    steps = {"raw": [StandardScaler(with_std=False)], "standardise": [StandardScaler()],
-             "l2": [Normalizer(), StandardScaler(with_std=False)]}[normalise]
-    model = make_pipeline(*steps, LogisticRegression(C=C, max_iter=max_iter))
+
+def _fitted(
+    features: np.ndarray, labels: np.ndarray, *, C: float, max_iter: int, tolerance: float, normalise: Normalisation
+) -> tuple[Pipeline, dict[str, Any]]:
+    """A converged fit, and its `iterations` and `seconds`; raises ProbeError if it did not converge."""
+    model = make_pipeline(*_steps(normalise), LogisticRegression(C=C, max_iter=max_iter, tol=tolerance))
+    started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            return model.fit(features, labels)
+            model.fit(features, labels)
         except ConvergenceWarning as warning:
-            raise ProbeError(
-                f"the linear probe with C = {C:g} has not converged in {max_iter} iterations: raise probe_max_iter, take "
-                f"large values out of probe_c, or set probe_normalise to standardise ({str(warning).splitlines()[0]})"
-            ) from None
+            words = str(warning).split("\n\n")[0].replace("\n", " ")
+            advice = "raise it, drop the largest values of probe_c" + (
+                "" if normalise == "standardise" else ", or set probe_normalise to standardise")
+            raise ProbeError(f"the linear probe with C = {C:g} stopped early, with probe_max_iter = {max_iter}: "
+                             f"{advice} (scikit-learn: {words})") from warning
+    return model, {"iterations": int(model[-1].n_iter_.max()), "seconds": time.perf_counter() - started}
 
 
 def fit_linear_probe(
@@ -112,37 +138,58 @@ def fit_linear_probe(
     refinements: int,
     held_out: float,
     max_iter: int,
-    normalise: Normalise,
+    tolerance: float,
+    normalise: Normalisation,
     seed: int,
     groups: ArrayLike | None = None,
 ) -> LinearProbe:
     """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training split.
 
     The share `held_out` of the training split (whole groups, if `groups` names each clip's group) chooses C, the
-    smallest of equally good ones: from `grid`, then `refinements` times from the geometric middles between the best so
-    far and its neighbours (the search of CLIP's paper, appendix A.3: from seven values to eight a decade). One fit on
-    the whole training split with that C is the probe. It never sees test features or test labels.
+    smallest of equally good ones; then one fit on the whole training split is the probe. C is first sought in `grid`;
+    then each of `refinements` rounds tries the geometric means of the best C so far and its neighbours on either side.
+    That is the parametric binary search of CLIP's linear probe (Radford et al. 2021, appendix A.3): from
+    10^-6, 10^-4 ... 10^6, four rounds end at 8 steps per decade, as theirs. The normalisation is fitted with each
+    classifier, so no choice sees the test set; "raw" is CLIP's.
 
-    Raises ProbeError if any of the fits does not converge; ValueError for features and labels that are none.
+    `tolerance` bounds the largest entry of the gradient of the *mean* loss. scikit-learn before 1.4 (pull request
+    26721), so CLIP's, bounded that of the summed loss: its default of 1e-4 is 1e-4 / n here. With today's default, a
+    large C stops far from its solution and is judged by where it stopped.
+
+    Raises:
+        ProbeError: a fit stopped before it converged, in the sweep or at the end: an unfinished fit, even one that
+            loses, decides which C is taken.
+        ValueError: features that are not finite, labels that are no class, too few groups, an unknown `normalise`.
     """
-    if normalise not in ("raw", "standardise", "l2"):
-        raise ValueError(f"normalise is {normalise!r}: choose 'raw', 'standardise' or 'l2'")
     features, labels = _training_set(train_features, train_labels, num_classes)
     fit_part, choice_part = _held_out(labels, groups, fraction=held_out, seed=seed)
-    options, records = {"max_iter": max_iter, "normalise": normalise}, {}
-    wanted = sorted(map(float, grid))
-    for _ in range(refinements + 1):
-        for C in wanted:
-            model = _fit(features[fit_part], labels[fit_part], C=C, **options)
-            accuracy = 100.0 * float(model.score(features[choice_part], labels[choice_part]))
-            records[C] = {"fit": "sweep", "C": C, "held_out_top1": accuracy, "iterations": int(model[-1].n_iter_.max())}
-        tried = sorted(records)
-        best = max(tried, key=lambda C: records[C]["held_out_top1"])
-        place = tried.index(best)
-        wanted = [float(np.sqrt(best * C)) for C in tried[max(place - 1, 0) : place + 2] if C != best]
-    model = _fit(features, labels, C=best, **options)
-    refit = {"fit": "refit", "C": best, "held_out_top1": None, "iterations": int(model[-1].n_iter_.max())}
-    return LinearProbe(model, best, [*(records[C] for C in tried), refit], num_classes)
+    settings = {"max_iter": max_iter, "tolerance": tolerance, "normalise": normalise}
+    tried: dict[float, float] = {}  # C -> its held-out top-1
+    records = []
+    with tqdm(desc="linear probe", unit="fit") as progress:
+
+        def record(fit: str, part: np.ndarray, C: float) -> Pipeline:
+            progress.set_postfix(C=f"{C:.3g}")
+            model, effort = _fitted(features[part], labels[part], C=C, **settings)
+            if fit == "sweep":
+                tried[C] = 100.0 * float(model.score(features[choice_part], labels[choice_part]))
+            records.append({"fit": fit, "C": float(C), "held_out_top1": tried[C] if fit == "sweep" else None, **effort})
+            progress.update()
+            return model
+
+        candidates = sorted(set(grid))
+        for refinement in range(refinements + 1):
+            for C in candidates:
+                record("sweep", fit_part, C)
+            ordered = sorted(tried)
+            place = max(range(len(ordered)), key=lambda i: tried[ordered[i]])
+            around = ordered[max(place - 1, 0): place + 2]
+            candidates = [float(np.sqrt(a * b)) for a, b in zip(around, around[1:])]
+        best = float(ordered[place])
+        return LinearProbe(record("refit", np.arange(len(labels)), best), num_classes, best, records)
+
+
+# k-NN ----------------------------------------------------------------------------------------------------------------
 
 
 def knn(
@@ -161,15 +208,26 @@ def knn(
     features, labels = _training_set(train_features, train_labels, num_classes)
     if k > len(features):
         raise ValueError(f"k = {k} neighbours wanted, but there are only {len(features)} training clips: lower k")
-    test_features = np.asarray(test_features, dtype=np.float32)
-    decoded = ~np.isnan(test_features).any(axis=1)
 
     def votes_of(distance: np.ndarray) -> np.ndarray:
         # Between unit vectors, distance^2 = 2 - 2 s; scikit-learn is much faster with distances than with cosines.
         return np.exp((1 - distance**2 / 2) / temperature)
 
     model = KNeighborsClassifier(k, algorithm="brute", weights=votes_of).fit(normalize(features), labels)
-    votes = np.empty((0, len(model.classes_)))
-    if decoded.any():
-        votes = model.predict_proba(normalize(test_features[decoded]))
-    return _spread(votes, classes=model.classes_, decoded=decoded, num_classes=num_classes, absent=0.0)
+    return _spread(lambda rows: model.predict_proba(normalize(rows)), test_features, classes=model.classes_,
+                   num_classes=num_classes, absent=0.0)
+
+
+# Views ---------------------------------------------------------------------------------------------------------------
+
+
+def mean_over_views(probabilities: Callable[[np.ndarray], np.ndarray], features: ArrayLike) -> np.ndarray:
+    """The mean over a clip's views of the probabilities of each view: 'n v w' -> 'n c'.
+
+    `probabilities` takes 'n w' to 'n c': `LinearProbe.probabilities`, `knn` with all but the test features given, or
+    the softmax of cosines. The other way is the mean of the features over v, scored once. A clip of which a view is NaN
+    is NaN.
+    """
+    features = np.asarray(features)
+    of_views = probabilities(rearrange(features, "n v w -> (n v) w"))
+    return reduce(of_views, "(n v) c -> n c", "mean", v=features.shape[1])

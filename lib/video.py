@@ -75,7 +75,8 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     from counting the compressed packets, not from the header. Where fewer frames decode than there are packets, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
-    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen. With the
+    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
+    it is an error. With the
     `index` of a file that `inspect` found sound, frames between the wanted ones are jumped over or left out where
     nothing refers to them: the same frames, faster. Only wanted frames are converted. They are scaled as they are
     converted (bicubic, antialiased) so that the shorter side has `short_side` pixels after turning and pixel aspect;

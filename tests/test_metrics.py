@@ -75,6 +75,36 @@ def test_pairs_without_clips_and_pairs_that_are_none_are_errors():
         pair_accuracy(np.zeros((1, 4)), [0], [(0, 4)])
 
 
+def test_half_of_the_classes_is_drawn_and_scored_as_by_hand():
+    # numpy's legacy generator: seed 0 permutes five classes to 2 0 1 3 4, seed 1 to 2 1 4 0 3. Half of five is two.
+    scores = np.array([
+        [0.1, 0.9, 0.2, 0.9, 0.9],  # class 0: wrong in {0, 2}
+        [0.3, 0.9, 0.2, 0.9, 0.9],  # class 0: right in {0, 2}, whatever the classes outside of it
+        [0.1, 0.5, 0.6, 0.9, 0.9],  # class 2: right in both halves
+        [0.9, 0.5, 0.6, 0.9, 0.9],  # class 1: wrong in {1, 2}
+        [NAN] * 5,                  # class 2, undecoded: wrong in both
+    ])
+    assert half_class_accuracies(scores, [0, 0, 2, 1, 2], seeds=[0, 1]) == pytest.approx([50, 100 / 3])
+
+
+def test_the_ten_halves_are_those_of_numpys_global_seed():
+    generator = np.random.default_rng(0)
+    scores, labels, expected = generator.normal(size=(300, 11)), generator.integers(11, size=300), []
+    for seed in range(10):
+        np.random.seed(seed)
+        half = sorted(np.random.permutation(11)[:5])
+        clips = [(row, label) for row, label in zip(scores, labels) if label in half]
+        expected.append(100 * np.mean([max(half, key=lambda c: row[c]) == label for row, label in clips]))
+    assert half_class_accuracies(scores, labels) == pytest.approx(expected)
+
+
+def test_a_drawn_class_without_clips_is_no_candidate_and_a_half_without_clips_is_an_error():
+    scores = np.array([[0.1, 0.0, 0.9, 0.0, 0.0]])
+    assert half_class_accuracies(scores, [0], seeds=[0]) == pytest.approx([100])
+    with pytest.raises(ValueError, match="half of the classes of seed 1"):
+        half_class_accuracies(scores, [0], seeds=[0, 1])
+
+
 def test_the_prediction_summary_counts_what_was_predicted_and_what_failed():
     scores = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], [NAN, NAN, NAN]])
     summary = prediction_summary(scores, [0, 0, 1, 1])
@@ -91,6 +121,46 @@ def test_a_set_of_which_nothing_decoded_has_a_summary_too():
     assert summary["num_failed"] == 2 and np.isnan(summary["prediction_entropy"])
 
 
+def test_mean_average_precision_by_hand():
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.9, 0.5], [0.1, 0.5, 0.5]])
+    # class 0: positives at ranks 1 and 3, (1/1 + 2/3) / 2; class 1: at ranks 1 and 2, 1; class 2: none
+    found = mean_average_precision(scores, truth)
+    assert found == (pytest.approx(100 * (5 / 6 + 1) / 2), 2, 1, 0)
+
+
+def test_undecoded_clips_lower_the_mean_average_precision():
+    truth = np.array([[1], [0], [1]], dtype=bool)
+    assert mean_average_precision([[0.9], [0.1], [0.8]], truth).value == pytest.approx(100)
+    # the positive at rank 3 has precision 2/3
+    assert mean_average_precision([[0.9], [0.1], [NAN]], truth).value == pytest.approx(100 * (1 + 2 / 3) / 2)
+    # nothing decoded: everything is tied, and the precision is the share of positives
+    assert mean_average_precision([[NAN]] * 3, truth).value == pytest.approx(100 * 2 / 3)
+
+
+def test_clips_without_any_class_are_ranked_last_as_in_charades_own_evaluation():
+    truth = np.array([[1, 0], [0, 1], [0, 0]])
+    scores = np.array([[0.5, 0.1], [0.1, 0.5], [0.9, 0.9]])
+    assert mean_average_precision(scores, truth) == (100, 2, 0, 1)
+
+
+def test_mean_average_precision_equals_scikit_learns_where_every_clip_has_a_class_and_a_score():
+    generator = np.random.default_rng(0)
+    scores, truth = generator.normal(size=(60, 5)), generator.random((60, 5)) < 0.3
+    truth[:, 0] |= ~truth.any(axis=1)
+    assert mean_average_precision(scores, truth).value == pytest.approx(100 * average_precision_score(truth, scores))
+    scores[:, 2] = -np.inf  # a class without training clips
+    expected = np.where(np.isinf(scores), -99, scores)
+    assert mean_average_precision(scores, truth).value == pytest.approx(100 * average_precision_score(truth, expected))
+
+
+def test_a_truth_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match="0 or 1"):
+        mean_average_precision(np.zeros((2, 2)), np.full((2, 2), 2))
+    with pytest.raises(ValueError, match="none of the 2 clips"):
+        mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
 # Zero-shot ------------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +171,12 @@ def test_zero_shot_scores_are_cosines_and_the_two_spaces_are_averaged():
     both = zero_shot_scores(embeddings, category, description)
     assert both[0] == pytest.approx([(0.6 + 0.8) / 2, (0.8 + 1.0) / 2])
     assert np.isnan(both[1]).all()
+
+
+def test_zero_shot_probabilities_are_a_softmax_at_clips_scale():
+    probabilities = zero_shot_probabilities([[0.30, 0.29], [NAN, NAN]])
+    assert probabilities[0] == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+    assert np.isnan(probabilities[1]).all()
 
 
 def test_balanced_predictions_undo_a_favourite_class_and_leave_failed_clips_out():
@@ -114,40 +190,6 @@ def test_balanced_predictions_undo_a_favourite_class_and_leave_failed_clips_out(
     assert np.allclose(balanced[:-1].sum(axis=1), 1)
     assert topk_accuracy(balanced[:-1], labels, 1) > topk_accuracy(biased, labels, 1) + 20
     assert np.array_equal(balanced[:-1], balanced_scores(biased, temperature=0.1, rounds=20))
-
-
-# Other protocols ------------------------------------------------------------------------------------------------------
-
-
-def test_clips_probabilities_are_the_softmax_at_its_temperature():
-    scores = zero_shot_probabilities(np.array([[0.2, 0.1], [NAN, NAN]]), logit_scale=10.0)
-    assert scores[0] == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e)]) and np.isnan(scores[1]).all()
-
-
-def test_half_of_the_classes_is_scored_among_itself():
-    generator = np.random.default_rng(0)
-    scores, labels = generator.normal(size=(60, 5)), generator.integers(5, size=60)
-    accuracies = half_class_accuracies(scores, labels)
-    assert len(accuracies) == 10
-    for seed in (0, 7):
-        np.random.seed(seed)
-        chosen = sorted(np.random.permutation(5)[:2])
-        clips = [i for i in range(60) if labels[i] in chosen]
-        right = [max(chosen, key=lambda c: scores[i, c]) == labels[i] for i in clips]
-        assert accuracies[seed] == pytest.approx(100 * np.mean(right))
-
-
-def test_mean_average_precision_is_over_the_classes_that_occur_and_failed_clips_come_last():
-    # class 0: ranks 1 and 3 of 3 -> (1 + 2/3) / 2; class 1: rank 2 -> 1/2; class 2 does not occur
-    scores = np.array([[0.9, 0.5, 0.1], [0.5, 0.9, 0.1], [0.1, 0.1, 0.9]])
-    truth = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
-    found = mean_average_precision(scores, truth)
-    assert found.num_classes == 2 and found.value == pytest.approx(100 * (5 / 6 + 1 / 2) / 2)
-    failed = np.where(np.arange(3)[:, None] == 0, NAN, scores)
-    expected = [average_precision_score(truth[:, c], np.where(np.arange(3) == 0, -9, scores[:, c])) for c in (0, 1)]
-    assert mean_average_precision(failed, truth).value == pytest.approx(100 * np.mean(expected))
-    with pytest.raises(ValueError, match="a positive at least"):
-        mean_average_precision(scores, np.zeros((3, 3), dtype=bool))
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def test_inspection_finds_damage_that_lies_anywhere(shared_data, tmp_path):
         data[position] ^= 0x55
     (tmp_path / "flipped.mp4").write_bytes(data)
     damaged = inspect(tmp_path / "flipped.mp4")
-    assert "the first is 181" in damaged.error and not damaged.index.keys
+    assert damaged.error.startswith("decoding fails after 177 frames") and not damaged.index.keys
     cut = inspect(shared_data / "video-zoo" / "decord" / "corrupted.mp4")
     assert cut.error.startswith("decoding fails after 28 frames") and cut.frames == 28
 
@@ -285,7 +285,7 @@ def test_damaged_frame_is_an_error_if_it_is_wanted(shared_data, tmp_path):
     path = tmp_path / "flipped.mp4"
     path.write_bytes(data)
     assert len(decode(path, lambda n, fps: range(100), short_side=32).pixels) == 100
-    with pytest.raises(VideoError, match="frame 181 is damaged"):
+    with pytest.raises(VideoError, match="decoding fails after 177 frames"):
         decode(path, every_frame, short_side=32)
 
 
