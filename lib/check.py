@@ -78,7 +78,7 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
     videos = {video.path: video for videos in parts.values() for video in videos.videos}
     known = manifest.read(path) if path.exists() else None
-    table = manifest.check(list(videos), root=place, workers=workers, known=known)
+    table = manifest.check(sorted(videos), root=place, workers=workers, known=known)
     manifest.write(table, path)
     broken = table[table["error"] != ""]
     print(f"  {len(table) - len(broken)} of {len(table)} files can be decoded; manifest: {path}")
