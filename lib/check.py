@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
-    if missing := [name for name in datasets if not place_of(params, name).is_dir()]:
+    if not all(place_of(params, name).is_dir() for name in datasets):
         print("\n".join(absent(params, profile=chosen.profile)), file=sys.stderr)
         return 2
     whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]

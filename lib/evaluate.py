@@ -90,7 +90,7 @@ def evaluate(params: Params, folder: Path) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
     record, datasets = Record(), {}
     for dataset, lists in everything.items():
-        tests = {part: lists[part] for part in _test_parts(params, dataset, lists)}
+        tests = {part: lists[part] for part in _test_parts(params, dataset)}
         classes = next(iter(tests.values())).classes
         if other := {part: v.classes for part, v in lists.items() if v.classes != classes}:
             raise ValueError(f"{dataset}: the classes of its parts differ: {sorted(other)} from {sorted(tests)}")
@@ -130,7 +130,7 @@ def _hashed(kind: str, names: list[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
 
 
-def _test_parts(params: Params, dataset: str, lists: dict[str, VideoList]) -> list[str]:
+def _test_parts(params: Params, dataset: str) -> list[str]:
     """The parts that numbers are reported on. Kinetics has no public test labels: its validation part is it."""
     if dataset in ("ucf101", "hmdb51"):
         return [f"test-{split}" for split in params.evaluate_splits]
@@ -215,7 +215,8 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
         probe = fit_linear_probe(
             known[params.probe_feature][decoded], labels, num_classes=len(videos.classes), grid=params.probe_c,
             refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
-            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.seed, groups=None if groups is None else groups[decoded])
+            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.seed,
+            groups=None if groups is None else groups[decoded])
         probes[part] = {"C": probe.C, "sweep": probe.records}
         features = found.of(videos, params.probe_feature, params.probe_views, average=average)
         record.scores(dataset, part, "linear_probe",

@@ -201,6 +201,8 @@ class EvaluateParams(AdaptParams):
             raise ValueError(f"probe_on: {sorted(other)} must stand in evaluate_on too")
         if "charades" in self.probe_on:
             raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
+        if self.balance_predictions and self.average_views != "features":
+            raise ValueError("balance_predictions takes cosines: it needs average_views: features")
         return self
 
 

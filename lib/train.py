@@ -174,7 +174,8 @@ def adapt(params: Params, folder: Path) -> dict:
     bad = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps) if steps else []
     for name, model in (("student", student), ("teacher", teacher)):
         save_model(model, tokenizer, folder / name)
-    record = {"params": params.model_dump(), "videos": len(videos), "concepts": len(concepts), "steps": steps, "bad_videos": bad,
+    record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
+              "concepts": len(concepts), "steps": steps, "bad_videos": bad,
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
     write_json(folder / "adapt.json", record)
     return record
