@@ -1,4 +1,5 @@
 # make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
+# make check-data  reads every file of a profile's data sets once, and says what is missing or broken
 # make test        the tests
 # make lab         JupyterLab on the notebooks
 # Each creates .venv on first use, and brings it up to date when a pinned version has changed.
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SNAKEMAKE = .venv/bin/snakemake -c $(CORES) --rerun-incomplete --rerun-triggers mtime params input \
             --nolock --keep-going --config 'profile=$(PROFILE)' 'suite=$(SUITE)' 'data=$(DATA)'
 
-.PHONY: reproduce test lab
+.PHONY: reproduce check-data test lab
 
 # The dry run tells first, and once, what is wrong with what was asked for. When a run has failed, the tables are still
 # made from the others, with the failed ones marked, and make fails at the end.
@@ -30,6 +31,9 @@ reproduce: .venv/installed
 	$(SNAKEMAKE) partial=1; \
 	echo 'make reproduce: some runs failed (messages above); the tables are made from the others.' >&2; \
 	exit 1
+
+check-data: .venv/installed
+	.venv/bin/python -m lib.check '$(PROFILE)' --data '$(DATA)' --workers $(CORES)
 
 test: .venv/installed
 	.venv/bin/python -m pytest

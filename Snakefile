@@ -1,8 +1,8 @@
 # The suite as a graph of papermill runs: world, clip -> adapt -> evaluate -> tables, figures. `make reproduce` calls
 # it; `snakemake -n --config profile=embedded suite=objectives` shows the plan.
 #
-# config: profile, suite (params/profiles, params/suites); data: another folder of videos than the profile's; partial=1:
-# tables and figures from the runs that are finished, nothing else.
+# config: profile, suite (params/profiles, params/suites); data: another folder of videos than the profile's for the data
+# set that it adapts to; partial=1: tables and figures from the runs that are finished, nothing else.
 #
 # The tracked output of a notebook is the result file that it writes last, so what was interrupted is done again (an
 # adaptation goes on from its checkpoint). A rule's `params` carry the hash of what its stage depends on: a changed
@@ -13,13 +13,16 @@ import os
 import sys
 from pathlib import Path
 
-from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams
-from lib.tables import read_suite, runs_of, state_of, summary
+from lib.check import absent, datasets_of
+from lib.data import manifest_path
+from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load
+from lib.suites import read_suite, runs_of, state_of
+from lib.tables import summary
 
 ROOT = Path(workflow.basedir)
 PROFILE = config.get("profile", "embedded")
 SUITE = config.get("suite", "reproduce")
-OVERRIDES = {"data": str(config["data"])} if config.get("data") else {}
+DATA = str(config.get("data") or "")
 PARTIAL = bool(config.get("partial"))
 
 
@@ -31,6 +34,7 @@ def stop(message):
 
 try:
     suite = read_suite(SUITE)
+    OVERRIDES = {f"data_{load(profile=PROFILE).dataset}": DATA} if DATA else {}
     runs = runs_of(suite, PROFILE, OVERRIDES)
 except ParamsError as error:
     stop(error)
@@ -50,11 +54,12 @@ def path_of(run):
 
 
 by_folder = {path_of(run): run for run in runs}
-worlds = {f"{run.params.data}/world.json": run for run in runs if run.params.dataset == "embedded"}
+worlds = {f"{run.params.data_embedded}/world.json": run for run in runs
+          if "embedded" in (run.params.dataset, *run.params.evaluate_on)}
 clips = {record: run for run in runs if (record := clip_record(run.params))}
 
-if first.dataset != "embedded" and not (ROOT / first.data).is_dir():
-    stop(f"data: {first.data} is no folder; name one: make reproduce PROFILE={PROFILE} DATA=<folder>")
+if not PARTIAL and (problems := absent(first, profile=PROFILE)):
+    stop("\n".join([f"{PROFILE}: {len(problems)} thing(s) that it needs are not here", *problems]))
 for record, run in clips.items():
     # half an hour of work, and part of the repository for worlds 0 to 2: made where there is none, never replaced
     made_by = json.loads((ROOT / record).read_text())["params_hash"] if (ROOT / record).exists() else None
@@ -102,7 +107,7 @@ for record, run in worlds.items():
             notebook="11_world",
             executed=f"{OUT}/worlds/{run.world_seed}/11_world.ipynb",
             arguments=arguments(world_seed=run.world_seed),
-            folder=run.params.data,
+            folder=run.params.data_embedded,
             hash=run.params.stage_hash(WorldParams),
         # Snakemake has made the folder of the output, and an existing folder that is no world is an error
         shell: "rmdir {params.folder} 2> /dev/null || true; " + PAPERMILL
@@ -121,11 +126,30 @@ for record, run in clips.items():
         shell: PAPERMILL
 
 
+def manifest_of(params, dataset):
+    path = manifest_path(params, dataset)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+for dataset in datasets_of(first):
+
+    rule:
+        name: f"check_{dataset}"
+        output: update(manifest_of(first, dataset))  # what it knows of unchanged files is kept
+        log: f"{OUT}/check_{dataset}.log"
+        params: dataset=dataset, profile=PROFILE, data=DATA, python=sys.executable, workers=workflow.cores
+        # what is missing or broken stops the runs themselves, unless `allow_missing`
+        shell:
+            "{params.python} -m lib.check {params.profile} --dataset {params.dataset} --data={params.data:q} "
+            "--workers {params.workers} 2>&1 | tee {log} || test -f {output}"
+
+
 def inputs_of_adapt(wildcards):
     p = by_folder[wildcards.folder].params
-    made = [f"{p.data}/world.json"] if p.dataset == "embedded" else []
+    made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
-    return made + [f"params/concepts/{p.concepts}.yaml", f"params/prompts/{p.prompts}.yaml"]
+    made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
+    return made + [*(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]
 
 
 rule adapt:

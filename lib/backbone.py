@@ -13,7 +13,7 @@ four forms (`temporal`):
 Tensors are named by einops axes: b videos, c channels, t frames, n tokens of a frame (class token first), w features.
 """
 
-from typing import Any, Callable, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+
+from lib.checkpoints import load_whole, normalisation
+from lib.views import CLIP_MEAN, CLIP_STD
 
 Temporal = Literal["none", "divided", "divided_copied", "joint"]
 
@@ -32,12 +35,15 @@ class VideoCLIPConfig(CLIPConfig):
 
     temporal: the form of temporal attention, see the head of this module.
     temporal_positions: rows of the temporal position embedding; other frame counts are interpolated from them.
+    image_mean, image_std: with which the image CLIP's own pictures were normalised, RGB in 0..1.
     """
 
     model_type = "video_clip"
 
     temporal: Temporal = "divided"
     temporal_positions: int = 16
+    image_mean: tuple[float, float, float] | list[float] = CLIP_MEAN
+    image_std: tuple[float, float, float] | list[float] = CLIP_STD
 
     def validate_architecture(self):
         """Called by the strict base class: refuses what the model could not be built from."""
@@ -123,6 +129,7 @@ class VideoTransformer(nn.Module):
         vision = config.vision_config
         self.temporal = config.temporal
         self.channels, self.patch = vision.num_channels, vision.patch_size
+        self.image_mean, self.image_std = tuple(config.image_mean), tuple(config.image_std)
         self.grid = vision.image_size // vision.patch_size  # patches along each side of CLIP's own images
         self.patch_embedding = nn.Linear(vision.num_channels * vision.patch_size**2, vision.hidden_size, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(vision.hidden_size))
@@ -135,7 +142,10 @@ class VideoTransformer(nn.Module):
         self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
 
     def forward(self, videos: Tensor) -> VideoCLIPOutput:
-        """'b c t h w' (normalised pixels) -> features 'b w', embedding 'b d'. Any t; h and w multiples of the patch."""
+        """'b c t h w' -> features 'b w', embedding 'b d'. Any t; h and w multiples of the patch.
+
+        Pixels are normalised with OpenAI's mean and standard deviation (`lib/views.py`), whatever the image CLIP.
+        """
         if videos.ndim != 5 or videos.shape[1] != self.channels or not videos.is_floating_point():
             raise ValueError(
                 f"videos must be floating point 'b c t h w' with c = {self.channels},"
@@ -145,6 +155,10 @@ class VideoTransformer(nn.Module):
         if height % self.patch or width % self.patch:
             raise ValueError(f"frames of {height} x {width} pixels: both must be multiples of the patch, {self.patch}")
 
+        if (self.image_mean, self.image_std) != (CLIP_MEAN, CLIP_STD):
+            mean, std, own_mean, own_std = (rearrange(videos.new_tensor(values), "c -> c 1 1 1")
+                                            for values in (CLIP_MEAN, CLIP_STD, self.image_mean, self.image_std))
+            videos = (videos * std + mean - own_mean) / own_std
         patches = rearrange(videos, "b c t (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
         x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
         x = torch.cat([self.class_embedding.expand(b, t, 1, -1).to(x.dtype), x], dim=2)
@@ -224,7 +238,7 @@ class VideoCLIP(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Draws nothing: both ways to a model insist on a checkpoint with every weight (see `_load_whole`)."""
+        """Draws nothing: both ways to a model insist on a checkpoint with every weight (see `load_whole`)."""
 
     @classmethod
     @torch.no_grad()
@@ -234,9 +248,12 @@ class VideoCLIP(PreTrainedModel):
         """Builds the video model, in float32 and evaluation mode, from any Hugging Face `CLIPModel` checkpoint.
 
         name_or_path: a folder with `config.json` and weights, or a hub id. seed: of the temporal parameters that are
-        drawn at random. Raises ValueError, naming the checkpoint and what was found, if it is no whole CLIP.
+        drawn at random. A `model.safetensors` comes first; a `pytorch_model.bin` (all that some hub ids have) is read
+        as tensors alone (`weights_only`), so that nothing in it can run. The checkpoint's own normalisation of
+        pictures is taken over (LAION's ViT-L/14 differs); without a `preprocessor_config.json` it is OpenAI's.
+        Raises ValueError, naming the checkpoint and what was found, if it is no whole CLIP.
         """
-        clip = _load_whole(CLIPModel.from_pretrained, name_or_path, model_type="clip", dtype=torch.float32)
+        clip = load_whole(CLIPModel.from_pretrained, name_or_path, model_type="clip", dtype=torch.float32)
         config = VideoCLIPConfig(
             vision_config=clip.config.vision_config.to_dict(),
             text_config=clip.config.text_config.to_dict(),
@@ -244,6 +261,7 @@ class VideoCLIP(PreTrainedModel):
             logit_scale_init_value=clip.config.logit_scale_init_value,
             temporal=temporal,
             temporal_positions=temporal_positions,
+            **normalisation(name_or_path),
         )
         with torch.random.fork_rng(devices=[]):  # layers draw weights as they are made; all are replaced below
             model = cls(config)
@@ -260,10 +278,10 @@ class VideoCLIP(PreTrainedModel):
 
         Keyword arguments are those of `PreTrainedModel.from_pretrained`.
         """
-        return _load_whole(super().from_pretrained, name_or_path, model_type=cls.config_class.model_type, **kwargs)
+        return load_whole(super().from_pretrained, name_or_path, model_type=cls.config_class.model_type, **kwargs)
 
     def forward(self, videos: Tensor) -> VideoCLIPOutput:
-        """'b c t h w' (normalised pixels) -> features 'b w', embedding 'b d' (not normalised)."""
+        """'b c t h w' (pixels normalised as OpenAI's) -> features 'b w', embedding 'b d' (not normalised)."""
         return self.visual(videos)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -275,24 +293,3 @@ class VideoCLIP(PreTrainedModel):
 def is_temporal(parameter_name: str) -> bool:
     """Whether a parameter of `VideoCLIP` is one that its image CLIP does not have (for the optimiser's groups)."""
     return "temporal_" in parameter_name
-
-
-def _load_whole(load: Callable, name_or_path: str, *, model_type: str, **kwargs: Any) -> PreTrainedModel:
-    """Calls `load` (a `from_pretrained`); a ValueError if the checkpoint is of another type or lacks weights."""
-    # Transformers raises errors of many types for unreadable files; each one means that there is no such checkpoint.
-    try:
-        found = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    except Exception as error:
-        raise ValueError(f"{name_or_path}: no folder or hub id with a readable config.json: {error}") from error
-    if found != model_type:
-        raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint, its config.json has model_type {found!r}")
-    try:
-        model, report = load(name_or_path, output_loading_info=True, **kwargs)
-    except Exception as error:
-        raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint that can be read: {error}") from error
-    left_over = report["unexpected_keys"] if model_type == VideoCLIPConfig.model_type else []
-    for what, keys in (("lacks", report["missing_keys"]), ("has unknown", left_over)):
-        if keys:
-            names = ", ".join(sorted(keys)[:5]) + (", ..." if len(keys) > 5 else "")
-            raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint, it {what} {len(keys)} weights: {names}")
-    return model

@@ -1,91 +1,82 @@
-"""Evaluation of one run: features once per data part, then zero-shot, linear probe and k-NN on top of them.
+"""Evaluation of one run on the data sets of `evaluate_on`: zero-shot, linear probe and k-NN on features found once.
 
-Protocols as the field has them (X-CLIP, ViFi-CLIP for zero-shot; scikit-learn for the probe): fixed views, no random
-sampling; a clip that cannot be decoded counts as wrong and is listed; the test part is looked at once, after every
-choice was made inside the training part.
+Protocols as the field has them: fixed views, no random sampling; a clip that cannot be decoded counts as wrong and is
+listed; the test part is looked at once, after every choice was made inside the training part.
+
+- zero-shot, EP-split: all classes, the official test part, of UCF-101 and HMDB-51 each of the splits (X-CLIP, ViFi-CLIP);
+  EP-full: all clips of the set; EP-half: all clips of ten random halves of the classes (Text4Vis, BIKE);
+- linear probe and k-NN: from each split's training part to its test part (`lib/probes.py`);
+- Charades: mean average precision of its multi-label test part.
 """
 
 import re
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
-from safetensors.numpy import load_file, save_file
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from safetensors.numpy import save_file
 from transformers import AutoTokenizer
 
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
-from lib.concepts import file_hash
-from lib.data import EvaluationViews, VideoList, collate, list_part
-from lib.metrics import (balanced_scores, knn, linear_probe, pair_correct, prediction_summary, topk_correct,
-                         zero_shot_scores)
+from lib.concepts import Concept, file_hash
+from lib.data import list_dataset
+from lib.features import Features, cached_features
+from lib.lists import VideoList, spoken_name
+from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
+                         prediction_summary, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
+from lib.probes import fit_linear_probe, knn, mean_over_views
 from lib.runs import provenance, read_json, write_json
 from lib.train import concept_spaces, read_concepts
 
-Features = dict[str, np.ndarray]  # "features" 'n w' and "embedding" 'n d', a row of NaN where a clip can't be decoded
+Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
 
-@torch.inference_mode()
-def extract(params: Params, model: VideoCLIP, videos: VideoList) -> tuple[Features, list[tuple[str, str]]]:
-    """Runs every video through the model once.
+class Record:
+    """What was measured, as `metrics.json` and `correct.safetensors` hold it."""
 
-    Returns:
-        the means over a video's views of its features 'n w' and of its L2-normalised embeddings 'n d' (so that cosine
-        scores are averaged over views), and name and reason of every video that can't be decoded.
-    """
-    views = EvaluationViews(videos, num_frames=params.eval_num_frames, clips=params.eval_clips, crops=params.eval_crops,
-                            image_size=params.eval_image_size)
-    loader = DataLoader(views, batch_size=params.eval_batch_size, collate_fn=collate, num_workers=params.workers)
-    config, failed = model.config, []
-    found = {"features": np.full((len(videos), config.vision_config.hidden_size), np.nan, np.float32),
-             "embedding": np.full((len(videos), config.projection_dim), np.nan, np.float32)}
-    with tqdm(total=len(videos), desc="features", unit="clip") as progress:
-        for batch in loader:
-            failed += [(videos.videos[i].name, error.reason) for i, error in batch.errors]
-            if batch.views:
-                clips = batch.views[0].to(params.device)
-                output = model(rearrange(clips, "b v c t h w -> (b v) c t h w"))
-                for name, rows in (("features", output.features),
-                                   ("embedding", F.normalize(output.embedding.float(), dim=-1))):
-                    found[name][batch.indices] = reduce(
-                        rows.float(), "(b v) w -> b w", "mean", v=clips.shape[1]).cpu().numpy()
-            progress.update(len(batch.indices) + len(batch.errors))
-    return found, failed
+    def __init__(self):
+        self.metrics: list[dict[str, Any]] = []
+        self.correct: dict[str, np.ndarray] = {}  # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons
+        self.per_class: dict[str, list[float]] = {}
+        self.confusion: dict[str, list[list[int]]] = {}
 
+    def value(self, dataset: str, part: str, protocol: str, metric: str, value: float) -> None:
+        self.metrics.append({"dataset": dataset, "part": part, "protocol": protocol, "metric": metric,
+                             "value": float(value)})
 
-def cached_features(params: Params, folder: Path, part: str) -> tuple[VideoList, Features, list[list[str]]]:
-    """The list of a part, and what `extract` finds in it, or found before with the same model, views and videos."""
-    videos = list_part(params, part)
-    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.eval_image_size,
-                params.eval_num_frames, params.eval_clips, params.eval_crops]
-    path, record = folder / "features" / f"{part}.safetensors", folder / "features" / f"{part}.json"
-    names = [video.name for video in videos.videos]
-    if record.exists() and (known := read_json(record))["settings"] == settings and known["videos"] == names:
-        return videos, load_file(path), known["failed"]
-    model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).to(params.device).eval()
-    features, failed = extract(params, model, videos)
-    record.unlink(missing_ok=True)  # the record comes last: with it, the features are whole and of these settings
-    record.parent.mkdir(exist_ok=True)
-    save_file(features, path)
-    write_json(record, {"settings": settings, "videos": names, "failed": failed})
-    return videos, features, [list(entry) for entry in failed]
+    def scores(self, dataset: str, part: str, protocol: str, scores: np.ndarray, videos: VideoList) -> None:
+        """Everything that is measured of the scores 'n c' of a list of clips with one label each."""
+        key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
+        right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
+        self.correct[key] = right.astype(np.uint8)
+        self.per_class[key] = np.asarray(summary["per_class_accuracy"]).tolist()
+        self.confusion[key] = np.asarray(summary["confusion"]).tolist()
+        values = {"top1": 100 * right.mean(),
+                  "top5": 100 * topk_correct(scores, truth, min(5, len(classes))).mean(),
+                  "prediction_entropy": summary["prediction_entropy"]}
+        if pairs := [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]:
+            of_pairs = pair_correct(scores, truth, pairs)
+            values["pair_top1"] = 100 * of_pairs.mean()
+            self.correct[f"{key}/pairs"] = of_pairs.astype(np.uint8)
+        for metric, value in values.items():
+            self.value(dataset, part, protocol, metric, value)
 
 
 def evaluate(params: Params, folder: Path) -> dict:
-    """Evaluates the model that `train.adapt` left under `folder`, on `params.evaluate_parts`.
+    """Evaluates the model that `train.adapt` left under `folder`.
 
     Returns:
         the record, which is also `folder/metrics.json`: that file exists only when the evaluation is whole. Per-clip
-        correctness lies beside it in `correct.safetensors` ("<part>/<protocol>", 'n'), for paired comparisons.
+        correctness lies beside it in `correct.safetensors`.
     Raises:
-        FileNotFoundError: there is no adapted model.
-        ValueError: a class without a concept, or a checkpoint that is none.
+        FileNotFoundError: there is no adapted model, or no such data set.
+        DataError: files are missing or cannot be decoded, and `allow_missing` is false.
+        ValueError: a class without a concept, a checkpoint that is none; ProbeError: a probe that did not converge.
     """
     started = time.time()
     torch.set_num_threads(params.threads)
@@ -94,67 +85,145 @@ def evaluate(params: Params, folder: Path) -> dict:
                                 "run 02_adapt with the same parameters first")
     if read_json(folder / "adapt.json")["params_hash"] != params.stage_hash(AdaptParams):
         raise ValueError(f"{folder}: the model here was adapted with other parameters; run 02_adapt with these first")
-    train, known, train_failed = cached_features(params, folder, "train")
-    parts = {part: cached_features(params, folder, part) for part in params.evaluate_parts}
-    classes, labels = train.classes, np.array([video.label for video in train.videos])
-    for part, (videos, _, _) in parts.items():
-        if videos.classes != classes:
-            raise ValueError(f"{params.data}: the classes of {part} and train differ: "
-                             f"{sorted(set(videos.classes) ^ set(classes))}")
+    everything = {dataset: list_dataset(params, dataset) for dataset in params.evaluate_on}
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
-    spaces = concept_spaces(params, model, tokenizer, read_concepts(params, classes))
-    directions = [spaces[name].directions().numpy() for name in params.score_spaces]
-    pairs = [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]
+    record, datasets = Record(), {}
+    for dataset, lists in everything.items():
+        tests = {part: lists[part] for part in _test_parts(params, dataset)}
+        classes = next(iter(tests.values())).classes
+        if other := {part: v.classes for part, v in lists.items() if v.classes != classes}:
+            raise ValueError(f"{dataset}: the classes of its parts differ: {sorted(other)} from {sorted(tests)}")
+        scorer = _zero_shot_scorer(params, model, tokenizer, _class_concepts(params, dataset, classes))
+        used = dict(tests)
+        if {"full", "half"} & set(params.zero_shot_protocols) and "all" in lists:
+            used["all"] = lists["all"]
+        if dataset in params.probe_on:
+            used |= {_train_part(part): lists[_train_part(part)] for part in tests}
+        found = cached_features(params, folder, dataset, used.values())
+        _zero_shot(params, record, dataset, used, tests, scorer, found)
+        probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
+        datasets[dataset] = {"classes": classes, "probe": probes, "counts": _counts(tests.values(), found), "parts": {
+            part: _counts([videos], found) | {
+                "failed": found.failures(videos), "missing": videos.missing, "extra": videos.extra,
+                "absent_classes": videos.absent_classes}
+            for part, videos in used.items()}}
 
-    metrics, correct, summaries = [], {}, {}
-    decoded = ~np.isnan(known["features"]).any(axis=1)
-    groups = [re.sub(r"_c\d+$", "", video.name) for video in train.videos] if params.dataset == "ucf101" else None
-    probe = linear_probe(
-        known[params.probe_feature][decoded], labels[decoded],
-        np.concatenate([found[params.probe_feature] for _, found, _ in parts.values()]),
-        num_classes=len(classes), grid=params.probe_c, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
-        normalise=params.probe_normalise, seed=params.seed,
-        groups=None if groups is None else np.array(groups)[decoded])
-    probed = np.split(probe.scores, np.cumsum([len(videos) for videos, _, _ in parts.values()])[:-1])
-    for (part, (videos, found, _)), probe_scores in zip(parts.items(), probed):
-        truth = np.array([video.label for video in videos.videos])
-        zero_shot = zero_shot_scores(found["embedding"], *directions)
-        if params.balance_predictions:
-            zero_shot = balanced_scores(zero_shot, temperature=params.balance_temperature,
-                                        rounds=params.sinkhorn_rounds)
-        protocols = {"zero_shot": zero_shot, "linear_probe": probe_scores}
-        for k in params.knn_k:
-            protocols[f"knn_{k}"] = knn(known["features"][decoded], labels[decoded], found["features"],
-                                        num_classes=len(classes), k=k)
-        for protocol, scores in protocols.items():
-            right = topk_correct(scores, truth, 1)
-            summaries[f"{part}/{protocol}"] = summary = prediction_summary(scores, truth)
-            values = {"top1": 100 * right.mean(),
-                      "top5": 100 * topk_correct(scores, truth, min(5, len(classes))).mean(),
-                      "prediction_entropy": summary["prediction_entropy"]}
-            correct[f"{part}/{protocol}"] = right.astype(np.uint8)
-            if pairs:
-                of_pairs = pair_correct(scores, truth, pairs)
-                values["pair_top1"] = 100 * of_pairs.mean()
-                correct[f"{part}/{protocol}/pairs"] = of_pairs.astype(np.uint8)
-            metrics += [{"part": part, "protocol": protocol, "metric": name, "value": float(value)}
-                        for name, value in values.items()]
-
-    save_file(correct, folder / "correct.safetensors")
-    counted = {"train": (train, train_failed)} | {part: (videos, failed) for part, (videos, _, failed) in parts.items()}
-    record = {
-        "dataset": params.dataset, "classes": classes, "metrics": metrics,
-        "parts": {part: {"listed": len(videos) + len(videos.missing), "decoded": len(videos) - len(failed),
-                         "failed": failed, "missing": videos.missing, "extra": videos.extra,
-                         "absent_classes": videos.absent_classes}
-                  for part, (videos, failed) in counted.items()},
-        "per_class": {key: np.asarray(summary["per_class_accuracy"]).tolist() for key, summary in summaries.items()},
-        "confusion": {key: np.asarray(summary["confusion"]).tolist() for key, summary in summaries.items()},
-        "probe": {"C": probe.C, "sweep": probe.records},
-        "views": f"{params.eval_num_frames}x{params.eval_clips}x{params.eval_crops}",
-        "prompts": {"file": params.prompts, "hash": file_hash(FOLDER / "prompts" / f"{params.prompts}.yaml")},
-        "concepts": {"file": params.concepts, "hash": file_hash(FOLDER / "concepts" / f"{params.concepts}.yaml")},
+    save_file(record.correct, folder / "correct.safetensors")
+    content = {
+        "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
+        "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
+        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", params.concepts),
         "seconds": round(time.time() - started, 1), **provenance(params, EvaluateParams)}
-    write_json(folder / "metrics.json", record)
-    return record
+    write_json(folder / "metrics.json", content)
+    return content
+
+
+def _counts(lists: Collection[VideoList], found: Features) -> dict[str, int]:
+    """The distinct clips of some lists: how many they name, how many have a file, how many could be decoded."""
+    missing = {name for videos in lists for name in videos.missing}
+    files = {video.name: str(video.path) in found.failed for videos in lists for video in videos.videos}
+    return {"listed": len(missing) + len(files), "found": len(files), "decoded": list(files.values()).count(False)}
+
+
+def _hashed(kind: str, names: list[str]) -> dict[str, str]:
+    return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
+
+
+def _test_parts(params: Params, dataset: str) -> list[str]:
+    """The parts that numbers are reported on. Kinetics has no public test labels: its validation part is it."""
+    if dataset in ("ucf101", "hmdb51"):
+        return [f"test-{split}" for split in params.evaluate_splits]
+    return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
+
+
+def _train_part(test_part: str) -> str:
+    return test_part.replace("test", "train") if "-" in test_part else "train"
+
+
+def _class_concepts(params: Params, dataset: str, classes: list[str]) -> list[Concept]:
+    """The concepts of the classes. Charades' classes are phrases, in no vocabulary: the category space needs no more."""
+    if dataset != "charades":
+        return read_concepts(params, classes)
+    if params.score_spaces != ["category"]:
+        raise ValueError("charades: there are no descriptions of its classes; set score_spaces to [category]")
+    return [Concept(name, spoken_name(name), ()) for name in classes]
+
+
+def _zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> Score:
+    """Embeddings 'n d' -> scores 'n c': cosines, or with averaged probabilities their softmax at CLIP's temperature."""
+    spaces = concept_spaces(params, model, tokenizer, concepts, prompts=params.zero_shot_prompts,
+                            names=params.score_spaces)
+    directions = [spaces[name].directions().numpy() for name in params.score_spaces]
+    if params.average_views == "features":
+        return lambda rows: zero_shot_scores(rows, *directions)
+    scale = float(model.logit_scale.exp())
+    return lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale)
+
+
+def _truth(videos: VideoList) -> np.ndarray:
+    return np.array([video.label for video in videos.videos])
+
+
+def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, VideoList], tests: dict[str, VideoList],
+               scorer: Score, found: Features) -> None:
+    average = params.average_views == "features"
+    scores = {part: mean_over_views(scorer, found.of(videos, "embedding", params.zero_shot_views, average=average))
+              for part, videos in used.items() if part in tests or part == "all"}
+    if dataset == "charades":
+        (part, videos), = tests.items()
+        truth = np.zeros((len(videos), len(videos.classes)), dtype=bool)
+        for row, video in zip(truth, videos.videos):
+            row[list(video.labels)] = True
+        record.value(dataset, part, "zero_shot", "mAP", mean_average_precision(scores[part], truth).value)
+        return
+    if "split" in params.zero_shot_protocols:
+        for part, videos in tests.items():
+            own = scores[part]
+            if params.balance_predictions:
+                own = balanced_scores(own, temperature=params.balance_temperature, rounds=params.sinkhorn_rounds)
+            record.scores(dataset, part, "zero_shot", own, videos)
+    if "all" not in scores:
+        return
+    if "full" in params.zero_shot_protocols:
+        record.scores(dataset, "all", "zero_shot_full", scores["all"], used["all"])
+    if "half" in params.zero_shot_protocols:
+        for draw, accuracy in enumerate(half_class_accuracies(scores["all"], _truth(used["all"]))):
+            record.value(dataset, f"half-{draw}", "zero_shot_half", "top1", accuracy)
+
+
+def _groups(dataset: str, videos: VideoList) -> np.ndarray | None:
+    """What a clip was cut from, where its name says so: clips of one film stay together when C is chosen."""
+    if dataset == "ucf101":
+        return np.array([re.sub(r"_c\d+$", "", video.name) for video in videos.videos])
+    if dataset == "hmdb51":  # "<class>/<film>_<class>_<visible body parts>_..."
+        return np.array([video.name.split("/")[1].split(f"_{videos.classes[video.label]}_")[0]
+                         for video in videos.videos])
+    return None
+
+
+def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoList], tests: dict[str, VideoList],
+            found: Features) -> dict[str, dict]:
+    """Linear probe and k-NN of every test part. Returns C and the sweep of each training part."""
+    average, probes = params.average_views == "features", {}
+    for part, videos in tests.items():
+        train = used[_train_part(part)]
+        known = {kind: found.of(train, kind, params.probe_views, average=True)[:, 0]
+                 for kind in ("features", "embedding")}
+        decoded = ~np.isnan(known["features"]).any(axis=1)
+        labels, groups = _truth(train)[decoded], _groups(dataset, train)
+        probe = fit_linear_probe(
+            known[params.probe_feature][decoded], labels, num_classes=len(videos.classes), grid=params.probe_c,
+            refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
+            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.seed,
+            groups=None if groups is None else groups[decoded])
+        probes[part] = {"C": probe.C, "sweep": probe.records}
+        features = found.of(videos, params.probe_feature, params.probe_views, average=average)
+        record.scores(dataset, part, "linear_probe",
+                      mean_over_views(probe.scores if average else probe.probabilities, features), videos)
+        features = found.of(videos, "features", params.probe_views, average=average)
+        for k in params.knn_k:
+            votes = mean_over_views(lambda rows: knn(known["features"][decoded], labels, rows,
+                                                 num_classes=len(videos.classes), k=k), features)
+            record.scores(dataset, part, f"knn_{k}", votes, videos)
+    return probes

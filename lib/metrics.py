@@ -1,24 +1,18 @@
 """What is measured: pure functions from features, scores and labels to accuracies, without files and without models.
 
 Scores are 'n c', one row per clip, the larger the better. A clip that could not be decoded has a row of NaN (in
-features, embeddings or scores alike): it counts as wrong everywhere and is never left out. Accuracies are in percent.
+embeddings or scores alike): it counts as wrong everywhere and is never left out. Accuracies are in percent.
 Inputs are numpy arrays or CPU tensors; results are numpy.
 """
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler, normalize
+from sklearn.metrics import average_precision_score, confusion_matrix
+from sklearn.preprocessing import normalize
 
 from lib.losses import sinkhorn
 
@@ -80,6 +74,66 @@ def pair_accuracy(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[in
     return 100.0 * float(pair_correct(scores, labels, pairs).mean())
 
 
+def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = range(10)) -> np.ndarray:
+    """Top-1 in percent on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
+
+    As Text4Vis and BIKE have it (`multi_split_test` in test_zeroshot.py of whwu95/Text4Vis and whwu95/BIKE): each seed
+    permutes the c classes by numpy's legacy generator, the first c // 2 (rounded down) are taken, and every clip of
+    theirs is asked between those of them that have clips. It depends on the order of the classes. They report the mean
+    and the population standard deviation (`np.std`) over seeds 0-9, on all clips of the set rather than a test split.
+
+    Raises ValueError if no clip has a class in one of the halves.
+    """
+    scores, labels = _checked(scores, labels)
+    accuracies = []
+    for seed in seeds:
+        half = np.random.RandomState(seed).permutation(scores.shape[1])[: scores.shape[1] // 2]
+        clips = np.isin(labels, half)
+        if not clips.any():
+            raise ValueError(f"none of the {len(labels)} clips has a class in the half of the classes of seed {seed}")
+        candidates, truth = np.unique(labels[clips], return_inverse=True)
+        accuracies.append(topk_accuracy(scores[clips][:, candidates], truth, 1))
+    return np.array(accuracies)
+
+
+class MeanAveragePrecision(NamedTuple):
+    """value: percent; num_classes: how many are averaged; absent: classes without positives, which are not;
+    unlabelled: clips without any class, which are ranked last."""
+
+    value: float
+    num_classes: int
+    absent: int
+    unlabelled: int
+
+
+def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> MeanAveragePrecision:
+    """Mean over classes of the average precision, for clips of several classes each: 'n c' scores, 'n c' bool truth.
+
+    scikit-learn's `average_precision_score`: no interpolation, the plain mean over the classes with a positive clip.
+    Undecoded clips are ranked last in every class, all tied, so that they count against a class they belong to.
+
+    As in Charades' own evaluation (Charades_v1_classify.m), clips without any class are ranked last too: they do not
+    count as false positives. Equal scores differ from it: there the order of the file decides between them, here they
+    share one precision. There, a clip missing from the submission scores 0 in every class.
+
+    Raises ValueError if the shapes differ, the truth is not 0 or 1, or no class has a positive clip.
+    """
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    if scores.ndim != 2 or truth.shape != scores.shape or 0 in scores.shape:
+        raise ValueError(f"scores {scores.shape} and truth {truth.shape}: expected 'n c' both, n and c at least 1")
+    if not np.isin(truth, (0, 1)).all():
+        raise ValueError("the truth of several classes a clip must be 0 or 1 everywhere")
+    if not truth.any():
+        raise ValueError(f"none of the {len(truth)} clips belongs to any of the {truth.shape[1]} classes")
+    unlabelled, present = ~truth.any(axis=1), truth.any(axis=0)
+    last = _failed(scores) | unlabelled
+    ranks = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)  # the same order, finite even for -inf
+    ranks[last] = -1
+    precisions = average_precision_score(truth[:, present].astype(int), ranks[:, present], average=None)
+    return MeanAveragePrecision(
+        100.0 * float(np.mean(precisions)), int(present.sum()), int((~present).sum()), int(unlabelled.sum()))
+
+
 def prediction_summary(scores: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
     """Where the first choices go.
 
@@ -116,6 +170,11 @@ def zero_shot_scores(embeddings: ArrayLike, category: ArrayLike, description: Ar
     return np.mean([embeddings @ normalize(np.asarray(space, dtype=np.float64)).T for space in spaces], axis=0)
 
 
+def zero_shot_probabilities(cosines: ArrayLike, *, logit_scale: float = 100.0) -> np.ndarray:
+    """Softmax of the scaled cosines, 'n c' -> 'n c'; 100 is the scale at which CLIP's training ends (its clip value)."""
+    return torch.softmax(logit_scale * torch.as_tensor(np.asarray(cosines, dtype=np.float64)), dim=1).numpy()
+
+
 def balanced_scores(scores: ArrayLike, *, temperature: float, rounds: int) -> np.ndarray:
     """Predictions balanced over the test set by Sinkhorn-Knopp, no training: cosines 'n c' -> probabilities 'n c'.
 
@@ -126,143 +185,6 @@ def balanced_scores(scores: ArrayLike, *, temperature: float, rounds: int) -> np
     decoded = ~_failed(balanced)
     balanced[decoded] = sinkhorn(torch.from_numpy(balanced[decoded] / temperature), rounds).numpy()
     return balanced
-
-
-# Probes on frozen features -------------------------------------------------------------------------------------------
-
-
-class ProbeResult(NamedTuple):
-    """scores: 'n c' of the test clips; C: the chosen one; records: one per fit of the sweep, the refit last."""
-
-    scores: np.ndarray
-    C: float
-    records: list[dict[str, Any]]
-
-
-def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
-        raise ValueError(f"training features {features.shape}, labels {labels.shape}: expected 'n w' and 'n', n >= 1")
-    if not np.isfinite(features).all():
-        bad = f"{int((~np.isfinite(features).all(axis=1)).sum())} of {len(features)} training clips"
-        raise ValueError(f"{bad} have features that are not finite: leave undecoded clips out, and report them")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"training labels run from {labels.min()} to {labels.max()}; there are {num_classes} classes")
-    return features, labels
-
-
-def _spread(
-    scores: np.ndarray, *, classes: np.ndarray, decoded: np.ndarray, num_classes: int, absent: float
-) -> np.ndarray:
-    """Scores of decoded clips and classes seen in training -> scores of all clips (NaN) and all classes (`absent`)."""
-    everything = np.full((len(decoded), num_classes), np.nan)
-    everything[decoded] = absent
-    everything[np.ix_(decoded, classes)] = scores
-    return everything
-
-
-def _held_out(
-    labels: np.ndarray, groups: ArrayLike | None, *, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (to fit, to choose C) into the training split: stratified, and by whole groups where there are groups."""
-    if groups is None:
-        return tuple(train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed))
-    num_folds, num_groups = round(1 / fraction), len(np.unique(groups))
-    if num_groups < num_folds:
-        raise ValueError(f"{num_groups} groups are too few to hold out {fraction:g} of them: raise the fraction")
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    return next(folds.split(np.zeros(len(labels)), labels, groups))
-
-
-def linear_probe(
-    train_features: ArrayLike,
-    train_labels: ArrayLike,
-    test_features: ArrayLike,
-    *,
-    num_classes: int,
-    grid: Sequence[float],
-    held_out: float,
-    max_iter: int,
-    normalise: Literal["standardise", "l2"],
-    seed: int,
-    groups: ArrayLike | None = None,
-) -> ProbeResult:
-    """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training split.
-
-    The share `held_out` of the training split (whole groups, if `groups` names each clip's group) chooses C from
-    `grid`, the smallest of equally good ones; then one fit on the whole training split gives the test clips' scores,
-    'n c'. Test labels are no argument, and the normalisation is fitted with the classifier, so no choice sees the test
-    set. A class without training clips scores -inf.
-
-    Each record has `fit` ("sweep" or "refit"), `C`, `held_out_top1` (percent; None for the refit), `iterations`, and
-    `warning`, the solver's words if it did not converge, else None.
-    """
-    if normalise not in ("standardise", "l2"):
-        raise ValueError(f"normalise is {normalise!r}: choose 'standardise' or 'l2'")
-    features, labels = _training_set(train_features, train_labels, num_classes)
-    fit_part, choice_part = _held_out(labels, groups, fraction=held_out, seed=seed)
-
-    def fitted(part: np.ndarray, C: float, fit: str) -> tuple[Pipeline, dict[str, Any]]:
-        scaler = StandardScaler() if normalise == "standardise" else Normalizer()
-        model = make_pipeline(scaler, LogisticRegression(C=C, max_iter=max_iter))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.fit(features[part], labels[part])
-        unconverged = [str(w.message) for w in caught if issubclass(w.category, ConvergenceWarning)]
-        for other in caught:
-            if not issubclass(other.category, ConvergenceWarning):
-                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-        record = {"fit": fit, "C": float(C), "held_out_top1": None, "iterations": int(model[-1].n_iter_.max())}
-        return model, record | {"warning": unconverged[0] if unconverged else None}
-
-    records = []
-    for C in sorted(grid):
-        model, record = fitted(fit_part, C, "sweep")
-        record["held_out_top1"] = 100.0 * float(model.score(features[choice_part], labels[choice_part]))
-        records.append(record)
-    best = max(records, key=lambda record: record["held_out_top1"])["C"]
-    model, record = fitted(np.arange(len(labels)), best, "refit")
-    records.append(record)
-
-    test_features = np.asarray(test_features, dtype=np.float64)
-    decoded = ~_failed(test_features)
-    scores = np.empty((0, len(model.classes_)))
-    if decoded.any():
-        scores = model.decision_function(test_features[decoded])
-    if scores.ndim == 1:  # scikit-learn gives two classes one column
-        scores = np.stack([-scores, scores], axis=1)
-    scores = _spread(scores, classes=model.classes_, decoded=decoded, num_classes=num_classes, absent=-np.inf)
-    return ProbeResult(scores, best, records)
-
-
-def knn(
-    train_features: ArrayLike,
-    train_labels: ArrayLike,
-    test_features: ArrayLike,
-    *,
-    num_classes: int,
-    k: int,
-    temperature: float = 0.07,
-) -> np.ndarray:
-    """Weighted k-nearest-neighbour scores 'n c': the k largest cosines s vote with exp(s / temperature) (DINO, SVT).
-
-    The votes of a clip are scaled to sum to one. Raises ValueError if k exceeds the number of training clips.
-    """
-    features, labels = _training_set(train_features, train_labels, num_classes)
-    if k > len(features):
-        raise ValueError(f"k = {k} neighbours wanted, but there are only {len(features)} training clips: lower k")
-    test_features = np.asarray(test_features, dtype=np.float64)
-    decoded = ~_failed(test_features)
-
-    def votes_of(distance: np.ndarray) -> np.ndarray:
-        # Between unit vectors, distance^2 = 2 - 2 s; scikit-learn is much faster with distances than with cosines.
-        return np.exp((1 - distance**2 / 2) / temperature)
-
-    model = KNeighborsClassifier(k, algorithm="brute", weights=votes_of).fit(normalize(features), labels)
-    votes = np.empty((0, len(model.classes_)))
-    if decoded.any():
-        votes = model.predict_proba(normalize(test_features[decoded]))
-    return _spread(votes, classes=model.classes_, decoded=decoded, num_classes=num_classes, absent=0.0)
 
 
 # Comparison ----------------------------------------------------------------------------------------------------------

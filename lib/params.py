@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,9 @@ Amount = Annotated[float, Field(ge=0)]
 Above0 = Annotated[float, Field(gt=0)]
 Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Choices = Annotated[list[Positive], Field(min_length=1)]
+DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "charades"]
+# frames x temporal clips x spatial crops @ pixels, as the field writes it
+EvalViews = Annotated[list[Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]], Field(min_length=1)]
 
 
 class ParamsError(ValueError):
@@ -77,10 +80,18 @@ class ClipParams(SceneParams):
 
 
 class AdaptParams(WorldParams, ClipParams):
-    dataset: Literal["embedded", "folder", "ucf101"]
-    data: str
+    dataset: DataSet
+    data_embedded: str
+    data_folder: str
+    data_ucf101: str
+    data_hmdb51: str
+    data_kinetics400: str
+    data_charades: str
+    lists_ucf101: str
+    lists_hmdb51: str
+    lists_kinetics400: str
+    lists_charades: str
     split: Annotated[int, Field(ge=1, le=3)]
-    split_lists: str
     imbalance: Annotated[float, Field(ge=1)]
     seed: Count
 
@@ -108,7 +119,7 @@ class AdaptParams(WorldParams, ClipParams):
     temporal: Literal["none", "divided", "divided_copied", "joint"]
     temporal_positions: Positive
 
-    concepts: str
+    concepts: Annotated[list[str], Field(min_length=1)]
     concept_labels: Literal["vocabulary", "dataset"]
     concept_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
     concept_directions: Literal["text", "random"]
@@ -161,34 +172,58 @@ class AdaptParams(WorldParams, ClipParams):
 
 class EvaluateParams(AdaptParams):
     evaluate_model: Literal["student", "teacher"]
+    evaluate_on: Annotated[list[DataSet], Field(min_length=1)]
     evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1)]
-    eval_image_size: Positive
-    eval_num_frames: Positive
-    eval_clips: Positive
-    eval_crops: Literal[1, 3]
+    evaluate_splits: Annotated[list[Annotated[int, Field(ge=1, le=3)]], Field(min_length=1)]
+    zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1)]
+    zero_shot_prompts: str
+    zero_shot_views: EvalViews
+    probe_on: list[DataSet]
+    probe_views: EvalViews
+    average_views: Literal["features", "probabilities"]
+    eval_precision: Literal["float32", "bfloat16"]
     score_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
     balance_predictions: bool
     balance_temperature: Above0
     probe_feature: Literal["features", "embedding"]
-    probe_normalise: Literal["standardise", "l2"]
+    probe_normalise: Literal["raw", "standardise", "l2"]
     probe_c: Annotated[list[Above0], Field(min_length=1)]
+    probe_refinements: Count
     probe_held_out: Annotated[float, Field(gt=0, lt=1)]
     probe_max_iter: Positive
+    probe_tolerance: Above0
     knn_k: Choices
     bootstrap_rounds: Positive
+
+    @model_validator(mode="after")
+    def _probed_is_evaluated(self) -> "EvaluateParams":
+        if other := set(self.probe_on) - set(self.evaluate_on):
+            raise ValueError(f"probe_on: {sorted(other)} must stand in evaluate_on too")
+        if "charades" in self.probe_on:
+            raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
+        if self.balance_predictions and self.average_views != "features":
+            raise ValueError("balance_predictions takes cosines: it needs average_views: features")
+        return self
 
 
 class Params(EvaluateParams):
     """Every parameter; the last ones say how the work is done on this machine and change no result."""
 
+    allow_missing: bool
+    manifests: str
     device: str
     workers: Count
     checkpoint_every: Positive
     eval_batch_size: Positive
 
     def stage_hash(self, stage: type[SceneParams]) -> str:
-        """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it."""
-        chosen = {name: getattr(self, name) for name in stage.model_fields}
+        """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it.
+
+        Where the data sets lie that a stage does not use is left out.
+        """
+        used = {self.dataset} | (set(self.evaluate_on) if issubclass(stage, EvaluateParams) else set())
+        places = {f"{kind}_{name}" for kind in ("data", "lists") for name in set(get_args(DataSet)) - used}
+        chosen = {name: getattr(self, name) for name in stage.model_fields if name not in places}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -208,25 +243,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def layers(profile: str, ablation: str | None = None) -> list[Path]:
+    """The files that are merged, the first one first."""
+    files = [FOLDER / "base.yaml", *(FOLDER / "profiles" / f"{name}.yaml" for name in profile.split("+"))]
+    return files + ([FOLDER / "ablations" / f"{ablation}.yaml"] if ablation else [])
+
+
 def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Params:
     """Merges base, profile, ablation and overrides, and checks the result.
 
     Args:
-        profile: name of a file under `params/profiles/`.
+        profile: name of a file under `params/profiles/`, or several: "paper+mine" is `paper` with the changes of `mine`.
         ablation: name of a file under `params/ablations/`; None for the profile as it stands.
         overrides: single parameters of this run.
     Raises:
         ParamsError: naming file, key and reason of every problem, and for an unknown key the nearest valid one.
     """
-    layers = [FOLDER / "base.yaml", FOLDER / "profiles" / f"{profile}.yaml"]
-    layers += [FOLDER / "ablations" / f"{ablation}.yaml"] if ablation else []
     merged, origin = {}, {}
-    for source, content in [(str(p.relative_to(ROOT)), read_yaml(p)) for p in layers] + [("overrides", overrides)]:
+    for source, content in [*((str(p.relative_to(ROOT)), read_yaml(p)) for p in layers(profile, ablation)),
+                            ("overrides", overrides)]:
         merged |= content
         origin |= dict.fromkeys(content, source)
     if isinstance(merged.get("world_seed"), int):  # the one value that paths may depend on
         merged |= {key: merged[key].replace("{world_seed}", str(merged["world_seed"]))
-                   for key in ("clip", "data") if isinstance(merged.get(key), str)}
+                   for key in ("clip", "data_embedded") if isinstance(merged.get(key), str)}
     try:
         return Params.model_validate(merged)
     except ValidationError as error:

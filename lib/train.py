@@ -9,6 +9,7 @@ on from its last checkpoint to the very same weights.
 import copy
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
 from lib.concepts import (Concept, ConceptSpace, category_space, description_space, random_space, read_prompts,
                           read_vocabulary)
-from lib.data import BatchPlan, TrainingViews, VideoList, collate, list_part, long_tailed
+from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, train_part
+from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import FOLDER, ROOT, AdaptParams, Params
@@ -39,26 +41,41 @@ def checkpoint_name(clip: str) -> str:
 
 
 def read_concepts(params: Params, classes: list[str] | None = None) -> list[Concept]:
-    """The vocabulary's concepts; given a data set's classes, theirs alone, in the order of the classes.
+    """The concepts of all files of `params.concepts`; of those that are spoken alike, the first.
 
-    Raises ValueError if a class is not in the vocabulary, ConceptError if the file is no good.
+    Given a data set's classes: their concepts alone, in the order of the classes, from the first file that has them
+    all. Raises ValueError if no file has, ConceptError if a file is no good.
     """
-    path = FOLDER / "concepts" / f"{params.concepts}.yaml"
-    concepts = read_vocabulary(path, num_descriptions=params.num_descriptions)
-    by_label = {concept.label: concept for concept in concepts}
-    if unknown := [name for name in classes or [] if name not in by_label]:
-        raise ValueError(f"{path}: lacks the data set's classes {unknown}; "
-                         "add them or choose another vocabulary (`concepts`)")
-    return concepts if classes is None else [by_label[name] for name in classes]
+    files = {name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions)
+             for name in params.concepts}
+    if classes is None:
+        every = {}
+        for concept in (concept for concepts in files.values() for concept in concepts):
+            every.setdefault(concept.spoken.casefold(), concept)
+        return list(every.values())
+    lacking = {}
+    for name, concepts in files.items():
+        by_label = {concept.label: concept for concept in concepts}
+        lacking[name] = [label for label in classes if label not in by_label]
+        if not lacking[name]:
+            return [by_label[label] for label in classes]
+    nearest = min(lacking, key=lambda name: len(lacking[name]))
+    raise ValueError(f"no vocabulary of {params.concepts} has all of the data set's classes; {FOLDER}/concepts/"
+                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`concepts`)")
 
 
-def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase,
-                   concepts: list[Concept]) -> dict[str, ConceptSpace]:
-    """The text features of concepts and descriptions, by the name of the space (category, description)."""
-    templates = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
-    return {"category": category_space(model, tokenizer, concepts, templates),
-            "description": description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
-                                             axes=params.description_axes)}
+def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
+                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
+    """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
+    the space."""
+    spaces = {}
+    if "category" in names:
+        templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
+        spaces["category"] = category_space(model, tokenizer, concepts, templates)
+    if "description" in names:
+        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
+                                                  axes=params.description_axes)
+    return {name: spaces[name] for name in names}
 
 
 def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> nn.Module:
@@ -139,15 +156,17 @@ def adapt(params: Params, folder: Path) -> dict:
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
-    videos = list_part(params, "train")
+    videos = list_dataset(params, params.dataset)[train_part(params)]
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
     if params.epochs and len(videos) < params.batch_size:
-        raise ValueError(f"{params.data}: {len(videos)} training videos make no batch of {params.batch_size}; "
+        raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
     concepts = read_concepts(params, videos.classes if params.concept_labels == "dataset" else None)
-    objective = make_objective(params, student, concept_spaces(params, student, tokenizer, concepts)).to(device)
-    labels = _concept_of_video(videos, concepts) if params.objective == "label" else \
+    names = params.concept_spaces if params.objective == "concept" else ["category"]
+    objective = make_objective(params, student, concept_spaces(
+        params, student, tokenizer, concepts, prompts=params.prompts, names=names)).to(device)
+    labels = _concept_of_video(params, videos, concepts) if params.objective == "label" else \
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
     student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
@@ -155,7 +174,8 @@ def adapt(params: Params, folder: Path) -> dict:
     bad = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps) if steps else []
     for name, model in (("student", student), ("teacher", teacher)):
         save_model(model, tokenizer, folder / name)
-    record = {"params": params.model_dump(), "videos": len(videos), "steps": steps, "bad_videos": bad,
+    record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
+              "concepts": len(concepts), "steps": steps, "bad_videos": bad,
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
     write_json(folder / "adapt.json", record)
     return record
@@ -254,7 +274,8 @@ def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
     part.visual.load_state_dict(state) if isinstance(part, VideoCLIP) else part.load_state_dict(state)
 
 
-def _concept_of_video(videos: VideoList, concepts: list[Concept]) -> Tensor:
+def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
     """For the ceiling: the row of every video's label in the category space, 'n'."""
-    row = {concept.label: i for i, concept in enumerate(concepts)}
-    return torch.tensor([row[videos.classes[video.label]] for video in videos.videos])
+    row = {concept.spoken.casefold(): i for i, concept in enumerate(concepts)}
+    of_class = [row[concept.spoken.casefold()] for concept in read_concepts(params, videos.classes)]
+    return torch.tensor([of_class[video.label] for video in videos.videos])

@@ -1,6 +1,6 @@
 """Frames from video files: the frames that are asked for, in one pass, upright and in display proportion."""
 
-import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +15,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-MAX_PIXELS = 1 << 25  # of a frame, decoded or scaled (8K has as many): what asks for more is a damaged header
-KEPT_BYTES = 1 << 26  # of the compressed packets in memory between counting and decoding; larger files are read twice
+STRICT = {"err_detect": "explode"}  # damage is an error, not a picture filled up with what was in memory before
+SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that leave out what nothing refers to
+SEEK_OVER = 8  # frames that must lie between here and the next key frame for a seek to be the faster way (95_speed)
 
 
 class VideoError(Exception):
@@ -44,40 +45,28 @@ class Frames(NamedTuple):
     fps: float  # frames per second, the average where the rate varies
 
 
-class Shortcuts(NamedTuple):
-    """What a complete decode has proven of a file (`manifest.inspect`). Packets are numbered as they lie in the file."""
-
-    packets: np.ndarray  # 't' the packet that holds each frame, in display order
-    key_packets: np.ndarray  # 's' packets at which decoding can begin: all frames behind them are shown after the rest
-    times: np.ndarray  # 's' where to seek to arrive there, in the stream's time base
-    leave_out: bool  # frames that no other one refers to need no decoding
-
-
-class OpenVideo(NamedTuple):
-    """A file being read."""
-
-    path: Path
-    container: av.container.InputContainer
-    stream: av.VideoStream
-    decoder: av.VideoCodecContext
-
-
 class VideoIndex(NamedTuple):
-    """What `decode` needs to know of a file before it decodes."""
+    """What is known of a video without decoding it. `keys` is only there if a full decode has shown that the file is
+    sound and that frame i has the time stamp start + i x step (rounded): then frames can be found by seeking."""
 
-    num_frames: int  # as many as there are packets to show; fewer may decode
-    first_packet: int  # the first key frame; what precedes it cannot be decoded
-    fps: float  # frames per second
-    shortcuts: Shortcuts | None = None  # None: nothing is proven, so every frame up to the last wanted one is decoded
+    num_frames: int  # by its packets; that many or fewer decode
+    first_packet: int  # the first one that decodes
+    fps: float
+    start: int = 0  # time stamp of frame 0
+    step: float = 0.0
+    keys: tuple[int, ...] = ()  # the indices of key frames
+
+    def stamp(self, number: int) -> int:
+        """The time stamp of a frame."""
+        return round(self.start + number * self.step)
+
+    def number(self, stamp: int) -> int:
+        """Which frame has a time stamp."""
+        return round((stamp - self.start) / self.step)
 
 
-def decode(
-    path: str | Path,
-    select: Callable[[int, float], Sequence[int]],
-    *,
-    short_side: int | None = None,
-    index: VideoIndex | None = None,
-) -> Frames:
+def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, short_side: int | None = None,
+           index: VideoIndex | None = None) -> Frames:
     """Decodes the frames that `select(num_source_frames, fps)` returns the indices of (any order, repeats allowed).
 
     Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
@@ -86,24 +75,18 @@ def decode(
     from counting the compressed packets, not from the header. Where fewer frames decode than there are packets, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
-    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen. `index` is
-    what `manifest.inspect` found out about this very file; it makes decoding faster and changes no result. Packets
-    need no counting, and if a complete decode has proven the file to be sound and its key frames to be ways in,
-    decoding starts at the key frame before a wanted frame and leaves out unwanted frames that no other refers to.
-    Without that proof it would not be known which frame a decoder would have counted as the i-th.
-
-    Only wanted frames are converted. `short_side`: they are scaled as they are converted (bicubic, antialiased) so
-    that the shorter side has that many pixels after turning and pixel aspect. `None` keeps the coded height; square
-    pixels are then converted as libav does by default (as PyAV, OpenCV and decord do), with chroma not interpolated.
-    A frame whose size differs from the first one's is scaled to that. Turns come in quarters.
+    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
+    it is an error. With the
+    `index` of a file that `inspect` found sound, frames between the wanted ones are jumped over or left out where
+    nothing refers to them: the same frames, faster. Only wanted frames are converted. They are scaled as they are
+    converted (bicubic, antialiased) so that the shorter side has `short_side` pixels after turning and pixel aspect;
+    `None` keeps the coded height. Turns come in quarters.
 
     Raises VideoError if the file is missing, is no video, is cut off, has no decodable frame, fails before the last
     wanted frame, or if a wanted frame is damaged; ValueError if `select` returns nothing or an index out of range.
     """
-    path, kept = Path(path), None
-    if index is None:
-        index, kept = scan(path)
-    num_frames = index.num_frames
+    path = Path(path)
+    layout = index or _count_packets(path)
     while True:
         wanted = np.asarray(select(num_frames, index.fps))
         if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
@@ -111,17 +94,53 @@ def decode(
         if wanted.min() < 0 or wanted.max() >= num_frames:
             raise ValueError(f"select returned indices outside 0..{num_frames - 1} for {path}: {wanted}")
         indices, rows = np.unique(wanted, return_inverse=True)
-        try:
-            pixels, num_decoded = _read(path, index, indices, kept, short_side)
-        except VideoError:
-            if not index.shortcuts:
-                raise
-            return decode(path, select, short_side=short_side)  # the file isn't what the index was made of
+        pixels, num_decoded = _jump(path, indices, layout, short_side) if layout.keys else None, 0
+        if pixels is None:
+            pixels, num_decoded = _read(path, indices, layout.first_packet, short_side)
         if pixels is not None:
-            return Frames(pixels, indices, rows, num_frames, index.fps)
+            return Frames(pixels, indices, rows, layout.num_frames, layout.fps)
         if num_decoded == 0:
             raise VideoError(path, f"none of its {num_frames} frames can be decoded")
         num_frames = num_decoded
+
+
+class Inspection(NamedTuple):
+    """What a full decode of a file shows. index: for `decode`."""
+
+    index: VideoIndex
+    frames: int  # that decode
+    width: int
+    height: int
+    codec: str
+    key_spacing: float  # frames between key frames, on average
+    error: str  # why it cannot be decoded as a whole; empty if it can
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Decodes a whole file, without converting anything. Raises VideoError if not even its packets can be read."""
+    path = Path(path)
+    layout, stamps, damaged, error = _count_packets(path), [], [], ""
+    with _open(path) as (container, stream):
+        packets = list(_packets(container, stream))
+        keys = [packet.pts for packet in packets if packet.is_keyframe]
+        width, height, codec = stream.width, stream.height, stream.codec_context.codec.name
+        whole = not any(packet.is_discard or packet.is_corrupt for packet in packets)
+    with _open(path) as (container, stream):
+        try:
+            for number, frame in enumerate(_decoded_frames(container, stream, layout.first_packet)):
+                stamps.append(frame.pts)
+                if frame.is_corrupt:
+                    damaged.append(number)
+                whole &= (frame.width, frame.height) == (width, height)
+        except av.FFmpegError as problem:
+            error = f"decoding fails after {len(stamps)} frames: {problem.strerror}"
+    if not error and (damaged or not stamps):
+        error = f"frames are damaged: {len(damaged)}, the first is {damaged[0]}" if damaged else "no frame can be decoded"
+    if whole and not error and len(packets) == len(stamps) and None not in [*stamps, *keys]:
+        layout = layout._replace(start=stamps[0], step=max(1.0, (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1)))
+        if [layout.number(stamp) for stamp in stamps] == list(range(len(stamps))):  # each frame where its number says
+            layout = layout._replace(keys=tuple(map(layout.number, keys)))
+    return Inspection(layout, len(stamps), width, height, codec, len(packets) / max(len(keys), 1), error)
 
 
 @contextmanager
@@ -143,30 +162,32 @@ def open_video(path: Path) -> Iterator[OpenVideo]:
                 decoder = av.CodecContext.create("libvpx", "r")  # libav's own does not notice damage at all
             decoder.options = options
             # loader workers are the parallelism; automatic threading deadlocks in forked processes
-            decoder.thread_count = 1
-            yield OpenVideo(path, container, streams[0], decoder)
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+            streams[0].codec_context.thread_count = 1
+            streams[0].codec_context.options = STRICT
+            yield container, streams[0]
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
-def scan(path: Path) -> tuple[VideoIndex, list[av.Packet] | None]:
-    """Reads through the file without decoding: what is known without proof, and the packets unless they are many."""
-    with open_video(path) as (_, container, stream, _):
+def _count_packets(path: Path) -> VideoIndex:
+    """Reads through the file without decoding: the number of frames to expect, and the first packet that decodes."""
+    with _open(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
-        kept = [] if path.stat().st_size <= KEPT_BYTES else None
-        matroska = "matroska" in container.format.name
-        number, first_packet, num_frames, end = 0, None, 0, 0.0
-        for packet in container.demux():
-            if not packet.size:
+        num_frames = num_packets = first_packet = 0
+        # Matroska and WebM mark no broken packet, but state how long they are
+        matroska = "matroska" in container.format.name and container.duration
+        key_seen, last, end = False, None, 0.0
+        for packet in container.demux() if matroska else container.demux(stream):
+            if packet.size == 0:
                 continue
             last = packet
             if matroska and packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index != stream.index:
                 continue
-            if first_packet is None and packet.is_keyframe:
-                first_packet, num_frames = number, 0
-            number += 1
+            if not key_seen and packet.is_keyframe:
+                key_seen, first_packet, num_frames = True, num_packets, 0
+            num_packets += 1
             num_frames += not packet.is_discard
             if kept is not None:
                 kept.append(packet)
@@ -174,49 +195,103 @@ def scan(path: Path) -> tuple[VideoIndex, list[av.Packet] | None]:
             raise VideoError(path, "has no video frame")
         if not rate:
             raise VideoError(path, "has no frame rate")
-        # Matroska and WebM mark no broken packet, but state how many seconds they are long
-        missing = container.duration / av.time_base - end if matroska and container.duration else 0.0
+        missing = container.duration / av.time_base - end if matroska else 0.0  # seconds
         if last.is_corrupt or missing > 0.5:
             raise VideoError(path, f"is cut off after {num_frames} frames")
-        return VideoIndex(num_frames, first_packet or 0, float(rate)), kept
+        return VideoIndex(num_frames, first_packet, float(rate))
 
 
-def _read(path, index, indices, kept, short_side) -> tuple[np.ndarray | None, int]:
-    """The wanted frames 't h w c', or None if one of them does not exist; the number of frames up to the last one."""
-    if index.shortcuts and indices[-1] >= len(index.shortcuts.packets):
-        return None, len(index.shortcuts.packets)
-    pixels, converter, number, missing = None, None, -1, {i: row for row, i in enumerate(indices.tolist())}
-    with open_video(path) as video:
-        if index.shortcuts:
-            frames = shortcut_frames(video, index.shortcuts, indices)
-        else:
-            frames = linear_frames(video, index.first_packet, kept)
-        for number, frame in frames:
-            if converter is None:
-                converter = _Converter(path, display_size(video.stream, frame, short_side), short_side)
-            row = missing.pop(number, None)
-            if row is None:
-                continue
-            if frame.is_corrupt:
-                raise VideoError(path, f"frame {number} is damaged")
-            picture = converter(frame)
-            if pixels is None:
-                pixels = np.empty((len(indices), *picture.shape), np.uint8)
-            pixels[row] = picture
-            if not missing:
-                return pixels, number + 1
-    return None, number + 1
+class _Converter:
+    """Puts wanted frames into an array 't h w c', all in the display size of the first frame and turned as that one."""
+
+    def __init__(self, stream: av.VideoStream, indices: np.ndarray, short_side: int | None):
+        self.row = {number: row for row, number in enumerate(indices.tolist())}  # of the frames still to come
+        self.stream, self.short_side = stream, short_side
+        self.scale, self.convert = VideoReformatter(), VideoReformatter()
+        self.size = self.upright = self.pixels = None
+
+    def see(self, frame: av.VideoFrame, number: int) -> None:
+        """Converts the frame, if it is wanted and was not seen yet."""
+        if self.size is None:
+            self.size, self.upright = _display_size(self.stream, frame, self.short_side), _turn(frame)
+        row = self.row.pop(number, None)
+        if row is None:
+            return
+        if self.size == (frame.width, frame.height):  # as common libraries convert: colours of the nearest chroma sample
+            rgb = self.convert.reformat(frame, format="rgb24", interpolation=int(Interpolation.BICUBIC), threads=1)
+        else:  # by way of planes: the same pixels, for which libav has vector code
+            planar = self.scale.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
+            rgb = self.convert.reformat(planar, format="rgb24", threads=1)
+        picture = self.upright(rgb.to_ndarray())
+        if self.pixels is None:
+            self.pixels = np.empty((row + 1 + len(self.row), *picture.shape), np.uint8)
+        self.pixels[row] = picture
 
 
-def linear_frames(
-    video: OpenVideo, first_packet: int, kept: list[av.Packet] | None = None
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """All frames as a decoder puts them out, with their indices. kept: the packets, if they have been read before.
+def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | None) -> tuple[np.ndarray | None, int]:
+    """The wanted frames 't h w c', None if not all of them exist, and the number of frames decoded on the way."""
+    num_decoded = 0
+    with _open(path) as (container, stream):
+        convert = _Converter(stream, indices, short_side)
+        try:
+            for frame in _decoded_frames(container, stream, first_packet):
+                if frame.is_corrupt and num_decoded in convert.row:
+                    raise VideoError(path, f"frame {num_decoded} is damaged")
+                convert.see(frame, num_decoded)
+                num_decoded += 1
+                if not convert.row:
+                    return convert.pixels, num_decoded
+        except av.FFmpegError as error:
+            raise VideoError(path, f"decoding fails after {num_decoded} frames: {error.strerror}") from error
+    return None, num_decoded
 
-    `frame.pts` is no time: it is the number of the packet that the frame came in, which decoders hand on.
+
+def _jump(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> np.ndarray | None:
+    """The wanted frames of a sound video, 't h w c'; None if the file turns out not to be what the index says.
+
+    From one wanted frame to the next it seeks to the last key frame in between, if that lies far enough ahead. Frames
+    that nothing refers to are decoded only if they are wanted.
     """
-    decode, packets, number = video.decoder.decode, enumerate(kept or _packets(video)), 0
+    wanted = set(indices.tolist())
+    position, packets = 0, None  # the frame furthest ahead that the decoder has been given
     try:
+        with _open(path) as (container, stream):
+            convert, context = _Converter(stream, indices, short_side), stream.codec_context
+            skips, skipping = context.codec.name in SKIPPING, False
+            for target in indices.tolist():
+                key = index.keys[max(bisect_right(index.keys, target) - 1, 0)]
+                if packets is None or key - position > SEEK_OVER:
+                    if key - position > SEEK_OVER:
+                        container.seek(index.stamp(key), stream=stream)
+                    packets, fresh = _packets(container, stream), True
+                while target in convert.row:
+                    packet = next(packets, None)
+                    if packet is not None:
+                        number = index.number(packet.pts)
+                        if fresh and not (packet.is_keyframe and number <= target):
+                            return None
+                        fresh, position = False, max(position, number)
+                        if skips and skipping != (number not in wanted):
+                            skipping = not skipping
+                            context.skip_frame = "NONREF" if skipping else "DEFAULT"
+                    for frame in stream.decode(packet):
+                        if frame.is_corrupt:
+                            return None
+                        convert.see(frame, index.number(frame.pts))
+                    if packet is None and target in convert.row:
+                        return None
+    except (VideoError, TypeError):  # TypeError: no time stamp
+        return None
+    return convert.pixels
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets; an empty one in the middle of a file would be taken for its end."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _decoded_frames(container, stream, first_packet: int) -> Iterator[av.VideoFrame]:
+    for number, packet in enumerate(_packets(container, stream)):
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
         for packet_number, packet in itertools.chain(itertools.islice(packets, first_packet, None), [(None, None)]):
             if packet is not None:
@@ -228,77 +303,25 @@ def linear_frames(
         raise VideoError(video.path, f"decoding fails after {number} frames: {error.strerror}") from error
 
 
-def shortcut_frames(
-    video: OpenVideo, shortcuts: Shortcuts, indices: np.ndarray
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The frames `indices` (ascending) with their indices. VideoError if the file is not what the shortcuts are of."""
-    path, container, stream, decoder = video
-    for other in container.streams:
-        other.discard = Discard.default if other.index == stream.index else Discard.all
-    packets, position = _packets(video), 0
-    leave_out = "NONREF" if shortcuts.leave_out else "DEFAULT"
-    wanted = shortcuts.packets[indices]
-    groups = np.searchsorted(shortcuts.key_packets, wanted, side="right") - 1
-    for group in np.unique(groups).tolist():
-        start, time, here = int(shortcuts.key_packets[group]), int(shortcuts.times[group]), indices[groups == group]
-        index_of = dict(zip(shortcuts.packets[here].tolist(), here.tolist()))
-        last = max(index_of)
-        if group and start > position:
-            container.seek(time, stream=stream)
-            packets, position = _packets(video), start
-        decoder.flush_buffers()
-        for position, packet in enumerate(itertools.islice(packets, start - position, None), start):
-            if group and position == start and time not in (packet.pts, packet.dts):
-                break
-            decoder.skip_frame = "DEFAULT" if position in index_of else leave_out
-            packet.pts = position  # as in `linear_frames`
-            for frame in decoder.decode(packet) + (decoder.decode(None) if position == last else []):
-                if frame.pts in index_of:
-                    yield index_of.pop(frame.pts), frame
-            if position == last:
-                break
-        position += 1
-        if index_of:
-            raise VideoError(path, "is not the file that its index was made of")
-
-
-def _packets(video: OpenVideo) -> Iterator[av.Packet]:
-    # an empty packet in the middle of a file would be taken for its end
-    return (packet for packet in video.container.demux(video.stream) if packet.size)
-
-
-def display_size(stream: av.VideoStream, frame: av.VideoFrame, short_side: int | None) -> tuple[int, int]:
-    """Width and height in square pixels, before turning."""
-    width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
+def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
+    """Width and height in square pixels, before turning. Raises ValueError for proportions that no video has."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / 32 <= aspect <= 32:
+        raise ValueError(f"its pixels are {aspect:g} times as wide as high")
+    width, height = frame.width * aspect, frame.height
     scale = short_side / min(width, height) if short_side else 1.0
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-class _Converter:
-    """Frames to RGB in one size, upright."""
-
-    def __init__(self, path: Path, size: tuple[int, int], short_side: int | None):
-        if size[0] * size[1] > MAX_PIXELS:
-            raise VideoError(path, f"would be a picture of {size[0]} x {size[1]} pixels")
-        self.size, self.scaled = size, short_side is not None
-        self.first, self.second = VideoReformatter(), VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """'h w c' uint8, possibly a view of the frame's memory."""
-        planar = frame
-        if self.scaled or self.size != (frame.width, frame.height):
-            # by way of planes, for which libav's vector code writes the very pixels that it is slow at otherwise
-            planar = self.first.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
-        pixels = self.second.reformat(planar, format="rgb24", threads=1).to_ndarray()
-        return upright(pixels, frame)
-
-
-def upright(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Applies the display matrix, x' = a x + c y, y' = b x + d y (ISO 14496-12): quarter turns and mirroring."""
+def _turn(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """What applies the display matrix to 'h w c', x' = a x + c y, y' = b x + d y (ISO 14496-12): quarter turns and
+    mirroring."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return pixels
+        return lambda pixels: pixels
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    turned = abs(b) > abs(a)
+    if turned:
+        a, d = c, b
+    rows, columns = slice(None, None, -1 if d < 0 else 1), slice(None, None, -1 if a < 0 else 1)
+    return lambda pixels: (pixels.swapaxes(0, 1) if turned else pixels)[rows, columns]

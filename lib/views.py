@@ -4,7 +4,9 @@ Training follows SVT's recipe (Self-supervised Video Transformer, CVPR 2022, as 
 cropping are apart: `*_indices` say which frames a view needs, `*_views` make tensors of the decoded frames.
 """
 
+import re
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +68,19 @@ class ViewSettings:
                 raise ValueError(f"views: {name} must be two fractions 0 < low <= high <= 1, got {(low, high)}")
         if not 0 < self.local_span <= 1:
             raise ValueError(f"views: local_span must lie in (0, 1], got {self.local_span}")
+
+
+class EvalView(NamedTuple):
+    """What one evaluation view is, as the field writes it: "16x3x1@224" (checked by `params.EvalViews`)."""
+
+    num_frames: int  # of a clip
+    clips: int  # temporal clips of a video
+    crops: int  # 1: the centre, 3: along the long side
+    image_size: int  # pixels
+
+    @classmethod
+    def parse(cls, text: str) -> "EvalView":
+        return cls(*map(int, re.split("[x@]", text)))
 
 
 def draw_num_frames(settings: ViewSettings, generator: np.random.Generator) -> tuple[int, ...]:

@@ -245,16 +245,16 @@ def _render_file(task: tuple[Path, str, int, int, Params]) -> None:
 
 
 def build(params: Params) -> dict:
-    """Renders the three parts of the world under `params.data`, one folder a class, unless they are already there.
+    """Renders the three parts of the world under `params.data_embedded`, one folder a class, unless they are already there.
 
     Classes are equally frequent in each part. The folder is renamed into place when it is whole; a folder that other
     parameters made is replaced.
     Returns:
         the record that lies beside the videos as `world.json`: the parameters' hash and the counts.
     Raises:
-        FileExistsError: `params.data` exists and is not a world that this function made.
+        FileExistsError: `params.data_embedded` exists and is not a world that this function made.
     """
-    root = ROOT / params.data
+    root = ROOT / params.data_embedded
     record = {"params_hash": params.stage_hash(WorldParams), "train": params.world_train,
               "validation": params.world_validation, "test": params.world_test}
     if root.exists() and any(root.iterdir()):

@@ -71,9 +71,10 @@ TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few
     "clip_stills": 128, "clip_held_out_stills": 32, "clip_epochs": 1, "clip_batch_size": 64, "clip_width": 24,
     "clip_heads": 2,
     "clip_layers": 2, "clip_text_width": 16, "clip_text_layers": 1, "clip_projection": 16, "clip_image_size": 24,
-    "clip_vocabulary": 600, "image_size": 24, "eval_image_size": 24, "local_image_size": 16, "batch_size": 20,
+    "clip_vocabulary": 600, "image_size": 24, "local_image_size": 16, "batch_size": 20,
     "epochs": 2, "checkpoint_every": 3, "prior_memory": 8, "local_views": 1, "head_hidden": 16, "head_bottleneck": 8,
-    "head_prototypes": 32, "eval_num_frames": 2, "workers": 1,
+    "head_prototypes": 32, "zero_shot_views": ["2x1x1@24"], "probe_views": ["2x1x1@24"],
+    "workers": 1,
     "knn_k": [5], "probe_c": [0.1, 1.0],
 }
 
@@ -84,7 +85,7 @@ def tiny(tmp_path_factory) -> Callable[..., Params]:
     folder = tmp_path_factory.mktemp("tiny")
 
     def params(ablation: str | None = None, **overrides) -> Params:
-        places = {"data": str(folder / "world"), "clip": str(folder / "clip")}
+        places = {"data_embedded": str(folder / "world"), "clip": str(folder / "clip")}
         own = read_yaml(FOLDER / "ablations" / f"{ablation}.yaml") if ablation else {}
         sizes = {name: size for name, size in TINY.items() if name not in own}
         return load(profile="embedded", ablation=ablation, **sizes | places | overrides)

@@ -6,19 +6,19 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, CLIPModel
 
-from lib.data import list_part
+from lib.data import DataError, list_dataset
 from lib.evaluate import evaluate
 from lib.params import FOLDER
 from lib.concepts import read_prompts
 from lib.train import adapt, read_concepts
 from lib.video import decode
-from lib.views import evaluation_indices, evaluation_views
+from lib.views import EvalView, evaluation_indices, evaluation_views
 
 
 @pytest.fixture(scope="module")
 def image_clip(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("image_clip")
-    params = tiny("image_clip", evaluate_parts=["test"])
+    params = tiny("image_clip")
     adapt(params, folder)
     return params, folder, evaluate(params, folder)
 
@@ -33,20 +33,21 @@ def value(record, protocol, metric="top1", part="test"):
 def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(image_clip):
     params, folder, record = image_clip
     model, tokenizer = CLIPModel.from_pretrained(params.clip).eval(), AutoTokenizer.from_pretrained(params.clip)
-    videos = list_part(params, "test")
+    videos = list_dataset(params, "embedded")["test"]
+    (view,) = map(EvalView.parse, params.zero_shot_views)
     (template,) = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
     prompts = [template.format(concept.spoken) for concept in read_concepts(params, videos.classes)]
     texts = tokenizer(prompts, padding=True, return_tensors="pt")
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     right = []
     for video in videos.videos:
-        frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=params.eval_num_frames).ravel(),
-                        short_side=params.eval_image_size)
-        view = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=params.eval_image_size)[0]
-        embedding = model.get_image_features(view.transpose(0, 1)).pooler_output.mean(0)
+        frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=view.num_frames).ravel(),
+                        short_side=view.image_size)
+        clip = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=view.image_size)[0]
+        embedding = model.get_image_features(clip.transpose(0, 1)).pooler_output.mean(0)
         right.append(int((embedding @ text.T).argmax()) == video.label)
     assert value(record, "zero_shot") == pytest.approx(100 * np.mean(right))
-    assert load_file(folder / "correct.safetensors")["test/zero_shot"].tolist() == right
+    assert load_file(folder / "correct.safetensors")["embedded/test/zero_shot"].tolist() == right
 
 
 def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
@@ -54,37 +55,39 @@ def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     assert {(m["protocol"], m["metric"]) for m in record["metrics"]} == {
         (protocol, metric) for protocol in ("zero_shot", "linear_probe", "knn_5")
         for metric in ("top1", "top5", "pair_top1", "prediction_entropy")}
-    assert record["parts"]["test"] == {
-        "listed": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "absent_classes": []}
-    assert record["probe"]["C"] in params.probe_c and record["views"] == "2x1x1"
-    assert len(record["prompts"]["hash"]) == 12
-    assert len(record["per_class"]["test/zero_shot"]) == 16 and np.sum(record["confusion"]["test/linear_probe"]) == 32
-    # classes are equally frequent
-    assert value(record, "zero_shot") == pytest.approx(np.mean(record["per_class"]["test/zero_shot"]))
+    found = record["datasets"]["embedded"]
+    assert found["parts"]["test"] == {
+        "listed": 32, "found": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "absent_classes": []}
+    assert found["probe"]["test"]["C"] in params.probe_c
+    assert record["views"] == {"zero_shot": ["2x1x1@24"], "probe": ["2x1x1@24"], "average": "features"}
+    assert len(record["prompts"]["photo"]) == len(record["concepts"]["embedded"]) == 12
+    per_class, confusion = record["per_class"]["embedded/test/zero_shot"], record["confusion"]["embedded/test/linear_probe"]
+    assert len(per_class) == 16 and np.sum(confusion) == 32
+    assert value(record, "zero_shot") == pytest.approx(np.mean(per_class))  # classes are equally frequent
 
 
 def test_features_are_extracted_once_for_a_model_and_its_views(image_clip):
     params, folder, record = image_clip
-    features = folder / "features" / "test.safetensors"
+    features = folder / "features" / "embedded.safetensors"
     made = features.stat().st_mtime_ns
     again = evaluate(params.model_copy(update={"knn_k": [3]}), folder)
     assert features.stat().st_mtime_ns == made and value(again, "zero_shot") == value(record, "zero_shot")
-    evaluate(params.model_copy(update={"eval_num_frames": 4}), folder)
+    evaluate(params.model_copy(update={"zero_shot_views": ["4x1x1@24"]}), folder)
     assert features.stat().st_mtime_ns != made
 
 
 def test_a_corrupt_test_video_counts_as_wrong_and_is_listed(tiny, tmp_path):
-    whole = tiny("image_clip", evaluate_parts=["test"])
-    shutil.copytree(whole.data, tmp_path / "world")
-    params = whole.model_copy(update={"data": str(tmp_path / "world"), "max_bad_videos": 0})
+    whole = tiny("image_clip")
+    shutil.copytree(whole.data_embedded, tmp_path / "world")
+    params = whole.model_copy(update={"data_embedded": str(tmp_path / "world"), "max_bad_videos": 0})
     adapt(params, tmp_path / "run")
     before = evaluate(params, tmp_path / "run")
     victim = sorted((tmp_path / "world" / "test").rglob("*.mp4"))[5]
     victim.write_bytes(victim.read_bytes()[:300])
-    shutil.rmtree(tmp_path / "run" / "features")
-    after = evaluate(params, tmp_path / "run")
-    assert after["parts"]["test"]["decoded"] == 31 and after["parts"]["test"]["listed"] == 32
-    ((name, reason),) = after["parts"]["test"]["failed"]
+    after = evaluate(params, tmp_path / "run")  # the changed file is noticed
+    counts = after["datasets"]["embedded"]["parts"]["test"]
+    assert (counts["decoded"], counts["found"], counts["listed"]) == (31, 32, 32)
+    ((name, reason),) = counts["failed"]
     assert name.endswith(victim.stem) and reason
     for protocol in ("zero_shot", "linear_probe", "knn_5"):
         assert value(after, protocol) in (value(before, protocol), pytest.approx(value(before, protocol) - 100 / 32))
@@ -96,8 +99,56 @@ def test_without_a_finished_adaptation_there_is_nothing_to_evaluate(tiny, tmp_pa
 
 
 def test_balanced_predictions_spread_over_the_classes(tiny, tmp_path):
-    params = tiny("image_clip_balanced", evaluate_parts=["test"], sinkhorn_rounds=50)
+    params = tiny("image_clip_balanced", sinkhorn_rounds=50)
     adapt(params, tmp_path)
     plain = evaluate(params.model_copy(update={"balance_predictions": False}), tmp_path)
     balanced = evaluate(params, tmp_path)
     assert value(balanced, "zero_shot", "prediction_entropy") > value(plain, "zero_shot", "prediction_entropy")
+
+
+@pytest.fixture(scope="module")
+def small_ucf101(shared_data, tmp_path_factory):
+    """The five real classes laid out as UCF-101: groups 1..25, the first clip of each; 7 g 3 s of every split."""
+    root = tmp_path_factory.mktemp("UCF-101")
+    for file in sorted((shared_data / "ucf101-5").rglob("*_c01.mp4")):
+        (root / file.parent.name).mkdir(exist_ok=True)
+        (root / file.parent.name / file.name).symlink_to(file)
+    return root
+
+
+def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, small_ucf101, tmp_path):
+    params = tiny(
+        "image_clip", evaluate_on=["ucf101"], probe_on=["ucf101"], data_ucf101=str(small_ucf101), allow_missing=True,
+        concepts=["ucf101"], concept_spaces=["category"], alignment_weight=0.0, zero_shot_prompts="bare", zero_shot_protocols=["split", "full", "half"],
+        zero_shot_views=["2x1x1@24"], probe_views=["2x1x1@24", "4x2x3@16"], manifests=str(tmp_path), probe_held_out=0.3)
+    adapt(params, tmp_path / "run")
+    record = evaluate(params, tmp_path / "run")
+    found = record["datasets"]["ucf101"]
+    assert found["classes"] == ["BodyWeightSquats", "BoxingPunchingBag", "JugglingBalls", "JumpingJack", "Lunges"]
+    assert {part: counts["found"] for part, counts in found["parts"].items()} == {
+        "all": 125, **{f"{part}-{split}": size for split in (1, 2, 3) for part, size in (("train", 90), ("test", 35))}}
+    assert found["counts"]["found"] == 105 and found["counts"]["listed"] > 400  # the three test parts
+    accuracies = [value(record, "zero_shot", part=f"test-{split}") for split in (1, 2, 3)]
+    # every clip of the split is scored by the same features as in the whole set
+    answers = load_file(tmp_path / "run" / "correct.safetensors")
+    assert accuracies == pytest.approx([100 * answers[f"ucf101/test-{s}/zero_shot"].mean() for s in (1, 2, 3)])
+    whole = value(record, "zero_shot_full", part="all")
+    assert 100 * answers["ucf101/all/zero_shot_full"].sum() / 125 == pytest.approx(whole)
+    halves = [m["value"] for m in record["metrics"] if m["protocol"] == "zero_shot_half"]
+    assert len(halves) == 10 and np.mean(halves) > whole  # two classes are easier than five
+    features = load_file(tmp_path / "run" / "features" / "ucf101.safetensors")
+    assert features["4x2x3@16/features"].shape[:2] == (125, 6)
+    assert np.allclose(np.linalg.norm(features["2x1x1@24/embedding"], axis=-1), 1, atol=1e-5)
+    by_views = evaluate(params.model_copy(update={"average_views": "probabilities"}), tmp_path / "run")
+    # a single view: the softmax keeps the order
+    assert [value(by_views, "zero_shot", part=f"test-{s}") for s in (1, 2, 3)] == accuracies
+    assert [value(by_views, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)] != [
+        value(record, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)]
+
+
+def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, small_ucf101, tmp_path):
+    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(small_ucf101), concepts=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
+                  manifests=str(tmp_path / "manifests"))
+    with pytest.raises(DataError, match=r"(?s)ucf101.*521 of 646 .*allow_missing"):
+        adapt(params, tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()

@@ -1,24 +1,22 @@
 """The measures against scikit-learn and values computed by hand."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import top_k_accuracy_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
 from lib.metrics import (
     balanced_scores,
-    knn,
-    linear_probe,
+    half_class_accuracies,
+    mean_average_precision,
     pair_accuracy,
     pair_correct,
     paired_bootstrap,
     prediction_summary,
     topk_accuracy,
     topk_correct,
+    zero_shot_probabilities,
     zero_shot_scores,
 )
 
@@ -77,6 +75,36 @@ def test_pairs_without_clips_and_pairs_that_are_none_are_errors():
         pair_accuracy(np.zeros((1, 4)), [0], [(0, 4)])
 
 
+def test_half_of_the_classes_is_drawn_and_scored_as_by_hand():
+    # numpy's legacy generator: seed 0 permutes five classes to 2 0 1 3 4, seed 1 to 2 1 4 0 3. Half of five is two.
+    scores = np.array([
+        [0.1, 0.9, 0.2, 0.9, 0.9],  # class 0: wrong in {0, 2}
+        [0.3, 0.9, 0.2, 0.9, 0.9],  # class 0: right in {0, 2}, whatever the classes outside of it
+        [0.1, 0.5, 0.6, 0.9, 0.9],  # class 2: right in both halves
+        [0.9, 0.5, 0.6, 0.9, 0.9],  # class 1: wrong in {1, 2}
+        [NAN] * 5,                  # class 2, undecoded: wrong in both
+    ])
+    assert half_class_accuracies(scores, [0, 0, 2, 1, 2], seeds=[0, 1]) == pytest.approx([50, 100 / 3])
+
+
+def test_the_ten_halves_are_those_of_numpys_global_seed():
+    generator = np.random.default_rng(0)
+    scores, labels, expected = generator.normal(size=(300, 11)), generator.integers(11, size=300), []
+    for seed in range(10):
+        np.random.seed(seed)
+        half = sorted(np.random.permutation(11)[:5])
+        clips = [(row, label) for row, label in zip(scores, labels) if label in half]
+        expected.append(100 * np.mean([max(half, key=lambda c: row[c]) == label for row, label in clips]))
+    assert half_class_accuracies(scores, labels) == pytest.approx(expected)
+
+
+def test_a_drawn_class_without_clips_is_no_candidate_and_a_half_without_clips_is_an_error():
+    scores = np.array([[0.1, 0.0, 0.9, 0.0, 0.0]])
+    assert half_class_accuracies(scores, [0], seeds=[0]) == pytest.approx([100])
+    with pytest.raises(ValueError, match="half of the classes of seed 1"):
+        half_class_accuracies(scores, [0], seeds=[0, 1])
+
+
 def test_the_prediction_summary_counts_what_was_predicted_and_what_failed():
     scores = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], [NAN, NAN, NAN]])
     summary = prediction_summary(scores, [0, 0, 1, 1])
@@ -93,6 +121,46 @@ def test_a_set_of_which_nothing_decoded_has_a_summary_too():
     assert summary["num_failed"] == 2 and np.isnan(summary["prediction_entropy"])
 
 
+def test_mean_average_precision_by_hand():
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.9, 0.5], [0.1, 0.5, 0.5]])
+    # class 0: positives at ranks 1 and 3, (1/1 + 2/3) / 2; class 1: at ranks 1 and 2, 1; class 2: none
+    found = mean_average_precision(scores, truth)
+    assert found == (pytest.approx(100 * (5 / 6 + 1) / 2), 2, 1, 0)
+
+
+def test_undecoded_clips_lower_the_mean_average_precision():
+    truth = np.array([[1], [0], [1]], dtype=bool)
+    assert mean_average_precision([[0.9], [0.1], [0.8]], truth).value == pytest.approx(100)
+    # the positive at rank 3 has precision 2/3
+    assert mean_average_precision([[0.9], [0.1], [NAN]], truth).value == pytest.approx(100 * (1 + 2 / 3) / 2)
+    # nothing decoded: everything is tied, and the precision is the share of positives
+    assert mean_average_precision([[NAN]] * 3, truth).value == pytest.approx(100 * 2 / 3)
+
+
+def test_clips_without_any_class_are_ranked_last_as_in_charades_own_evaluation():
+    truth = np.array([[1, 0], [0, 1], [0, 0]])
+    scores = np.array([[0.5, 0.1], [0.1, 0.5], [0.9, 0.9]])
+    assert mean_average_precision(scores, truth) == (100, 2, 0, 1)
+
+
+def test_mean_average_precision_equals_scikit_learns_where_every_clip_has_a_class_and_a_score():
+    generator = np.random.default_rng(0)
+    scores, truth = generator.normal(size=(60, 5)), generator.random((60, 5)) < 0.3
+    truth[:, 0] |= ~truth.any(axis=1)
+    assert mean_average_precision(scores, truth).value == pytest.approx(100 * average_precision_score(truth, scores))
+    scores[:, 2] = -np.inf  # a class without training clips
+    expected = np.where(np.isinf(scores), -99, scores)
+    assert mean_average_precision(scores, truth).value == pytest.approx(100 * average_precision_score(truth, expected))
+
+
+def test_a_truth_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match="0 or 1"):
+        mean_average_precision(np.zeros((2, 2)), np.full((2, 2), 2))
+    with pytest.raises(ValueError, match="none of the 2 clips"):
+        mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
 # Zero-shot ------------------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +171,12 @@ def test_zero_shot_scores_are_cosines_and_the_two_spaces_are_averaged():
     both = zero_shot_scores(embeddings, category, description)
     assert both[0] == pytest.approx([(0.6 + 0.8) / 2, (0.8 + 1.0) / 2])
     assert np.isnan(both[1]).all()
+
+
+def test_zero_shot_probabilities_are_a_softmax_at_clips_scale():
+    probabilities = zero_shot_probabilities([[0.30, 0.29], [NAN, NAN]])
+    assert probabilities[0] == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+    assert np.isnan(probabilities[1]).all()
 
 
 def test_balanced_predictions_undo_a_favourite_class_and_leave_failed_clips_out():
@@ -116,114 +190,6 @@ def test_balanced_predictions_undo_a_favourite_class_and_leave_failed_clips_out(
     assert np.allclose(balanced[:-1].sum(axis=1), 1)
     assert topk_accuracy(balanced[:-1], labels, 1) > topk_accuracy(biased, labels, 1) + 20
     assert np.array_equal(balanced[:-1], balanced_scores(biased, temperature=0.1, rounds=20))
-
-
-# Probes ---------------------------------------------------------------------------------------------------------------
-
-
-def noisy_classes(num_clips: int, *, num_classes: int = 4, width: int = 8, seed: int = 0, scale: float = 2.0):
-    generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(num_classes, width)) * scale
-    labels = np.arange(num_clips) % num_classes
-    return centres[labels] + generator.normal(size=(num_clips, width)) * np.arange(1, width + 1), labels
-
-
-PROBE = {"num_classes": 4, "grid": [0.01, 1.0, 100.0], "held_out": 0.25, "max_iter": 1000, "seed": 0}
-
-
-def test_the_linear_probe_is_scikit_learns_at_the_chosen_c_refitted_on_the_whole_training_split():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    probe = linear_probe(train, labels, test, normalise="standardise", **PROBE)
-    scaler = StandardScaler().fit(train)
-    reference = LogisticRegression(C=probe.C, max_iter=1000).fit(scaler.transform(train), labels)
-    assert np.allclose(probe.scores, reference.decision_function(scaler.transform(test)))
-    sweep, refit = probe.records[:-1], probe.records[-1]
-    assert [record["C"] for record in sweep] == [0.01, 1.0, 100.0]
-    best = max(record["held_out_top1"] for record in sweep)
-    assert probe.C == min(record["C"] for record in sweep if record["held_out_top1"] == best)
-    assert refit["fit"] == "refit" and refit["C"] == probe.C and refit["held_out_top1"] is None
-    assert all(record["warning"] is None and record["iterations"] > 0 for record in probe.records)
-
-
-def test_nothing_of_the_test_set_moves_the_probe():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    alone = linear_probe(train, labels, test[:1], normalise="standardise", **PROBE)
-    among_others = linear_probe(train, labels, np.concatenate([test, 1e6 * test]), normalise="standardise", **PROBE)
-    assert alone.C == among_others.C and alone.records == among_others.records
-    assert np.allclose(alone.scores[0], among_others.scores[0])
-
-
-def test_the_l2_probe_does_not_see_the_length_of_a_feature():
-    train, labels = noisy_classes(120)
-    test, _ = noisy_classes(40, seed=1)
-    first = linear_probe(train, labels, test, normalise="l2", **PROBE)
-    scaled = linear_probe(train * np.linspace(1, 9, 120)[:, None], labels, test * 7, normalise="l2", **PROBE)
-    assert np.allclose(first.scores, scaled.scores)
-
-
-def test_a_probe_that_does_not_converge_says_so_in_its_records():
-    train, labels = noisy_classes(120)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        probe = linear_probe(train, labels, train, normalise="standardise", **PROBE | {"max_iter": 2})
-    assert all("converge" in record["warning"] and record["iterations"] == 2 for record in probe.records[1:])
-
-
-def test_groups_are_held_out_whole():
-    # The features only tell the group, never the class: a clip's twin in the fitted part would give its label away.
-    generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(40), 4)
-    labels = generator.permutation(40)[groups] % 4
-    features = generator.normal(size=(40, 64))[groups] + 1e-3 * generator.normal(size=(160, 64))
-    leaky = linear_probe(features, labels, features, normalise="standardise", **PROBE)
-    whole = linear_probe(features, labels, features, normalise="standardise", groups=groups, **PROBE)
-    assert max(record["held_out_top1"] for record in leaky.records[:-1]) > 95
-    assert max(record["held_out_top1"] for record in whole.records[:-1]) < 60
-    with pytest.raises(ValueError, match="2 groups are too few"):
-        linear_probe(features, labels, features, normalise="standardise", groups=groups // 20, **PROBE)
-
-
-@pytest.mark.parametrize("seen", [(0, 3), (0, 1, 3)])
-def test_classes_without_training_clips_are_never_predicted_and_undecoded_clips_are_nan(seen):
-    train, labels = noisy_classes(120)
-    kept = np.isin(labels, seen)
-    test, test_labels = noisy_classes(40, seed=1, scale=20.0)
-    train, test = train + noisy_classes(120, scale=20.0)[0], test.copy()
-    test[5] = NAN
-    scores = linear_probe(train[kept], labels[kept], test, normalise="standardise", **PROBE).scores
-    assert scores.shape == (40, 4) and np.isnan(scores[5]).all()
-    assert np.isneginf(np.delete(scores, 5, axis=0)[:, 2]).all()
-    right = topk_correct(scores, test_labels, 1)
-    expected = np.isin(test_labels, seen) & (np.arange(40) != 5)
-    assert np.array_equal(right, expected)
-
-
-def test_training_clips_without_finite_features_are_an_error_and_not_left_out_in_silence():
-    train, labels = noisy_classes(120)
-    train[3] = NAN
-    with pytest.raises(ValueError, match="1 of 120 training clips"):
-        linear_probe(train, labels, train, normalise="l2", **PROBE)
-
-
-def test_knn_votes_are_exponentials_of_cosines():
-    generator = np.random.default_rng(0)
-    train, labels, test = generator.normal(size=(60, 5)), generator.integers(3, size=60), generator.normal(size=(9, 5))
-    test[4] = NAN
-    scores = knn(train, labels, test, num_classes=4, k=10)
-    cosines = (test / np.linalg.norm(test, axis=1)[:, None]) @ (train / np.linalg.norm(train, axis=1)[:, None]).T
-    for clip in (0, 1, 2, 3, 5, 6, 7, 8):
-        votes = np.zeros(4)
-        for neighbour in np.argsort(-cosines[clip])[:10]:
-            votes[labels[neighbour]] += math.exp(cosines[clip, neighbour] / 0.07)
-        assert scores[clip] == pytest.approx(votes / votes.sum())
-    assert np.isnan(scores[4]).all()
-
-
-def test_more_neighbours_than_training_clips_is_an_error_that_names_both():
-    with pytest.raises(ValueError, match="k = 10 .* 4 training clips"):
-        knn(np.eye(4), [0, 1, 2, 3], np.eye(4), num_classes=4, k=10)
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------

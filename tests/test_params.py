@@ -45,6 +45,8 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
     ({"temporal": "divded"}, r"temporal: .*'divided'"),
     ({"prior": ["sinkhorn", "centring"]}, r"both act on the teacher"),
     ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
+    ({"zero_shot_views": ["16x1x2@224"]}, r"zero_shot_views"),
+    ({"probe_on": ["ucf101"]}, r"must stand in evaluate_on"),
     ({"objective": "feature"}, r"prior is \[centring\]"),
 ])
 def test_a_value_that_cannot_be_is_an_error_that_says_so(wrong, message):
@@ -70,6 +72,8 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
     ({"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
     ({"knn_k": [7]}, {EvaluateParams}),
     ({"workers": 5}, set()),
+    ({"data_embedded": "elsewhere"}, {AdaptParams, EvaluateParams}),
+    ({"data_ucf101": "elsewhere"}, set()),
 ])
 def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(change, stages):
     before, after = load(profile="embedded"), load(profile="embedded", **change)
@@ -80,4 +84,15 @@ def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(ch
 
 def test_the_world_seed_chooses_data_and_checkpoint():
     chosen = load(profile="embedded", world_seed=2)
-    assert chosen.data == "data/embedded/2" and chosen.clip == "outputs/embedded/clip/2"
+    assert chosen.data_embedded == "data/embedded/2" and chosen.clip == "outputs/embedded/clip/2"
+
+
+def test_the_stage_that_evaluates_depends_on_the_place_of_what_it_evaluates_on():
+    before, after = (load(profile="paper", data_ucf101=place) for place in ("here", "there"))
+    assert before.stage_hash(AdaptParams) == after.stage_hash(AdaptParams)
+    assert before.stage_hash(EvaluateParams) != after.stage_hash(EvaluateParams)
+
+
+def test_a_second_profile_changes_the_first():
+    both, paper = load(profile="paper+embedded"), load(profile="paper")
+    assert (both.dataset, both.zero_shot_protocols) == ("embedded", paper.zero_shot_protocols)

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from lib import params, tables
+from lib import params, suites, tables
 from lib.metrics import paired_bootstrap, pooled_bootstrap
 from lib.params import EvaluateParams, ParamsError
-from lib.runs import write_json
+from lib.runs import read_json, write_json
 
 CLIPS = 40
 
@@ -17,33 +17,44 @@ CLIPS = 40
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """Runs lie under a folder of the test."""
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(suites, "ROOT", tmp_path)
     monkeypatch.setattr(
-        tables, "run_folder", lambda profile, ablation, world, seed: tmp_path / ablation / f"world{world}-seed{seed}"
+        suites, "run_folder", lambda profile, ablation, world, seed: tmp_path / ablation / f"world{world}-seed{seed}"
     )
     return tmp_path
 
 
 def suite_of(rows, replicas):
-    return tables.Suite(folder="", rows=rows, reference="lss", replicas=replicas)
+    return suites.Suite(folder="", rows=rows, reference="lss", replicas=replicas)
 
 
-def finish(run, *, right, probe_right=None, classes=16, commit="abcdef0123", **record):
+def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", commit="abcdef0123", **record):
     """Leaves the files of a finished evaluation: `right` of the CLIPS test clips are right in zero-shot."""
     counts = {"zero_shot": right, "linear_probe": right if probe_right is None else probe_right}
-    correct = {f"test/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8) for protocol, count in counts.items()}
+    (dataset,) = run.params.evaluate_on
+    correct = {f"{dataset}/{test}/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8) for protocol, count in counts.items()}
     metrics = [
-        {"part": part, "protocol": protocol, "metric": "top1", "value": 100 * count / CLIPS if part == "test" else 0.0}
+        {
+            "dataset": dataset,
+            "part": part,
+            "protocol": protocol,
+            "metric": "top1",
+            "value": 100 * count / CLIPS if part == test else 0.0,
+        }
         for protocol, count in counts.items()
-        for part in ("validation", "test")
+        for part in ("validation", test)
     ]
     run.folder.mkdir(parents=True)
     save_file(correct, run.folder / "correct.safetensors")
     write_json(
         run.folder / "metrics.json",
         {
-            "classes": [f"c{i}" for i in range(classes)],
-            "parts": {"test": {"listed": CLIPS, "decoded": CLIPS}},
+            "datasets": {
+                dataset: {
+                    "classes": [f"c{i}" for i in range(classes)],
+                    "counts": {"listed": CLIPS + missing, "found": CLIPS, "decoded": CLIPS},
+                }
+            },
             "metrics": metrics,
             "commit": commit,
             "params_hash": run.params.stage_hash(EvaluateParams),
@@ -59,8 +70,8 @@ def line(table, **where):
 
 def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
     for path in (params.FOLDER / "suites").glob("*.yaml"):
-        suite = tables.read_suite(path.stem)
-        assert {run.ablation for run in tables.runs_of(suite, "embedded")} == set(suite.rows)
+        suite = suites.read_suite(path.stem)
+        assert {run.ablation for run in suites.runs_of(suite, "embedded")} == set(suite.rows)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +87,14 @@ def test_a_faulty_suite_is_an_error_that_names_file_and_key(tmp_path, monkeypatc
     content = {"folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]]} | change
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "mine.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(tables, "FOLDER", tmp_path)
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(suites, "FOLDER", tmp_path)
+    monkeypatch.setattr(suites, "ROOT", tmp_path)
     with pytest.raises(ParamsError, match=f"suites/mine.yaml: .*{message}"):
-        tables.read_suite("mine")
+        suites.read_suite("mine")
 
 
 def test_a_row_without_training_runs_once_a_world(outputs):
-    runs = tables.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [1, 0], [1, 2]]), "embedded")
+    runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [1, 0], [1, 2]]), "embedded")
     assert [(run.ablation, run.world_seed, run.seed) for run in runs] == [
         ("image_clip", 0, 0),
         ("image_clip", 1, 0),
@@ -96,18 +107,18 @@ def test_a_row_without_training_runs_once_a_world(outputs):
 
 
 def test_other_data_than_the_embedded_world_has_no_remade_worlds(outputs):
-    runs = tables.runs_of(suite_of(["lss"], [[0, 0], [1, 0], [0, 1]]), "ucf101", {"data": "some/folder"})
-    assert [(run.world_seed, run.seed, run.params.data) for run in runs] == [
+    runs = suites.runs_of(suite_of(["lss"], [[0, 0], [1, 0], [0, 1]]), "ucf101", {"data_ucf101": "some/folder"})
+    assert [(run.world_seed, run.seed, run.params.data_ucf101) for run in runs] == [
         (0, 0, "some/folder"),
         (0, 1, "some/folder"),
     ]
     with pytest.raises(ParamsError, match="replica of world 0"):
-        tables.runs_of(suite_of(["lss"], [[1, 0]]), "ucf101")
+        suites.runs_of(suite_of(["lss"], [[1, 0]]), "ucf101")
 
 
 def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outputs):
     suite = suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [1, 0]])
-    runs = tables.runs_of(suite, "embedded")
+    runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 16, 30, 34, 24)):  # image_clip in worlds 0 and 1; lss: two seeds, world 1
         finish(run, right=right)
     tables.write_tables(suite, runs, outputs / "tables")
@@ -138,7 +149,7 @@ def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outp
 
 def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     suite = suite_of(["image_clip", "lss"], [[0, 0], [1, 0]])
-    runs = tables.runs_of(suite, "embedded")
+    runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 16, 30, 36)):
         finish(run, right=right)
     found = tables.differences(runs, tables.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
@@ -164,7 +175,7 @@ def test_the_pooled_interval_of_one_world_is_its_own():
 
 def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):
     suite = suite_of(["image_clip", "no_language", "lss"], [[0, 0]])
-    runs = tables.runs_of(suite, "embedded")
+    runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (10, 29, 30)):
         finish(run, right=right)
     readable = tables.write_tables(suite, runs, outputs / "tables")["objectives"][0].set_index("run")[
@@ -178,7 +189,7 @@ def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):
 
 def test_failed_and_missing_runs_are_marked_and_not_left_out(outputs):
     suite = suite_of(["image_clip", "no_language", "lss"], [[0, 0], [0, 1]])
-    runs = tables.runs_of(suite, "embedded")
+    runs = suites.runs_of(suite, "embedded")
     finish(runs[3], right=30)  # lss, seed 0; its seed 1 and no_language fail, image_clip is not run
     for run in (runs[1], runs[4]):
         run.folder.mkdir(parents=True)
@@ -194,23 +205,25 @@ def test_failed_and_missing_runs_are_marked_and_not_left_out(outputs):
 
 
 def test_numbers_that_other_parameters_made_do_not_count(outputs):
-    (run,) = tables.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
+    (run,) = suites.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
     finish(run, right=30, params_hash="other")
     assert tables.collect([run]).values.empty
-    assert tables.state_of(run) == ("not run", "")
+    assert suites.state_of(run) == ("not run", "")
     (run.folder / "02_adapt.log").write_text("ConceptError")
-    assert tables.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
+    assert suites.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
     (run.folder / "adapt.json").write_text("{}")
-    assert tables.state_of(run)[0] == "not run"
+    assert suites.state_of(run)[0] == "not run"
 
 
 def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
     suite = suite_of(["lss"], [[0, 0]])
-    (run,) = tables.runs_of(suite, "ucf101")
-    finish(run, right=30, classes=5)
+    (run,) = suites.runs_of(suite, "ucf101")
+    finish(run, right=30, classes=5, test="test-1", missing=7)
     subset = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
     assert set(subset["dataset"]) == {"ucf101 (5 of 101 classes)"} and set(subset["paper"]) == {""}
-    record = tables.read_json(run.folder / "metrics.json") | {"classes": [f"c{i}" for i in range(101)]}
+    assert "47 test clips decoded; 7 have no file and are left out" in "".join(tables.notes(tables.collect([run]), "lss"))
+    record = read_json(run.folder / "metrics.json")
+    record["datasets"]["ucf101"]["classes"] = [f"c{i}" for i in range(101)]
     write_json(run.folder / "metrics.json", record)
     whole = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
     assert line(whole, protocol="linear_probe", metric="top1")["paper"] == "91.1"
@@ -219,12 +232,12 @@ def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
 
 def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
     suite = suite_of(["image_clip", "lss"], [[0, 0], [0, 1]])
-    runs = tables.runs_of(suite, "embedded")
+    runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 30, 34)):
         finish(run, right=right)
     tables.write_tables(suite, runs, outputs / "tables")
     small = suite_of(["lss"], [[0, 0]])
-    tables.write_tables(small, tables.runs_of(small, "embedded"), outputs / "small")
+    tables.write_tables(small, suites.runs_of(small, "embedded"), outputs / "small")
     header, row = tables.summary(outputs / "small", outputs / "tables").splitlines()
     assert "published zero-shot" in header and row.split()[:3] == ["lss", "embedded", "75.0"] and "80.0 ± 5.0" in row
     assert "published" not in tables.summary(outputs / "small", outputs / "nothing")

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_other_parameters_is_not_taken(tiny, tmp_path, capsys):
 
 def spoilt(params, tmp_path, *, count):
     """The training videos, the first `count` of which are not videos at all."""
-    shutil.copytree(params.data, tmp_path / "spoilt")
+    shutil.copytree(params.data_embedded, tmp_path / "spoilt")
     for path in sorted(Path(tmp_path / "spoilt" / "train").rglob("*.mp4"))[:count]:
         path.write_text("no video")
     return str(tmp_path / "spoilt")
@@ -139,10 +139,10 @@ def spoilt(params, tmp_path, *, count):
 
 def test_undecodable_videos_are_listed_and_stop_the_run_past_the_limit(tiny, tmp_path):
     data = spoilt(tiny(), tmp_path, count=2)
-    record = adapt(tiny(data=data, max_bad_videos=2), tmp_path / "tolerant")
+    record = adapt(tiny(data_embedded=data, max_bad_videos=2), tmp_path / "tolerant")
     assert len(record["bad_videos"]) == 2 and all(reason for _, reason in record["bad_videos"])
     with pytest.raises(AdaptationError, match="max_bad_videos is 1") as caught:
-        adapt(tiny(data=data, max_bad_videos=1), tmp_path / "strict")
+        adapt(tiny(data_embedded=data, max_bad_videos=1), tmp_path / "strict")
     assert record["bad_videos"][0][0] in str(caught.value)
     assert read_json(tmp_path / "tolerant" / "adapt.json")["videos"] == 80
 
@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
 
 def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        adapt(tiny(data=str(tmp_path / "nowhere")), tmp_path / "run")
+        adapt(tiny(data_embedded=str(tmp_path / "nowhere")), tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")

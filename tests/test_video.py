@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import Interpolation
 
-from lib.video import SCALING, VideoError, decode
+from lib.fuzz import fuzz
+from lib.video import SCALING, VideoError, decode, inspect
 
 
 def every_frame(num_source_frames, fps):
@@ -63,15 +65,11 @@ def test_every_file_of_the_zoo_decodes_like_a_linear_decoder_or_is_an_error(shar
             aspect = float(container.streams.video[0].sample_aspect_ratio or 1)
         reference = linear_decode(path)
         wanted = [len(reference) - 1, 0, len(reference) // 2, len(reference) // 2]
-        size = {} if aspect == 1 else {"width": round(reference[0].width * aspect), "interpolation": SCALING}
-        assert frames.num_source_frames == len(reference)
-        if not np.array_equal(frames.pixels[frames.rows], [upright_rgb(reference[i], **size) for i in wanted]):
-            wrong.append(path.name)
-        small = decode(path, lambda n, fps: [n // 2], short_side=40)
-        shape = small.pixels.shape[1:3]
-        height, width = shape if reference[0].rotation % 180 == 0 else shape[::-1]
-        expected = upright_rgb(reference[small.indices[0]], width=width, height=height, interpolation=SCALING)
-        if min(shape) != 40 or not np.array_equal(small.pixels[0], expected):
+        scaling = SCALING if width != stream.width else Interpolation.BICUBIC
+        convert = {"width": width, "format": "rgb24", "interpolation": scaling}
+        turns = reference[0].rotation // 90
+        expected = np.stack([np.rot90(reference[index].to_ndarray(**convert), turns) for index in wanted])
+        if frames.num_source_frames != len(reference) or not np.array_equal(frames.pixels[frames.rows], expected):
             wrong.append(path.name)
     assert not wrong
     assert errors == {
@@ -79,6 +77,77 @@ def test_every_file_of_the_zoo_decodes_like_a_linear_decoder_or_is_an_error(shar
         "sine_mono_s16.wav": "has no video stream",
     }
     assert len(files) > 60
+
+
+PATTERNS = {
+    "last": lambda n, fps: [n - 1], "middle": lambda n, fps: [n // 2], "all": every_frame,
+    "eight": lambda n, fps: np.linspace(0, n - 1, 8).round().astype(int),
+    "window": lambda n, fps: range(n // 3, 2 * n // 3 + 1),
+}
+
+
+def result_of(path, pattern, index=None):
+    try:
+        frames = decode(path, PATTERNS[pattern], short_side=40, index=index)
+        return frames.indices.tolist(), frames.num_source_frames, frames.pixels.tobytes()
+    except VideoError as error:
+        return error.reason
+
+
+def test_jumping_gives_the_same_frames_as_decoding_everything_on_every_file_of_the_zoo(shared_data):
+    files = [path for path in sorted((shared_data / "video-zoo").rglob("*")) if path.suffix != ".wav"]
+    jumps, files = 0, [path for path in files if path.is_file()]
+    for path in files:
+        index = inspect(path).index
+        jumps += bool(index.keys)
+        for pattern in PATTERNS:
+            assert result_of(path, pattern, index) == result_of(path, pattern), (path.name, pattern)
+    assert jumps > 55  # of 74: the others are damaged, or their time stamps don't tell which frame is which
+
+
+@pytest.mark.parametrize("spacing", [1, 5, 12, 250])
+@pytest.mark.parametrize("codec, suffix", [("libx264", ".mp4"), ("libx264", ".mkv"), ("mpeg4", ".avi"), ("libvpx", ".webm")])
+def test_jumping_does_not_depend_on_where_key_frames_lie(tmp_path, write_video, codec, suffix, spacing):
+    frames = np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), dtype=np.uint8)
+    options = {"x264-params": f"keyint={spacing}:min-keyint={spacing}:scenecut=0"} if codec == "libx264" else {
+        "g": str(spacing)}
+    path = write_video(tmp_path / f"a{suffix}", frames, codec=codec, options=options)
+    index = inspect(path).index
+    assert index.keys
+    for pattern in PATTERNS:
+        assert result_of(path, pattern, index) == result_of(path, pattern), pattern
+
+
+def test_an_index_of_another_file_does_not_make_another_files_frames(tmp_path, write_video, gray_frames):
+    long = write_video(tmp_path / "long.mp4", gray_frames(20), codec="libx264")
+    short = write_video(tmp_path / "short.mp4", gray_frames(8), codec="libx264")
+    stale = inspect(long).index
+    assert decode(short, lambda n, fps: [n - 1], index=stale).indices.tolist() == [7]
+
+
+def test_inspection_finds_damage_that_lies_anywhere(shared_data, tmp_path):
+    sound = inspect(shared_data / "video-zoo" / "torchcodec" / "nasa_13013.mp4")
+    assert (sound.frames, sound.codec, sound.width, sound.height, sound.error) == (325, "h264", 320, 180, "")
+    assert sound.key_spacing == 325 / 2 and sound.index.keys == (0, 202)
+    data = bytearray((shared_data / "video-zoo" / "torchcodec" / "nasa_13013.mp4").read_bytes())
+    for position in np.random.default_rng(0).integers(len(data) // 2, len(data) * 3 // 4, 60):
+        data[position] ^= 0x55
+    (tmp_path / "flipped.mp4").write_bytes(data)
+    damaged = inspect(tmp_path / "flipped.mp4")
+    assert damaged.error.startswith("decoding fails after 177 frames") and not damaged.index.keys
+    cut = inspect(shared_data / "video-zoo" / "decord" / "corrupted.mp4")
+    assert cut.error.startswith("decoding fails after 28 frames") and cut.frames == 28
+
+
+def test_a_size_that_changes_midway_gives_frames_of_the_first_size(tmp_path, write_video, gray_frames):
+    # two MPEG streams one after the other are a stream
+    for number, (height, width) in enumerate([(48, 64), (96, 128)]):
+        write_video(tmp_path / f"{number}.mpg", gray_frames(6, height, width), codec="mpeg2video")
+    path = tmp_path / "both.mpg"
+    path.write_bytes((tmp_path / "0.mpg").read_bytes() + (tmp_path / "1.mpg").read_bytes())
+    frames = decode(path, every_frame)
+    assert frames.pixels.shape[1:] == (48, 64, 3) and len(frames.pixels) > 6
+    assert not inspect(path).index.keys
 
 
 @pytest.mark.parametrize("turn, shape", [(0, (80, 142)), (90, (142, 80)), (180, (80, 142)), (270, (142, 80))])
@@ -219,7 +288,7 @@ def test_damaged_frame_is_an_error_if_it_is_wanted(shared_data, tmp_path):
     path = tmp_path / "flipped.mp4"
     path.write_bytes(data)
     assert len(decode(path, lambda n, fps: range(100), short_side=32).pixels) == 100
-    with pytest.raises(VideoError, match="frame 181 is damaged"):
+    with pytest.raises(VideoError, match="decoding fails after 177 frames"):
         decode(path, every_frame, short_side=32)
 
 
@@ -239,3 +308,12 @@ def test_names_with_colons_and_signs_are_files(tmp_path, write_video, gray_frame
     source = write_video(tmp_path / "a.mp4", gray_frames(3))
     path = source.rename(tmp_path / "http:clip %03d #1.mp4")
     assert decode(path, every_frame).num_source_frames == 3
+
+
+def test_a_spoilt_file_gives_right_frames_or_the_one_error(shared_data):
+    zoo = shared_data / "video-zoo"
+    sources = [zoo / "ucf101-originals" / "v_Lunges_g20_c04.avi", zoo / "torchcodec" / "nasa_13013_hdr.mp4",
+               zoo / "torchcodec" / "testsrc2_vp8.webm", zoo / "torchcodec" / "h264_10bits.mp4",
+               zoo / "torchcodec" / "sine_stereo_mp2.mpg", zoo / "torchcodec" / "animated.gif"]
+    outcomes = fuzz(sources, count=60, seed=0, limit=60)
+    assert set(outcomes["result"]) == {"exact", "error"}, outcomes[~outcomes["result"].isin(["exact", "error"])]

@@ -162,9 +162,17 @@ def test_faulty_parameters_stop_before_anything_runs_with_the_reason_alone(tmp_p
 def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
     stopped = fresh("--dry-run", "--quiet", "all", profile="ucf101", suite="reproduce", data="no/folder")
     assert stopped.returncode != 0
-    assert (
-        stopped.stdout.strip() == "data: no/folder is no folder; name one: make reproduce PROFILE=ucf101 DATA=<folder>"
-    )
+    assert "ucf101: " in stopped.stdout and "no/folder is no folder" in stopped.stdout
+
+
+def test_the_papers_profile_stops_with_what_is_absent_where_to_get_it_and_the_line_to_edit(fresh):
+    stopped = fresh("--dry-run", "--quiet", "all", profile="paper", suite="reproduce")
+    assert stopped.returncode != 0 and "Traceback" not in stopped.stdout
+    lines = (ROOT / "params/profiles/paper.yaml").read_text().splitlines()
+    for dataset, source in (("kinetics400", "cvdfoundation"), ("ucf101", "crcv.ucf.edu"), ("hmdb51", "serre.lab")):
+        number = next(i for i, line in enumerate(lines, start=1) if line.startswith(f"data_{dataset}:"))
+        assert f"edit:   params/profiles/paper.yaml, line {number}: data_{dataset}: " in stopped.stdout
+        assert source in stopped.stdout
 
 
 def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):

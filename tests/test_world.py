@@ -5,7 +5,7 @@ import pytest
 
 from lib import world
 from lib.actions import ACTIONS
-from lib.data import list_folder
+from lib.lists import list_folder
 from lib.video import decode
 
 SMALL = {"size": 32, "num_frames": 8, "fps": 12}
@@ -37,7 +37,7 @@ def test_harder_videos_are_darker_and_noisier():
 
 
 def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, tmp_path):
-    params = tiny(workers=2, data=str(tmp_path / "world"))
+    params = tiny(workers=2, data_embedded=str(tmp_path / "world"))
     record = world.build(params)
     assert (record["train"], record["validation"], record["test"]) == (80, 16, 32)
 
@@ -62,8 +62,8 @@ def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, 
 
 
 def test_a_changed_parameter_renders_the_world_anew(tiny, tmp_path):
-    world.build(tiny(data=str(tmp_path / "world"), world_test=16))
-    assert world.build(tiny(data=str(tmp_path / "world"), world_test=32))["test"] == 32
+    world.build(tiny(data_embedded=str(tmp_path / "world"), world_test=16))
+    assert world.build(tiny(data_embedded=str(tmp_path / "world"), world_test=32))["test"] == 32
     assert len(list_folder(tmp_path / "world" / "test")) == 32
 
 
@@ -71,5 +71,5 @@ def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "video.mp4").write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="not a rendered world"):
-        world.build(tiny(data=str(tmp_path / "mine")))
+        world.build(tiny(data_embedded=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"

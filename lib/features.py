@@ -1,0 +1,87 @@
+"""Features of every clip of a data set: one decoding pass and one forward pass serve all splits and protocols."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from safetensors.numpy import load_file, save_file
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lib.backbone import VideoCLIP
+from lib.data import EvaluationViews, collate
+from lib.lists import Video, VideoList
+from lib.params import AdaptParams, Params
+from lib.runs import read_json, write_json
+from lib.views import EvalView
+
+
+class Features:
+    """What `extract` found. A clip that cannot be decoded has a row of NaN, and its reason in `failed`, by path."""
+
+    def __init__(self, paths: Sequence[str], arrays: dict[str, np.ndarray], failed: dict[str, str]):
+        self.rows = {path: row for row, path in enumerate(paths)}
+        self.arrays, self.failed = arrays, failed
+
+    def of(self, videos: VideoList, kind: str, views: Sequence[str], *, average: bool) -> np.ndarray:
+        """The `kind` ("features" before the projection, "embedding" after it, L2-normalised) of a list's clips.
+
+        Returns 'n v w' with all views of all entries of `views`; with `average` their mean, 'n 1 w'.
+        """
+        rows = [self.rows[str(video.path)] for video in videos.videos]
+        every = np.concatenate([self.arrays[f"{view}/{kind}"][rows] for view in views], axis=1)
+        return reduce(every, "n v w -> n 1 w", "mean") if average else every
+
+    def failures(self, videos: VideoList) -> list[list[str]]:
+        """Name and reason of every clip of a list that cannot be decoded."""
+        return [[video.name, self.failed[str(video.path)]] for video in videos.videos if str(video.path) in self.failed]
+
+
+@torch.inference_mode()
+def extract(params: Params, model: VideoCLIP, videos: Sequence[Video], title: str) -> Features:
+    """Runs every video through the model once, with all views of zero-shot and probes."""
+    names = list(dict.fromkeys([*params.zero_shot_views, *params.probe_views]))
+    views = [EvalView.parse(name) for name in names]
+    sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}
+    loader = DataLoader(EvaluationViews(videos, views), batch_size=params.eval_batch_size, collate_fn=collate,
+                        num_workers=params.workers)
+    arrays = {f"{name}/{kind}": np.full((len(videos), view.clips * view.crops, size), np.nan, np.float32)
+              for name, view in zip(names, views) for kind, size in sizes.items()}
+    failed, device = {}, torch.device(params.device)
+    with tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
+        for batch in loader:
+            failed |= {str(videos[i].path): error.reason for i, error in batch.errors}
+            for name, clips in zip(names, batch.views):
+                with torch.autocast(device.type, torch.bfloat16, enabled=params.eval_precision == "bfloat16"):
+                    output = model(rearrange(clips.to(device), "b v c t h w -> (b v) c t h w"))
+                for kind, rows in (("features", output.features.float()),
+                                   ("embedding", F.normalize(output.embedding.float(), dim=-1))):
+                    arrays[f"{name}/{kind}"][batch.indices] = rearrange(
+                        rows, "(b v) w -> b v w", v=clips.shape[1]).cpu().numpy()
+            progress.update(len(batch.indices) + len(batch.errors))
+    return Features([str(video.path) for video in videos], arrays, failed)
+
+
+def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[VideoList]) -> Features:
+    """The features of all clips of some lists of a data set, or those found before by the same model in the same files.
+
+    They lie under `folder/features`; a file that was changed since (its size or time) makes them anew.
+    """
+    videos = list({video.path: video for videos in lists for video in videos.videos}.values())
+    paths = [str(video.path) for video in videos]
+    files = [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
+    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.zero_shot_views, params.probe_views,
+                params.eval_precision]
+    path, record = folder / "features" / f"{dataset}.safetensors", folder / "features" / f"{dataset}.json"
+    if record.exists() and (known := read_json(record))["settings"] == settings and known["files"] == files:
+        return Features(paths, load_file(path), known["failed"])
+    model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).to(params.device).eval()
+    found = extract(params, model, videos, dataset)
+    record.unlink(missing_ok=True)  # the record comes last: with it, the features are whole and of these settings
+    record.parent.mkdir(exist_ok=True)
+    save_file(found.arrays, path)
+    write_json(record, {"settings": settings, "files": files, "failed": found.failed})
+    return found

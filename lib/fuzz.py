@@ -1,0 +1,125 @@
+"""Proof of the decoder: every frame that `video.decode` gives is the one that a plain decoder puts out at that place.
+
+`compare` checks one file, `damaged` spoils one, and `fuzz` does both for as many as it is told, in a process of its own,
+where a crash or a hang is an outcome and not the end. Used by notebook 94_zoo and the tests.
+"""
+
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import pandas as pd
+import psutil
+from av.video.reformatter import Interpolation
+from tqdm import tqdm
+
+from lib.video import SCALING, STRICT, VideoError, VideoIndex, decode
+
+PATTERNS = {"last": lambda n, fps: [n - 1], "middle": lambda n, fps: [n // 2], "all": lambda n, fps: range(n),
+            "eight": lambda n, fps: np.linspace(0, n - 1, 8).round().astype(int),
+            "window": lambda n, fps: range(n // 3, 2 * n // 3 + 1)}
+
+
+def plain_decode(path: Path) -> list[int]:
+    """A checksum of every frame, converted to RGB, in the order in which a decoder puts them out, from the first key
+    frame on if there is one; up to the first error.
+
+    No frame is kept: where a file is damaged, decoders show what was in the memory of earlier frames.
+    """
+    sums, size = [], None
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                return []
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = STRICT
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            first = next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0)
+            for packet in [*packets[first:], None]:
+                for frame in stream.decode(packet):
+                    size = size or (round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height)
+                    scaling = SCALING if (frame.width, frame.height) != size else Interpolation.BICUBIC
+                    pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation=scaling)
+                    sums.append(zlib.crc32(pixels.tobytes()))
+    except (av.FFmpegError, OSError, IndexError, ValueError):
+        pass
+    return sums
+
+
+def compare(path: Path, patterns: Sequence[str], *, reference: Sequence[int], index: VideoIndex | None = None) -> str:
+    """What `decode` makes of a file, against `plain_decode`: "exact", "error: <reason>" (the one VideoError), or
+    "differs: <where>". Turned pictures count as the same: the reference does not turn them."""
+    outcome = ""
+    for name in patterns:
+        try:
+            frames = decode(path, PATTERNS[name], index=index)
+        except VideoError as error:
+            outcome = outcome or f"error: {error.reason}"
+            continue
+        for number, pixels in zip(frames.indices.tolist(), frames.pixels):
+            turned = (np.rot90(mirrored, turns) for mirrored in (pixels, pixels[:, ::-1]) for turns in range(4))
+            if number >= len(reference) or reference[number] not in (zlib.crc32(way.tobytes()) for way in turned):
+                return f"differs: frame {number} of {len(reference)} ({name})"
+    return outcome or "exact"
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """A file with up to twenty bytes flipped, or with a stretch of bytes taken out, or cut off."""
+    data, kind = bytearray(content), generator.choice(["flip", "flip", "remove", "cut"])
+    if kind == "flip":
+        for place in generator.integers(len(data), size=generator.integers(1, 21)):
+            data[place] ^= int(generator.integers(1, 256))
+    elif kind == "remove":
+        place = int(generator.integers(len(data)))
+        del data[place : place + int(generator.integers(1, 2000))]
+    else:
+        del data[int(generator.integers(len(data))) :]
+    return bytes(data)
+
+
+class Outcome(NamedTuple):
+    result: str  # "exact", "error", "differs", "crashed", "timed out"
+    detail: str
+    seconds: float
+    megabytes: float  # of memory that the process has afterwards
+
+
+def attempt(source: Path, seed: int) -> Outcome:
+    """Spoils a file and compares what is decoded of it."""
+    started = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / source.name
+        path.write_bytes(damaged(source.read_bytes(), np.random.default_rng(seed)))
+        try:
+            detail = compare(path, ["eight", "window"], reference=plain_decode(path))
+        except Exception as error:  # anything but VideoError is a defect, and is to be counted
+            detail = f"crashed: {error!r}"
+    megabytes = psutil.Process().memory_info().rss / 2**20
+    return Outcome(detail.split(":")[0], detail, time.time() - started, megabytes)
+
+
+def fuzz(sources: Sequence[Path], *, count: int, seed: int, limit: float) -> pd.DataFrame:
+    """`count` spoilt files made of the sources in turn: source, seed and `Outcome` of each. limit: seconds for a file."""
+    rows, pool = [], None
+    for number in tqdm(range(count), desc="spoilt files", unit="file"):
+        source = sources[number % len(sources)]
+        pool = pool or ProcessPoolExecutor(1)
+        try:
+            outcome = pool.submit(attempt, source, seed + number).result(timeout=limit)
+        except (BrokenProcessPool, TimeoutError) as error:
+            hung = isinstance(error, TimeoutError)
+            outcome = Outcome("timed out" if hung else "crashed", "", limit if hung else float("nan"), float("nan"))
+            pool.kill_workers() if hasattr(pool, "kill_workers") else pool.shutdown(wait=not hung, cancel_futures=True)
+            pool = None
+        rows.append({"source": source.name, "seed": seed + number} | outcome._asdict())
+    if pool:
+        pool.shutdown()
+    return pd.DataFrame(rows)
