@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.stream import Discard, Disposition
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # antialiased when it shrinks; without the additions, colours are taken from the nearest coarse chroma sample
@@ -88,11 +88,11 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     path = Path(path)
     layout = index or _count_packets(path)
     while True:
-        wanted = np.asarray(select(num_frames, index.fps))
+        wanted = np.asarray(select(layout.num_frames, layout.fps))
         if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
             raise ValueError(f"select must return a non-empty sequence of integers, got {wanted!r}")
-        if wanted.min() < 0 or wanted.max() >= num_frames:
-            raise ValueError(f"select returned indices outside 0..{num_frames - 1} for {path}: {wanted}")
+        if wanted.min() < 0 or wanted.max() >= layout.num_frames:
+            raise ValueError(f"select returned indices outside 0..{layout.num_frames - 1} for {path}: {wanted}")
         indices, rows = np.unique(wanted, return_inverse=True)
         pixels, num_decoded = _jump(path, indices, layout, short_side) if layout.keys else None, 0
         if pixels is None:
@@ -100,8 +100,8 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
         if pixels is not None:
             return Frames(pixels, indices, rows, layout.num_frames, layout.fps)
         if num_decoded == 0:
-            raise VideoError(path, f"none of its {num_frames} frames can be decoded")
-        num_frames = num_decoded
+            raise VideoError(path, f"none of its {layout.num_frames} frames can be decoded")
+        layout = layout._replace(num_frames=num_decoded)
 
 
 class Inspection(NamedTuple):
@@ -144,23 +144,16 @@ def inspect(path: str | Path) -> Inspection:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[OpenVideo]:
-    """A file's first moving picture and its decoder; whatever the library raises inside leaves as VideoError."""
+def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The container and its video stream; whatever the library raises inside leaves as VideoError."""
     try:
         # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, "has no video stream")
-            decoder = streams[0].codec_context
-            if decoder is None:
+            if streams[0].codec_context is None:
                 raise VideoError(path, "no decoder for its video stream")
-            options = {"max_pixels": str(MAX_PIXELS)}
-            if decoder.codec.name == "hevc":
-                options["err_detect"] = "explode"  # it marks no frame as damaged
-            if decoder.codec.name == "vp8":
-                decoder = av.CodecContext.create("libvpx", "r")  # libav's own does not notice damage at all
-            decoder.options = options
             # loader workers are the parallelism; automatic threading deadlocks in forked processes
             streams[0].codec_context.thread_count = 1
             streams[0].codec_context.options = STRICT
@@ -189,8 +182,6 @@ def _count_packets(path: Path) -> VideoIndex:
                 key_seen, first_packet, num_frames = True, num_packets, 0
             num_packets += 1
             num_frames += not packet.is_discard
-            if kept is not None:
-                kept.append(packet)
         if num_frames == 0:
             raise VideoError(path, "has no video frame")
         if not rate:
@@ -293,14 +284,9 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
 def _decoded_frames(container, stream, first_packet: int) -> Iterator[av.VideoFrame]:
     for number, packet in enumerate(_packets(container, stream)):
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
-        for packet_number, packet in itertools.chain(itertools.islice(packets, first_packet, None), [(None, None)]):
-            if packet is not None:
-                packet.pts = packet_number
-            for frame in decode(packet):
-                yield number, frame
-                number += 1
-    except av.FFmpegError as error:
-        raise VideoError(video.path, f"decoding fails after {number} frames: {error.strerror}") from error
+        if number >= first_packet:
+            yield from stream.decode(packet)
+    yield from stream.decode(None)
 
 
 def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
