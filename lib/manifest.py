@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from lib.video import VideoError, VideoIndex, inspect
+from lib.inspection import inspect
+from lib.video import VideoError, VideoIndex
 
 # path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
 COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "codec", "key_spacing", "error", "index"]

@@ -15,7 +15,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-STRICT = {"err_detect": "explode"}  # damage is an error, not a picture filled up with what was in memory before
+# damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
+STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
 SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that leave out what nothing refers to
 SEEK_OVER = 8  # frames that must lie between here and the next key frame for a seek to be the faster way (95_speed)
 
@@ -46,8 +47,8 @@ class Frames(NamedTuple):
 
 
 class VideoIndex(NamedTuple):
-    """What is known of a video without decoding it. `keys` is only there if a full decode has shown that the file is
-    sound and that frame i has the time stamp start + i x step (rounded): then frames can be found by seeking."""
+    """What is known of a video without decoding it. `keys` is only there if full decodes have shown that the file is
+    sound, that frame i has the time stamp start + i x step (rounded), and that jumping to it gives the same picture."""
 
     num_frames: int  # by its packets; that many or fewer decode
     first_packet: int  # the first one that decodes
@@ -76,9 +77,8 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
     The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
-    it is an error. With the
-    `index` of a file that `inspect` found sound, frames between the wanted ones are jumped over or left out where
-    nothing refers to them: the same frames, faster. Only wanted frames are converted. They are scaled as they are
+    it is an error. With the `index` of a file that `inspect` found sound, frames between the wanted ones are jumped
+    over or left out where nothing refers to them: the same frames, faster. Only wanted frames are converted. They are scaled as they are
     converted (bicubic, antialiased) so that the shorter side has `short_side` pixels after turning and pixel aspect;
     `None` keeps the coded height. Turns come in quarters.
 
@@ -86,7 +86,7 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     wanted frame, or if a wanted frame is damaged; ValueError if `select` returns nothing or an index out of range.
     """
     path = Path(path)
-    layout = index or _count_packets(path)
+    layout = index or count_packets(path)
     while True:
         wanted = np.asarray(select(layout.num_frames, layout.fps))
         if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
@@ -104,48 +104,19 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
         layout = layout._replace(num_frames=num_decoded)
 
 
-class Inspection(NamedTuple):
-    """What a full decode of a file shows. index: for `decode`."""
-
-    index: VideoIndex
-    frames: int  # that decode
-    width: int
-    height: int
-    codec: str
-    key_spacing: float  # frames between key frames, on average
-    error: str  # why it cannot be decoded as a whole; empty if it can
-
-
-def inspect(path: str | Path) -> Inspection:
-    """Decodes a whole file, without converting anything. Raises VideoError if not even its packets can be read."""
-    path = Path(path)
-    layout, stamps, damaged, error = _count_packets(path), [], [], ""
-    with _open(path) as (container, stream):
-        packets = list(_packets(container, stream))
-        keys = [packet.pts for packet in packets if packet.is_keyframe]
-        width, height, codec = stream.width, stream.height, stream.codec_context.codec.name
-        whole = not any(packet.is_discard or packet.is_corrupt for packet in packets)
-    with _open(path) as (container, stream):
-        try:
-            for number, frame in enumerate(_decoded_frames(container, stream, layout.first_packet)):
-                stamps.append(frame.pts)
-                if frame.is_corrupt:
-                    damaged.append(number)
-                whole &= (frame.width, frame.height) == (width, height)
-        except av.FFmpegError as problem:
-            error = f"decoding fails after {len(stamps)} frames: {problem.strerror}"
-    if not error and (damaged or not stamps):
-        error = f"frames are damaged: {len(damaged)}, the first is {damaged[0]}" if damaged else "no frame can be decoded"
-    if whole and not error and len(packets) == len(stamps) and None not in [*stamps, *keys]:
-        layout = layout._replace(start=stamps[0], step=max(1.0, (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1)))
-        if [layout.number(stamp) for stamp in stamps] == list(range(len(stamps))):  # each frame where its number says
-            layout = layout._replace(keys=tuple(map(layout.number, keys)))
-    return Inspection(layout, len(stamps), width, height, codec, len(packets) / max(len(keys), 1), error)
+def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
+    """A decoder that notices damage, on one thread: loader workers are the parallelism, and automatic threading
+    deadlocks in forked processes."""
+    decoder = stream.codec_context
+    if decoder.codec.name == "vp8":
+        decoder = av.CodecContext.create("libvpx", "r")  # libav's own notices nothing
+    decoder.thread_count, decoder.options = 1, STRICT
+    return decoder
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its video stream; whatever the library raises inside leaves as VideoError."""
+def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, av.VideoCodecContext]]:
+    """The container, its video stream and a decoder; whatever the library raises inside leaves as VideoError."""
     try:
         # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
         with av.open(f"file:{path}", metadata_errors="replace") as container:
@@ -154,17 +125,14 @@ def _open(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
                 raise VideoError(path, "has no video stream")
             if streams[0].codec_context is None:
                 raise VideoError(path, "no decoder for its video stream")
-            # loader workers are the parallelism; automatic threading deadlocks in forked processes
-            streams[0].codec_context.thread_count = 1
-            streams[0].codec_context.options = STRICT
-            yield container, streams[0]
-    except (av.FFmpegError, OSError, ValueError) as error:
+            yield container, streams[0], decoder_of(streams[0])
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
-def _count_packets(path: Path) -> VideoIndex:
+def count_packets(path: Path) -> VideoIndex:
     """Reads through the file without decoding: the number of frames to expect, and the first packet that decodes."""
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream, _):
         rate = stream.average_rate or stream.guessed_rate
         num_frames = num_packets = first_packet = 0
         # Matroska and WebM mark no broken packet, but state how long they are
@@ -222,10 +190,10 @@ class _Converter:
 def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | None) -> tuple[np.ndarray | None, int]:
     """The wanted frames 't h w c', None if not all of them exist, and the number of frames decoded on the way."""
     num_decoded = 0
-    with _open(path) as (container, stream):
-        convert = _Converter(stream, indices, short_side)
+    with open_video(path) as video:
+        convert = _Converter(video[1], indices, short_side)
         try:
-            for frame in _decoded_frames(container, stream, first_packet):
+            for frame in decoded_frames(*video, first_packet):
                 if frame.is_corrupt and num_decoded in convert.row:
                     raise VideoError(path, f"frame {num_decoded} is damaged")
                 convert.see(frame, num_decoded)
@@ -238,55 +206,66 @@ def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | 
 
 
 def _jump(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> np.ndarray | None:
-    """The wanted frames of a sound video, 't h w c'; None if the file turns out not to be what the index says.
+    """The wanted frames of a sound video, 't h w c'; None if the file turns out not to be what the index says."""
+    try:
+        with open_video(path) as video:
+            convert = _Converter(video[1], indices, short_side)
+            for number, frame in jumped_frames(*video, indices, index):
+                convert.see(frame, number)
+    except (VideoError, TypeError):  # TypeError: no time stamp
+        return None
+    return None if convert.row else convert.pixels
+
+
+def jumped_frames(
+    container, stream, decoder, indices: np.ndarray, index: VideoIndex, seek_over: int = SEEK_OVER
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames and others between them, with their numbers; ends if the file is not what the index says.
 
     From one wanted frame to the next it seeks to the last key frame in between, if that lies far enough ahead. Frames
     that nothing refers to are decoded only if they are wanted.
     """
     wanted = set(indices.tolist())
-    position, packets = 0, None  # the frame furthest ahead that the decoder has been given
-    try:
-        with _open(path) as (container, stream):
-            convert, context = _Converter(stream, indices, short_side), stream.codec_context
-            skips, skipping = context.codec.name in SKIPPING, False
-            for target in indices.tolist():
-                key = index.keys[max(bisect_right(index.keys, target) - 1, 0)]
-                if packets is None or key - position > SEEK_OVER:
-                    if key - position > SEEK_OVER:
-                        container.seek(index.stamp(key), stream=stream)
-                    packets, fresh = _packets(container, stream), True
-                while target in convert.row:
-                    packet = next(packets, None)
-                    if packet is not None:
-                        number = index.number(packet.pts)
-                        if fresh and not (packet.is_keyframe and number <= target):
-                            return None
-                        fresh, position = False, max(position, number)
-                        if skips and skipping != (number not in wanted):
-                            skipping = not skipping
-                            context.skip_frame = "NONREF" if skipping else "DEFAULT"
-                    for frame in stream.decode(packet):
-                        if frame.is_corrupt:
-                            return None
-                        convert.see(frame, index.number(frame.pts))
-                    if packet is None and target in convert.row:
-                        return None
-    except (VideoError, TypeError):  # TypeError: no time stamp
-        return None
-    return convert.pixels
+    missing, position, packets = set(wanted), 0, None  # the frame furthest ahead that the decoder has been given
+    skips, skipping = decoder.codec.name in SKIPPING, False
+    for target in indices.tolist():
+        key = index.keys[max(bisect_right(index.keys, target) - 1, 0)]
+        if packets is None or key - position > seek_over:
+            if key - position > seek_over:
+                container.seek(index.stamp(key), stream=stream)
+                decoder.flush_buffers()
+            packets, fresh = video_packets(container, stream), True
+        while target in missing:
+            packet = next(packets, None)
+            if packet is not None:
+                number = index.number(packet.pts)
+                if fresh and not (packet.is_keyframe and number <= target):
+                    return
+                fresh, position = False, max(position, number)
+                if skips and skipping != (number not in wanted):
+                    skipping = not skipping
+                    decoder.skip_frame = "NONREF" if skipping else "DEFAULT"
+            for frame in decoder.decode(packet):
+                if frame.is_corrupt:
+                    return
+                number = index.number(frame.pts)
+                missing.discard(number)
+                yield number, frame
+            if packet is None and target in missing:
+                return
 
 
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def video_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The stream's packets; an empty one in the middle of a file would be taken for its end."""
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _decoded_frames(container, stream, first_packet: int) -> Iterator[av.VideoFrame]:
-    for number, packet in enumerate(_packets(container, stream)):
+def decoded_frames(container, stream, decoder, first_packet: int) -> Iterator[av.VideoFrame]:
+    for number, packet in enumerate(video_packets(container, stream)):
         # some decoders make grey frames of what precedes the first key frame: they never get to see it
         if number >= first_packet:
-            yield from stream.decode(packet)
-    yield from stream.decode(None)
+            yield from decoder.decode(packet)
+    yield from decoder.decode(None)
 
 
 def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
