@@ -157,7 +157,7 @@ def _zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts
     directions = [spaces[name].directions().numpy() for name in params.score_spaces]
     if params.average_views == "features":
         return lambda rows: zero_shot_scores(rows, *directions)
-    scale = float(model.logit_scale.exp())
+    scale = model.logit_scale.exp().item()
     return lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale)
 
 
