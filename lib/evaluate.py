@@ -22,7 +22,6 @@ from transformers import AutoTokenizer
 
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
-from lib.concepts import Concept, file_hash
 from lib.data import list_dataset
 from lib.features import Features, cached_features
 from lib.lists import VideoList, spoken_name
@@ -31,7 +30,7 @@ from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_pr
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
 from lib.probes import fit_linear_probe, knn, mean_over_views
 from lib.runs import provenance, read_json, write_json
-from lib.train import concept_spaces, read_concepts
+from lib.train import concept_spaces
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
@@ -144,7 +143,7 @@ def _train_part(test_part: str) -> str:
 def _class_concepts(params: Params, dataset: str, classes: list[str]) -> list[Concept]:
     """The concepts of the classes. Charades' classes are phrases, in no vocabulary: the category space needs no more."""
     if dataset != "charades":
-        return read_concepts(params, classes)
+        return class_concepts(params, classes)
     if params.score_spaces != ["category"]:
         raise ValueError("charades: there are no descriptions of its classes; set score_spaces to [category]")
     return [Concept(name, spoken_name(name), ()) for name in classes]

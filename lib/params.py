@@ -121,6 +121,10 @@ class AdaptParams(WorldParams, ClipParams):
 
     concepts: Annotated[list[str], Field(min_length=1)]
     concept_labels: Literal["vocabulary", "dataset"]
+    concept_names: list[str]
+    num_concepts: Count
+    concept_seed: Count
+    concept_texts: Literal["written", "shuffled", "random_words"]
     concept_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
     concept_directions: Literal["text", "random"]
     prompts: str

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
-from lib.concepts import (Concept, ConceptSpace, category_space, description_space, random_space, read_prompts,
-                          read_vocabulary)
+from lib.concepts import ConceptSpace, category_space, description_space, random_space
 from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, train_part
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
@@ -29,6 +28,7 @@ from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import FOLDER, ROOT, AdaptParams, Params
 from lib.runs import append_line, provenance, read_lines, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
+from lib.vocabulary import Concept, class_concepts, read_concepts, read_prompts
 
 
 class AdaptationError(RuntimeError):
@@ -38,30 +38,6 @@ class AdaptationError(RuntimeError):
 def checkpoint_name(clip: str) -> str:
     """The parameter `clip` as transformers takes it: a folder of this repository if there is one, else a hub id."""
     return str(ROOT / clip) if (ROOT / clip).is_dir() else clip
-
-
-def read_concepts(params: Params, classes: list[str] | None = None) -> list[Concept]:
-    """The concepts of all files of `params.concepts`; of those that are spoken alike, the first.
-
-    Given a data set's classes: their concepts alone, in the order of the classes, from the first file that has them
-    all. Raises ValueError if no file has, ConceptError if a file is no good.
-    """
-    files = {name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions)
-             for name in params.concepts}
-    if classes is None:
-        every = {}
-        for concept in (concept for concepts in files.values() for concept in concepts):
-            every.setdefault(concept.spoken.casefold(), concept)
-        return list(every.values())
-    lacking = {}
-    for name, concepts in files.items():
-        by_label = {concept.label: concept for concept in concepts}
-        lacking[name] = [label for label in classes if label not in by_label]
-        if not lacking[name]:
-            return [by_label[label] for label in classes]
-    nearest = min(lacking, key=lambda name: len(lacking[name]))
-    raise ValueError(f"no vocabulary of {params.concepts} has all of the data set's classes; {FOLDER}/concepts/"
-                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`concepts`)")
 
 
 def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
@@ -162,7 +138,7 @@ def adapt(params: Params, folder: Path) -> dict:
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
-    concepts = read_concepts(params, videos.classes if params.concept_labels == "dataset" else None)
+    concepts = read_concepts(params, videos.classes)
     names = params.concept_spaces if params.objective == "concept" else ["category"]
     objective = make_objective(params, student, concept_spaces(
         params, student, tokenizer, concepts, prompts=params.prompts, names=names)).to(device)
@@ -276,6 +252,6 @@ def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
 
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
     """For the ceiling: the row of every video's label in the category space, 'n'."""
-    row = {concept.spoken.casefold(): i for i, concept in enumerate(concepts)}
-    of_class = [row[concept.spoken.casefold()] for concept in read_concepts(params, videos.classes)]
+    row = {concept.action: i for i, concept in enumerate(concepts)}
+    of_class = [row[concept.action] for concept in class_concepts(params, videos.classes)]
     return torch.tensor([of_class[video.label] for video in videos.videos])

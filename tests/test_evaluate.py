@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, CLIPModel
 from lib.data import DataError, list_dataset
 from lib.evaluate import evaluate
 from lib.params import FOLDER
-from lib.concepts import read_prompts
-from lib.train import adapt, read_concepts
+from lib.train import adapt
+from lib.vocabulary import class_concepts, read_prompts
 from lib.video import decode
 from lib.views import EvalView, evaluation_indices, evaluation_views
 
@@ -36,7 +36,7 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
     videos = list_dataset(params, "embedded")["test"]
     (view,) = map(EvalView.parse, params.zero_shot_views)
     (template,) = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
-    prompts = [template.format(concept.spoken) for concept in read_concepts(params, videos.classes)]
+    prompts = [template.format(concept.spoken) for concept in class_concepts(params, videos.classes)]
     texts = tokenizer(prompts, padding=True, return_tensors="pt")
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     right = []

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 from lib.actions import ACTIONS
 from lib.backbone import VideoCLIP
 from lib.checkpoints import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
-from lib.concepts import ConceptSpace, category_space, encode_texts, read_prompts, read_vocabulary
+from lib.concepts import ConceptSpace, category_space, encode_texts
+from lib.vocabulary import read_prompts, read_vocabulary
 from lib.params import FOLDER, ROOT
 from lib.pretrain import normalise
 from lib.views import CLIP_MEAN, CLIP_STD

@@ -13,7 +13,7 @@ from lib.backbone import VideoCLIP
 from lib.params import FOLDER
 from lib.runs import read_json, read_lines
 from lib.train import AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
-from lib.train import read_concepts, update_teacher
+from lib.train import update_teacher
 
 
 def weights(folder, model="teacher"):
