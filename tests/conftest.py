@@ -31,6 +31,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_bpe(shared_data) -> Path:
+    """The file of OpenAI's byte-pair merges."""
+    return shared_data / "clip-bpe" / "bpe_simple_vocab_16e6.txt.gz"
+
+
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """write_video(path, frames 't h w c' uint8 RGB, codec=, rate=, times=, aspect=, options=) -> path.
 

@@ -160,10 +160,3 @@ def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")
-
-
-def test_concepts_follow_the_classes_and_unknown_ones_are_named(tiny):
-    assert [c.label for c in read_concepts(tiny(), ["wave", "clap"])] == ["wave", "clap"]
-    assert len(read_concepts(tiny())) == 16
-    with pytest.raises(ValueError, match=f"{FOLDER}.*'juggle'"):
-        read_concepts(tiny(), ["wave", "juggle"])
