@@ -144,6 +144,16 @@ def nearest_concepts(cosines: pd.DataFrame, *, count: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["label", "rank", "nearest", "cosine"])
 
 
+def own_against_others(cosines: pd.DataFrame, *, actions: Sequence[str]) -> pd.DataFrame:
+    """For every row of a `similarity` table between two spaces: label, `own` (cosine to its own column), `nearest` (the
+    nearest column of another of `actions`), that `cosine`, and `right`: whether its own is the nearer one."""
+    found = []
+    for label, action, (_, row) in zip(cosines.index, actions, cosines.iterrows(), strict=True):
+        others = row[[other != action for other in actions]]
+        found.append((label, row[label], others.idxmax(), others.max(), bool(row[label] > others.max())))
+    return pd.DataFrame(found, columns=["label", "own", "nearest", "cosine", "right"])
+
+
 def effective_rank(space: ConceptSpace) -> float:
     """How many directions a space really has: exp of the entropy of its normalised singular values.
 

@@ -16,6 +16,7 @@ from lib.concepts import (
     effective_rank,
     encode_texts,
     nearest_concepts,
+    own_against_others,
     random_space,
     similarity,
 )
@@ -220,6 +221,17 @@ def test_similarity_and_nearest_concepts_within_and_between_spaces():
 def test_similarity_of_labels_with_several_axes_uses_their_mean_direction():
     space = ConceptSpace(["a", "b"], torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
     assert similarity(space, space).loc["a", "b"] == pytest.approx(math.sqrt(0.5))
+
+
+def test_a_label_is_found_if_no_other_action_is_nearer():
+    names = ConceptSpace(["a", "b", "c"], torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]))
+    texts = ConceptSpace(["a", "b", "c"], torch.tensor([[0.96, 0.28], [1.0, 0.0], [0.6, 0.8]]))
+    found = own_against_others(similarity(texts, names), actions=["a", "b", "c"])
+    rows = [("a", 0.96, "b", 0.936, True), ("b", 0.8, "a", 1.0, False), ("c", 0.8, "b", 0.96, False)]
+    pd.testing.assert_frame_equal(found, pd.DataFrame(rows, columns=["label", "own", "nearest", "cosine", "right"]),
+                                  check_dtype=False, atol=1e-6)
+    same = own_against_others(similarity(texts, names), actions=["x", "x", "c"])  # b's own is not beaten by its synonym
+    assert same["right"].tolist() == [True, True, False] and same["nearest"].tolist() == ["c", "c", "b"]
 
 
 def test_the_effective_rank_counts_directions_apart_from_what_all_share():
