@@ -20,6 +20,7 @@ from einops import rearrange
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
@@ -124,6 +125,8 @@ class Block(nn.Module):
 class VideoTransformer(nn.Module):
     """CLIP's vision transformer with temporal attention and CLIP's visual projection."""
 
+    activation_checkpointing = False  # True: blocks are computed again on the way back, instead of being remembered
+
     def __init__(self, config: VideoCLIPConfig):
         super().__init__()
         vision = config.vision_config
@@ -168,7 +171,10 @@ class VideoTransformer(nn.Module):
             x = x + rearrange(temporal_positions, "t w -> t 1 w")
         x = self.pre_norm(x)
         for block in self.blocks:
-            x = block(x, temporal_positions)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, temporal_positions, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, temporal_positions)
         features = self.final_norm(x[:, :, 0]).mean(dim=1)
         return VideoCLIPOutput(features, self.projection(features))
 

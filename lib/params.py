@@ -159,6 +159,7 @@ class AdaptParams(WorldParams, ClipParams):
     clip_gradient: Above0
     teacher_momentum: Share
     final_teacher_momentum: Share
+    train_precision: Literal["float32", "bfloat16"]
     max_bad_videos: Count
     threads: Positive
 
@@ -211,14 +212,34 @@ class EvaluateParams(AdaptParams):
 
 
 class Params(EvaluateParams):
-    """Every parameter; the last ones say how the work is done on this machine and change no result."""
+    """Every parameter; the last ones say how the work is done on this machine, and when it warns. They change no result
+    but in how sums are rounded."""
 
     allow_missing: bool
     manifests: str
     device: str
+    devices: Positive
+    micro_batch: Count
+    activation_checkpointing: bool
+    compile: bool
     workers: Count
     checkpoint_every: Positive
     eval_batch_size: Positive
+    collapse_window: Positive
+    collapse_teacher_entropy: Share
+    collapse_batch_entropy: Share
+    collapse_feature_spread: Share
+    collapse_concepts_used: Share
+
+    @model_validator(mode="after")
+    def _batch_fits_devices(self) -> "Params":
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size is the videos of a step over all devices: {self.batch_size} cannot be shared "
+                             f"out to {self.devices}; make it a multiple")
+        if self.micro_batch * self.devices > self.batch_size:
+            raise ValueError(f"micro_batch: {self.micro_batch} videos on each of {self.devices} devices exceed "
+                             f"batch_size, {self.batch_size}")
+        return self
 
     def stage_hash(self, stage: type[SceneParams]) -> str:
         """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it.

@@ -6,33 +6,44 @@ CLIP's own to the end. What a step does follows from the parameters and its numb
 on from its last checkpoint to the very same weights.
 """
 
+import argparse
 import copy
+import json
 import math
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
+from lib import distributed
+from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, category_space, description_space, random_space
 from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, train_part
+from lib.gradients import backward
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
-from lib.params import FOLDER, ROOT, AdaptParams, Params
-from lib.runs import append_line, provenance, read_lines, save_checkpoint, save_model, write_json
+from lib.params import FOLDER, ROOT, AdaptParams, Params, load
+from lib.runs import load_checkpoint, provenance, run_folder, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts, read_prompts
+from lib.watch import Watch, memory_gb
+
+INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 class AdaptationError(RuntimeError):
     """The adaptation cannot go on; the message says at which step, why, and what to try."""
+
+
+class Interrupted(RuntimeError):
+    """The adaptation was told to stop (SIGTERM) and left a checkpoint to go on from."""
 
 
 def checkpoint_name(clip: str) -> str:
@@ -95,19 +106,6 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
                              lr=0.0, fused=True)
 
 
-def forward_views(model: nn.Module, views: list[Tensor]) -> list[VideoCLIPOutput]:
-    """Each view 'b c t h w' through the model; views of one shape share a pass. Returns an output per view, in
-    order."""
-    outputs: dict[int, VideoCLIPOutput] = {}
-    for shape in dict.fromkeys(view.shape for view in views):
-        members = [i for i, view in enumerate(views) if view.shape == shape]
-        together = model(rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w"))
-        for i, features, embedding in zip(members, together.features.chunk(len(members)),
-                                          together.embedding.chunk(len(members))):
-            outputs[i] = VideoCLIPOutput(features, embedding)
-    return [outputs[i] for i in range(len(views))]
-
-
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Teacher <- momentum x teacher + (1 - momentum) x student, in place."""
@@ -117,18 +115,23 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def adapt(params: Params, folder: Path) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
-    Goes on from `folder/checkpoint.pt` if the same parameters made it. With `epochs: 0` CLIP is saved as it is.
+    Goes on from the newest checkpoint in `folder` that the same parameters made. With `epochs: 0` CLIP is saved as it
+    is. With `devices` above 1 it must be called in as many processes that torchrun started (see `main`).
     Returns:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:
         AdaptationError: the loss is not finite, or more than `max_bad_videos` videos cannot be decoded.
+        Interrupted: SIGTERM came; the last finished step is in a checkpoint.
         ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good.
     """
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.seed)
+    started, device = time.time(), distributed.start(params.device)
+    if distributed.processes() != params.devices:
+        raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
+                         f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapt.json").unlink(missing_ok=True)  # from here on the models are not whole
-    started, device = time.time(), torch.device(params.device)
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
@@ -147,107 +150,99 @@ def adapt(params: Params, folder: Path) -> dict:
     teacher = copy.deepcopy(student).requires_grad_(False)
     student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
     steps = params.epochs * (len(videos) // params.batch_size)
-    bad = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps) if steps else []
-    for name, model in (("student", student), ("teacher", teacher)):
-        save_model(model, tokenizer, folder / name)
+    num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
+    bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
+                           num_concepts) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
-              "concepts": len(concepts), "steps": steps, "bad_videos": bad,
+              "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
-    write_json(folder / "adapt.json", record)
+    if distributed.rank() == 0:
+        for name, model in (("student", student), ("teacher", teacher)):
+            save_model(model, tokenizer, folder / name)
+        write_json(folder / "adapt.json", record)
+    distributed.stop()
     return record
 
 
 def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
-           videos: VideoList, labels: Tensor, steps: int) -> list[tuple[str, str]]:
-    """The loop. Returns name and reason of every training video that could not be decoded."""
-    device, stage = torch.device(params.device), params.stage_hash(AdaptParams)
+           videos: VideoList, labels: Tensor, steps: int, num_concepts: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """The loop. Returns name and reason of every training video that could not be decoded, and the signs of collapse."""
+    stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
-    log, path = folder / "log.jsonl", folder / "checkpoint.pt"
-    first_step, bad = 0, {}
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] == stage:
-            for name, part in (("student", student), ("teacher", teacher), ("objective", objective),
-                               ("optimizer", optimizer)):
-                _restore(part, state[name])
-            torch.set_rng_state(state["random"].cpu())
-            first_step, bad = state["step"], dict(state["bad"])
-            print(f"going on from step {first_step} of {steps} ({path})")
-        else:
-            print(f"{path} was made with other parameters: starting anew")
-    kept = [line for line in read_lines(log) if line["step"] < first_step]
-    log.unlink(missing_ok=True)
-    for line in kept:
-        append_line(log, line)
+    parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
+    if state := load_checkpoint(folder, stage, labels.device):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["random"].cpu())
+        first_step, bad = state["step"], dict(state["bad"])
+        distributed.say(f"going on from step {first_step} of {steps} ({folder})")
+    student.visual.activation_checkpointing = params.activation_checkpointing
+    if params.compile:
+        for block in [*student.visual.blocks, *teacher.visual.blocks]:
+            block.compile(dynamic=True)  # one graph serves all blocks, sizes and numbers of frames
 
     settings = ViewSettings.of(params)
     plan = BatchPlan(len(videos), settings, batch_size=params.batch_size, num_steps=steps, seed=params.seed,
-                     first_step=first_step)
+                     first_step=first_step, rank=distributed.rank(), processes=distributed.processes())
     loader = DataLoader(TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side),
-                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers)
+                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers,
+                        worker_init_fn=_outlive_sigterm, pin_memory=labels.device.type == "cuda")
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
-    progress = tqdm(total=steps, initial=first_step, desc=f"adapting {folder.parent.name}", unit="clip",
-                    unit_scale=params.batch_size)
-    batches = iter(loader)
-    for step in range(first_step, steps):
-        begun = time.time()
-        batch = next(batches)
-        data_wait = time.time() - begun
-        bad |= {videos.videos[i].name: error.reason for i, error in batch.errors}
-        if len(bad) > params.max_bad_videos:
-            listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
-            raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
-                                  f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
-        if not batch.views:
-            raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
-                                  f"{[str(error) for _, error in batch.errors]}")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"],
-                                        last=params.final_learning_rate)
-            group["weight_decay"] = cosine(
-                step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
-        momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
+    with distributed.stop_requests() as stopping, \
+            Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch:
+        batches = iter(loader)
+        for step in range(first_step, steps):
+            begun = time.time()
+            batch = next(batches)
+            data_wait = time.time() - begun
+            shares = distributed.gather_objects((batch.indices.tolist(), [(i, e.reason) for i, e in batch.errors]))
+            indices = [index for own, _ in shares for index in own]
+            bad |= {videos.videos[i].name: reason for _, errors in shares for i, reason in errors}
+            if len(bad) > params.max_bad_videos:
+                listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
+                raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
+                                      f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
+            if not indices:
+                raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
+                                      f"{[reason for _, errors in shares for _, reason in errors]}")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"],
+                                            last=params.final_learning_rate)
+                group["weight_decay"] = cosine(
+                    step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
+            momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
 
-        views = [view.to(device) for view in batch.views]
-        with torch.no_grad():
-            teacher_views = forward_views(teacher, views[: params.global_views])
-        student_views = forward_views(student, views)
-        result = objective(teacher_views, student_views, labels[batch.indices.to(device)])
-        if not math.isfinite(result.loss.item()):
-            raise AdaptationError(f"step {step}: the loss is {result.loss.item()}; its terms: "
-                                  f"{ {name: term.item() for name, term in result.terms.items()} }. "
-                                  "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
-        optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
-        optimizer.step()
-        update_teacher(teacher.visual, student.visual, momentum)
-        if isinstance(objective, FeatureObjective):
-            update_teacher(objective.teacher_head, objective.head, momentum)
+            optimizer.zero_grad(set_to_none=True)
+            result, features = backward(params, student, teacher, objective, batch.views, labels[indices],
+                                        [len(own) for own, _ in shares])
+            if not math.isfinite(result.loss.item()):
+                raise AdaptationError(f"step {step}: the loss is {result.loss.item()}; its terms: "
+                                      f"{ {name: term.item() for name, term in result.terms.items()} }. "
+                                      "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
+            optimizer.step()
+            update_teacher(teacher.visual, student.visual, momentum)
+            if isinstance(objective, FeatureObjective):
+                update_teacher(objective.teacher_head, objective.head, momentum)
 
-        append_line(log, {
-            "step": step, "epoch": step / epoch_steps, "loss": result.loss.item(),
-            **{name: term.item() for name, term in result.terms.items()},
-            **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(),
-                                   features=torch.cat([view.features for view in teacher_views])),
-            "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
-            "teacher_momentum": momentum, "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
-        progress.update()
-        progress.set_postfix(loss=f"{result.loss.item():.3f}", data_wait=f"{data_wait / (time.time() - begun):.0%}",
-                             refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
-            save_checkpoint(path, {"params_hash": stage, "step": step + 1, "student": student.visual.state_dict(),
-                                   "teacher": teacher.visual.state_dict(), "objective": objective.state_dict(),
-                                   "optimizer": optimizer.state_dict(), "random": torch.get_rng_state(),
-                                   "bad": list(bad.items())})
-    progress.close()
-    return sorted(bad.items())
-
-
-def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
-    part.visual.load_state_dict(state) if isinstance(part, VideoCLIP) else part.load_state_dict(state)
+            watch.step({
+                "step": step, "epoch": step / epoch_steps, "loss": result.loss.item(),
+                **{name: term.item() for name, term in result.terms.items()},
+                **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(), features=features),
+                "videos": len(indices), "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
+                "teacher_momentum": momentum, "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4),
+                "memory_gb": round(memory_gb(labels.device), 3)})
+            interrupted = distributed.any_process(bool(stopping))
+            if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
+                if distributed.rank() == 0:
+                    save_checkpoint(folder, {"params_hash": stage, "step": step + 1, "random": torch.get_rng_state(),
+                                             "bad": list(bad.items()),
+                                             **{name: part.state_dict() for name, part in parts.items()}})
+            if interrupted:
+                raise Interrupted(f"SIGTERM: stopped after step {step} of {steps}; the same command goes on from there")
+    return sorted(bad.items()), watch.warnings
 
 
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
@@ -255,3 +250,31 @@ def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]
     row = {concept.action: i for i, concept in enumerate(concepts)}
     of_class = [row[concept.action] for concept in class_concepts(params, videos.classes)]
     return torch.tensor([of_class[video.label] for video in videos.videos])
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A decoding process ends with the one that it works for, which finishes its step first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def main() -> None:
+    """A run's command line, for one process or, under torchrun, for several."""
+    parser = argparse.ArgumentParser(description="Adapts a CLIP; of several devices, torchrun starts one process each.")
+    parser.add_argument("profile", help="a file under params/profiles")
+    parser.add_argument("--ablation", default="lss", help="a file under params/ablations")
+    parser.add_argument("--world-seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overrides", type=json.loads, default={}, help="single parameters, as a JSON mapping")
+    parser.add_argument("--folder", type=Path, help="of the results; without it, the run's own under outputs/")
+    given = parser.parse_args()
+    given.folder = given.folder or run_folder(given.profile, given.ablation, given.world_seed, given.seed)
+    try:
+        adapt(load(profile=given.profile, ablation=given.ablation,
+                   **{"world_seed": given.world_seed, "seed": given.seed} | given.overrides), given.folder)
+    except Interrupted as stopped:
+        distributed.say(str(stopped))
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

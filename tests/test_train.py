@@ -1,18 +1,22 @@
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.backbone import VideoCLIP
-from lib.params import FOLDER
-from lib.runs import read_json, read_lines
-from lib.train import AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
+from lib.params import FOLDER, ROOT
+from lib.runs import checkpoints, read_json, read_lines
+from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
 from lib.train import update_teacher
 
 
@@ -85,40 +89,64 @@ def test_a_seed_fixes_the_run_to_the_bit_and_another_changes_it(tiny, tmp_path):
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import yaml
-from lib import train
-from lib.params import load
+def run_with(accident, params, ablation, folder):
+    """The run in a process of its own, to which the accident happens (tests/dying.py)."""
+    command = [sys.executable, "-m", "tests.dying", "embedded", "--ablation", ablation, "--overrides",
+               json.dumps(params.model_dump()), "--folder", str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"ACCIDENT": accident}, stderr=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True)
 
-append_line = train.append_line
 
-def append_line_and_die(path, content):
-    append_line(path, content)
-    if content["step"] == 6:  # a checkpoint is two steps old
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train.append_line = append_line_and_die
-given = yaml.safe_load(sys.argv[2])
-train.adapt(load(profile="embedded", ablation=given.pop("ablation"), **given), Path(sys.argv[1]))
-"""
+def same_run(whole, other):
+    logs = [[(line["step"], line["loss"]) for line in read_lines(run / "log.jsonl")] for run in (whole, other)]
+    assert logs[0] == logs[1] and logs[0]
+    return all(same(weights(whole, model), weights(other, model)) for model in ("student", "teacher"))
 
 
 @pytest.mark.parametrize("ablation", ["lss", "no_language"])
 def test_a_killed_run_goes_on_to_bit_identical_weights(tiny, tmp_path, ablation):
     params = tiny(ablation, epochs=6, checkpoint_every=2)
     adapt(params, tmp_path / "whole")
-    given = yaml.safe_dump(params.model_dump() | {"ablation": ablation})
-    killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), given], stderr=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() and not (tmp_path / "killed" / "adapt.json").exists()
+    assert run_with("SIGKILL 6", params, ablation, tmp_path / "killed").returncode == -signal.SIGKILL
+    assert [path.name for path in checkpoints(tmp_path / "killed")] == ["checkpoint-00000006.pt",
+                                                                      "checkpoint-00000004.pt"]
+    assert not (tmp_path / "killed" / "adapt.json").exists()
     adapt(params, tmp_path / "killed")
-    for model in ("student", "teacher"):
-        assert same(weights(tmp_path / "whole", model), weights(tmp_path / "killed", model))
-    logs = [[(line["step"], line["loss"]) for line in read_lines(tmp_path / name / "log.jsonl")]
-            for name in ("whole", "killed")]
-    assert logs[0] == logs[1] and len(logs[0]) == 24
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
+    board = EventAccumulator(str(tmp_path / "killed" / "tensorboard")).Reload()
+    log = read_lines(tmp_path / "killed" / "log.jsonl")
+    assert [event.step for event in board.Scalars("loss")] == list(range(24))
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
+
+
+def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over(tiny, tmp_path, capsys):
+    params = tiny(epochs=6, checkpoint_every=6)
+    adapt(params, tmp_path / "whole")
+    stopped = run_with("SIGTERM 7", params, "lss", tmp_path / "stopped")
+    assert stopped.returncode == INTERRUPTED == 75 and "stopped after step 7 of 24" in stopped.stdout
+    newest, before = checkpoints(tmp_path / "stopped")
+    assert (newest.name, before.name) == ("checkpoint-00000008.pt", "checkpoint-00000006.pt")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    adapt(params, tmp_path / "stopped")
+    said = capsys.readouterr().out
+    assert "checkpoint-00000008.pt is not whole" in said and "going on from step 6 of 24" in said
+    assert same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_that_is_killed_again_and_again_at_random_moments_ends_in_the_same_bits(tiny, tmp_path):
+    # LSS_KILLS=20 .venv/bin/python -m pytest tests/test_train.py -k again_and_again
+    kills = int(os.environ.get("LSS_KILLS", 3))
+    params = tiny(epochs=4 + 4 * kills, checkpoint_every=3, workers=1)
+    begun = time.time()
+    adapt(params, tmp_path / "whole")
+    longest = (time.time() - begun) / (kills + 1)  # so that hardly a kill comes too late
+    codes = []
+    for kill, moment in enumerate(np.random.default_rng().uniform(0, longest, kills)):
+        done = run_with(f"{('SIGKILL', 'SIGTERM')[kill % 2]} {moment:.6f}", params, "lss", tmp_path / "killed")
+        codes.append(done.returncode)
+    assert {-signal.SIGKILL, INTERRUPTED} & set(codes) and set(codes) <= {-signal.SIGKILL, INTERRUPTED, 0}
+    adapt(params, tmp_path / "killed")
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_checkpoint_of_other_parameters_is_not_taken(tiny, tmp_path, capsys):
@@ -152,6 +180,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
         adapt(tiny(learning_rate=1.0e30, temporal_learning_rate=1.0e30, clip_gradient=1.0e30, warmup_epochs=0),
               tmp_path)
     assert not (tmp_path / "adapt.json").exists()
+
+
+@pytest.mark.parametrize("changes, cure", [
+    ({"teacher_temperature": 10.0}, "Lower teacher_temperature"),
+    ({"collapse_feature_spread": 1.0}, "raise prior_weight"),
+])
+def test_a_run_that_collapses_warns_in_its_record_and_names_the_cure(tiny, tmp_path, changes, cure):
+    quiet = {"collapse_teacher_entropy": 0.999, "collapse_batch_entropy": 0.0, "collapse_feature_spread": 0.0,
+             "collapse_concepts_used": 0.0, "collapse_window": 3}
+    assert adapt(tiny(**quiet), tmp_path / "quiet")["collapse_warnings"] == []
+    (warning,) = adapt(tiny(**quiet | changes), tmp_path / "loud")["collapse_warnings"]
+    assert warning.startswith("step 2: collapse_") and cure in warning
+    assert read_lines(tmp_path / "loud" / "log.jsonl")[2]["warnings"] == [warning]
 
 
 def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
