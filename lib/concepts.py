@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
-from lib.vocabulary import Concept, ConceptError
+from lib.params import FOLDER, Params
+from lib.vocabulary import Concept, ConceptError, read_prompts
 
 
 # ---- texts to directions -------------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def encode_texts(
 
 
 class ConceptSpace(nn.Module):
-    """Frozen unit directions `vectors` '(k m) d', m = `rows_per_label` consecutive rows for each of the k `labels`."""
+    """Unit directions `vectors`, frozen, '(k m) d', m = `rows_per_label` consecutive rows for each of the k `labels`."""
 
     vectors: Tensor
 
@@ -71,6 +72,15 @@ class ConceptSpace(nn.Module):
         self.rows_per_label = len(vectors) // len(labels)
         self.register_buffer("vectors", vectors.detach().clone())
 
+    def let_learn(self) -> None:
+        """Makes the directions weights that are trained; their lengths then mean nothing."""
+        vectors = self.vectors
+        del self.vectors
+        self.vectors = nn.Parameter(vectors)
+
+    def _unit(self) -> Tensor:
+        return F.normalize(self.vectors, dim=-1) if isinstance(self.vectors, nn.Parameter) else self.vectors
+
     def logits(self, embedding: Tensor, temperature: float) -> Tensor:
         """Embeddings 'b d' (of any length) -> logits 'b k' in float32, whose softmax is p(z; temperature).
 
@@ -78,12 +88,12 @@ class ConceptSpace(nn.Module):
         over all k m axes, summed within each label.
         """
         with torch.autocast(embedding.device.type, enabled=False):  # low temperatures magnify bfloat16's rounding
-            scores = F.normalize(embedding.float(), dim=-1) @ self.vectors.T / temperature
+            scores = F.normalize(embedding.float(), dim=-1) @ self._unit().T / temperature
         return rearrange(scores, "b (k m) -> b k m", m=self.rows_per_label).logsumexp(dim=-1)
 
     def directions(self) -> Tensor:
         """One unit direction per label 'k d': the rows themselves, or the normalised mean of a label's rows."""
-        return F.normalize(reduce(self.vectors, "(k m) d -> k d", "mean", m=self.rows_per_label), dim=-1)
+        return F.normalize(reduce(self._unit(), "(k m) d -> k d", "mean", m=self.rows_per_label), dim=-1)
 
 
 def category_space(
@@ -118,6 +128,20 @@ def description_space(
     if axes == "mean":
         rows = F.normalize(reduce(rows, "(k m) d -> k d", "mean", m=num_descriptions), dim=-1)
     return ConceptSpace([concept.label for concept in concepts], rows)
+
+
+def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
+                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
+    """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
+    the space."""
+    spaces = {}
+    if "category" in names:
+        templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
+        spaces["category"] = category_space(model, tokenizer, concepts, templates)
+    if "description" in names:
+        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
+                                                  axes=params.description_axes)
+    return {name: spaces[name] for name in names}
 
 
 def random_space(like: ConceptSpace, *, seed: int) -> ConceptSpace:

@@ -82,6 +82,7 @@ TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few
     "head_prototypes": 32, "zero_shot_views": ["2x1x1@24"], "probe_views": ["2x1x1@24"],
     "workers": 1,
     "knn_k": [5], "probe_c": [0.1, 1.0],
+    "still_views": ["1x1x1@24"], "probe_shots": [2],
 }
 
 
