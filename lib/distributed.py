@@ -124,4 +124,4 @@ def launch(module: str, *arguments: str, count: int) -> None:
         finally:
             signal.signal(signal.SIGTERM, before)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}; the reason is in the lines above")
+        raise RuntimeError(f"{count} processes of {module}: torchrun's exit code is {process.returncode}; the reason is above")
