@@ -158,6 +158,7 @@ def inputs_of_adapt(wildcards):
 rule adapt:
     input: inputs_of_adapt
     output: "{folder}/adapt.json"
+    retries: 2  # each goes on from the last checkpoint, also after a machine was taken away (SIGTERM)
     log: "{folder}/02_adapt.log"
     params:
         notebook="02_adapt",

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from lib.params import ROOT
 
 RESTARTS = 3  # of all processes, after one of them died; each goes on from the last checkpoint
+# Without it torchrun gives restarted processes the store of those before, and gloo waits forever for their addresses.
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def start(device: str) -> torch.device:
@@ -113,7 +115,8 @@ def launch(module: str, *arguments: str, count: int) -> None:
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
                f"--max-restarts={RESTARTS}", "-m", module, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
+                          env=os.environ | OWN_STORE) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while text := process.stdout.read1(4096):
@@ -121,4 +124,4 @@ def launch(module: str, *arguments: str, count: int) -> None:
         finally:
             signal.signal(signal.SIGTERM, before)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}; the reason is in the lines above")
+        raise RuntimeError(f"{count} processes of {module}: torchrun's exit code is {process.returncode}; the reason is above")
