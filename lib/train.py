@@ -27,7 +27,7 @@ from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import FOLDER, ROOT, AdaptParams, Params
-from lib.runs import append_line, provenance, read_lines, save_checkpoint, save_model, write_json
+from lib.runs import append_line, model_card, provenance, read_lines, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
 
 
@@ -172,11 +172,11 @@ def adapt(params: Params, folder: Path) -> dict:
     student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
     steps = params.epochs * (len(videos) // params.batch_size)
     bad = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps) if steps else []
-    for name, model in (("student", student), ("teacher", teacher)):
-        save_model(model, tokenizer, folder / name)
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad,
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
+    for name, model in (("student", student), ("teacher", teacher)):
+        save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
     write_json(folder / "adapt.json", record)
     return record
 

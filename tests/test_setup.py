@@ -19,7 +19,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ["params", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official", "data", "check",
          "actions", "world", "pretrain", "checkpoints", "backbone", "concepts", "losses", "metrics", "probes",
-         "objectives", "train", "features", "evaluate", "suites", "tables", "figures"]
+         "objectives", "train", "features", "evaluate", "predict", "suites", "tables", "figures"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSTALL = "pip install -c constraints.txt -e '.[test]'"
