@@ -201,7 +201,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
     largest = max(max(frames.shape[1:3]) for frames in rows.values())
     columns = max(len(frames) for frames in rows.values())
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(rows), columns, min(1.1, WIDTH / columns) * len(rows))
+        figure, axes = _axes(len(rows), columns, min(1.1, 1.2 * WIDTH / columns) * len(rows))
         for (title, frames), panels in zip(rows.items(), axes):
             for panel in panels:
                 panel.axis("off")
@@ -210,7 +210,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
                 panel.imshow(frame, interpolation="nearest", extent=(0, width, 0, height))
                 panel.set(xlim=(0, largest), ylim=(height - largest, height))
                 if number == 0:
-                    panel.text(0, height + 0.05 * largest, title, fontsize="small", va="bottom")
+                    panel.text(0, height + 0.05 * largest, title, fontsize="small", va="bottom", in_layout=False)
         return figure
 
 
