@@ -85,7 +85,11 @@ def model_card(record: dict[str, Any], role: str) -> str:
     data = ModelCardData(library_name="lss", pipeline_tag="video-classification", tags=["video", "clip", "zero-shot"],
                          base_model=p["clip"] if on_hub else None)
     base = Path(p["clip"]).name if Path(p["clip"]).is_absolute() else p["clip"]  # no path of one machine
-    prior, labels = "+".join(p["prior"]) or "none", p["objective"] == "label" and record["steps"]
+    labels = p["objective"] == "label" and record["steps"]
+    language = "" if p["objective"] == "feature" else f"""| concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
+| temperatures | teacher {p["teacher_temperature"]}, student {p["student_temperature"]} |
+| weights | alignment {p["alignment_weight"]}; prior {"+".join(p["prior"]) or "none"}, {p["prior_weight"]} |
+"""
     lost = f"{record['missing']} listed ones had no file, {len(record['bad_videos'])} could not be decoded"
     versions = f"torch {record['torch']}, transformers {record['transformers']}"
     return f"""---
@@ -100,12 +104,9 @@ Made by {how}.
 | --- | --- |
 | videos | {record["videos"]} of `{p["dataset"]}`; {lost} |
 | labels of the videos | {"used" if labels else "not used"} |
-| concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
 | steps | {record["steps"]} of {p["batch_size"]} videos ({p["epochs"]} epochs), seed {p["seed"]} |
 | temporal attention | {p["temporal"]} |
-| temperatures | teacher {p["teacher_temperature"]}, student {p["student_temperature"]} |
-| weights | alignment {p["alignment_weight"]}; prior {prior}, {p["prior_weight"]} |
-| made with | commit {record["commit"]}, parameters {record["params_hash"]}, {versions} |
+{language}| made with | commit {record["commit"]}, parameters {record["params_hash"]}, {versions} |
 | time | {record["seconds"]} s on {record["hardware"]} |
 
 Every parameter is in `adapt.json` beside this file. How well the model does is not said here: `03_evaluate` measures it.
