@@ -201,7 +201,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
     largest = max(max(frames.shape[1:3]) for frames in rows.values())
     columns = max(len(frames) for frames in rows.values())
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(rows), columns, min(1.1, 1.2 * WIDTH / columns) * len(rows))
+        figure, axes = _axes(len(rows), columns, min(1.25, 0.2 + WIDTH / columns) * len(rows))
         for (title, frames), panels in zip(rows.items(), axes):
             for panel in panels:
                 panel.axis("off")
@@ -210,7 +210,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
                 panel.imshow(frame, interpolation="nearest", extent=(0, width, 0, height))
                 panel.set(xlim=(0, largest), ylim=(height - largest, height))
                 if number == 0:
-                    panel.text(0, height + 0.05 * largest, title, fontsize="small", va="bottom", in_layout=False)
+                    panel.set_title(title, loc="left", fontsize="small", pad=2)
         return figure
 
 
@@ -247,7 +247,7 @@ def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure
     per distribution: the first as bars, the others as points. Of many concepts, the `count` most probable in any."""
     tables = list(panels.values())
     largest = np.max([table.max(axis=1) for table in tables], axis=0)
-    rows = np.sort(np.argsort(-largest, kind="stable")[:count])
+    rows, high = np.sort(np.argsort(-largest, kind="stable")[:count]), 104 * largest.max()
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(1, len(panels), 1.2 + 0.17 * len(rows), sharey=True, sharex=True)
         for panel, (title, table) in zip(axes[0], panels.items()):
@@ -257,7 +257,7 @@ def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure
                 panel.scatter(values, places, s=16, marker=marker, color=colour, zorder=3, label=name, clip_on=False)
             panel.axvline(100 / len(table), color=PALETTE[3], linestyle="--", linewidth=1, zorder=1, label="uniform")
             panel.set_yticks(places, table.index[rows])
-            panel.set(title=title, xlabel="%", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
+            panel.set(title=title, xlabel="%", xlim=(0, high), ylim=(len(rows) - 0.5, -0.5))
             panel.grid(False, axis="y")
             sns.despine(ax=panel, left=True)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

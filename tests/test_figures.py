@@ -107,7 +107,7 @@ def test_a_filmstrip_shows_every_frame_of_every_view_in_proportion():
     views = {"global 1": np.zeros((3, 48, 48, 3), np.uint8), "local 1": np.ones((2, 32, 32, 3), np.float32)}
     figure = figures.filmstrips(views)
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 1, 1, 0]
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["global 1", "local 1"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["global 1", "", "", "local 1", "", ""]
     assert np.ptp(figure.axes[0].get_xlim()) == np.ptp(figure.axes[3].get_xlim()) == 48
 
 
