@@ -192,7 +192,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, colu
             panel.axis("off")
         for panel, picture, title in zip(axes.flat, pictures, titles, strict=False):
             panel.imshow(picture, interpolation="nearest")
-            panel.set_title(title, fontsize="x-small", pad=2)
+            panel.set_title(title, fontsize="small", pad=2)
         return figure
 
 
