@@ -198,19 +198,18 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, colu
 
 def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
     """Views as rows of frames, in proportion to their pixels. rows: title -> frames 't h w c', uint8 or in 0..1."""
-    largest = max(max(frames.shape[1:3]) for frames in rows.values())
-    columns = max(len(frames) for frames in rows.values())
+    step = 1.1 * max(frames.shape[2] for frames in rows.values())
+    longest = max(max(len(frames) for frames in rows.values()), 4)  # a few frames would fill the screen
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(rows), columns, min(1.25, 0.2 + WIDTH / columns) * len(rows))
-        for (title, frames), panels in zip(rows.items(), axes):
-            for panel in panels:
-                panel.axis("off")
-            for number, (panel, frame) in enumerate(zip(panels, frames)):
-                height, width = frame.shape[:2]
-                panel.imshow(frame, interpolation="nearest", extent=(0, width, 0, height))
-                panel.set(xlim=(0, largest), ylim=(height - largest, height))
-                if number == 0:
-                    panel.set_title(title, loc="left", fontsize="small", pad=2)
+        heights = [frames.shape[1] / step * WIDTH / longest for frames in rows.values()]
+        figure, axes = _axes(len(rows), 1, sum(heights) + 0.25 * len(rows), height_ratios=heights)
+        for panel, (title, frames) in zip(axes[:, 0], rows.items()):
+            height, width = frames.shape[1:3]
+            for number, frame in enumerate(frames):
+                panel.imshow(frame, extent=(number * step, number * step + width, 0, height), interpolation="nearest")
+            panel.set(xlim=(0, longest * step), ylim=(0, height))
+            panel.set_title(title, loc="left", fontsize="small", pad=2)
+            panel.axis("off")
         return figure
 
 
