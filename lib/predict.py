@@ -26,7 +26,7 @@ from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
 from lib.probes import LinearProbe, fit_linear_probe
 from lib.train import checkpoint_name
-from lib.vocabulary import Concept, read_prompts, read_vocabulary
+from lib.vocabulary import MERGE, Concept, read_prompts, read_vocabulary
 
 COLUMNS = ["video", "truth", "prediction", "score", "error"]
 
@@ -131,7 +131,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
 
 
 def _spoken(classes: list[str]) -> list[str]:
-    for path in sorted((FOLDER / "concepts").glob("*.yaml")) if classes else []:
+    for path in sorted({*(FOLDER / "concepts").glob("*.yaml")} - {MERGE}) if classes else []:
         words = {concept.label: concept.spoken for concept in read_vocabulary(path, num_descriptions=1)}
         if set(classes) <= set(words):
             return [words[name] for name in classes]
