@@ -11,7 +11,7 @@ listed; the test part is looked at once, after every choice was made inside the 
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def evaluate(params: Params, folder: Path) -> dict:
     content = {
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
-        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", params.concepts),
+        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys([*params.concepts, *params.class_vocabularies])),
         "seconds": round(time.time() - started, 1), **provenance(params, EvaluateParams)}
     write_json(folder / "metrics.json", content)
     return content
@@ -127,7 +127,7 @@ def _counts(lists: Collection[VideoList], found: Features) -> dict[str, int]:
     return {"listed": len(missing) + len(files), "found": len(files), "decoded": list(files.values()).count(False)}
 
 
-def _hashed(kind: str, names: list[str]) -> dict[str, str]:
+def _hashed(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
 
 

@@ -124,6 +124,7 @@ class AdaptParams(WorldParams, ClipParams):
     trained_last_blocks: Positive
 
     concepts: Annotated[list[str], Field(min_length=1)]
+    class_vocabularies: Annotated[list[str], Field(min_length=1)]
     concept_labels: Literal["vocabulary", "dataset"]
     concept_names: list[str]
     num_concepts: Count
@@ -314,7 +315,6 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
         return f"{where}: unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
     if problem["type"] == "missing":
         return f"{where}: missing"
-    value, hint = problem["input"], ""
-    if isinstance(value, str) and "float" in problem["type"]:
-        hint = " (YAML reads 3e-5 as text: write 3.0e-5)"
+    value = problem["input"]
+    hint = " (YAML reads 3e-5 as text: write 3.0e-5)" if isinstance(value, str) and "float" in problem["type"] else ""
     return f"{where}: {problem['msg']}, got {value!r}{hint}"

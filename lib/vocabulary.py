@@ -215,29 +215,29 @@ def read_merge(path: Path = MERGE) -> dict[tuple[str, str], str]:
     return actions
 
 
-def _vocabularies(params: Params) -> dict[str, list[Concept]]:
-    """The files of `params.concepts`, every concept with its action."""
+def _vocabularies(params: Params, names: Sequence[str]) -> dict[str, list[Concept]]:
+    """The files of these names, every concept with its action."""
     merge = read_merge()
     return {name: [replace(concept, action=merge.get((name, concept.label), concept.spoken.casefold()))
                    for concept in read_vocabulary(FOLDER / "concepts" / f"{name}.yaml",
                                                   num_descriptions=params.num_descriptions)]
-            for name in params.concepts}
+            for name in names}
 
 
 def class_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
-    """The concepts of a data set's classes, in their order, from the first vocabulary of `params.concepts` with them all.
+    """The concepts of a data set's classes, in their order, from the first of `class_vocabularies` that has them all.
 
     Raises ValueError if none has them all, `ConceptError` if a file is no good.
     """
     lacking = {}
-    for name, concepts in _vocabularies(params).items():
+    for name, concepts in _vocabularies(params, params.class_vocabularies).items():
         by_label = {concept.label: concept for concept in concepts}
         lacking[name] = [label for label in classes if label not in by_label]
         if not lacking[name]:
             return [by_label[label] for label in classes]
     nearest = min(lacking, key=lambda name: len(lacking[name]))
-    raise ValueError(f"no vocabulary of {params.concepts} has all of the data set's classes; {FOLDER}/concepts/"
-                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`concepts`)")
+    raise ValueError(f"no vocabulary of {params.class_vocabularies} has all of the data set's classes; {FOLDER}/concepts/"
+                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`class_vocabularies`)")
 
 
 def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
@@ -251,7 +251,7 @@ def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
         concepts = class_concepts(params, classes)
     else:
         every = {}
-        for concept in (concept for concepts in _vocabularies(params).values() for concept in concepts):
+        for concept in (concept for concepts in _vocabularies(params, params.concepts).values() for concept in concepts):
             every.setdefault(concept.action, concept)
         concepts = list(every.values())
     if unknown := set(params.concept_names) - {concept.label for concept in concepts}:
