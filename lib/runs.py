@@ -159,7 +159,7 @@ Made by {how}.
 | steps | {record["steps"]} of {p["batch_size"]} videos ({p["epochs"]} epochs), seed {p["seed"]} |
 | temporal attention | {p["temporal"]} |
 {language}| made with | commit {record["commit"]}, parameters {record["params_hash"]}, {versions} |
-| time | {record["seconds"]} s on {record["hardware"]} |
+| time since it was last started | {record["seconds"]} s on {record["hardware"]} |
 
 Every parameter is in `adapt.json` beside this file. How well the model does is not said here: `03_evaluate` measures it.
 
