@@ -98,6 +98,14 @@ def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
     return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
 
 
+def some_videos(videos: VideoList, *, count: int, seed: int) -> VideoList:
+    """`count` of the videos, drawn from `seed`, in their order. Raises ValueError if there are not so many."""
+    if count > len(videos):
+        raise ValueError(f"train_videos is {count}, but there are only {len(videos)}")
+    kept = set(np.random.default_rng([seed, 5]).permutation(len(videos))[:count].tolist())
+    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
+
+
 class SampleKey(NamedTuple):
     """Addresses one training sample: together with the seed it determines every pixel."""
 

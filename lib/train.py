@@ -23,16 +23,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
-from lib.concepts import (Concept, ConceptSpace, category_space, description_space, random_space, read_prompts,
-                          read_vocabulary)
-from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, train_part
+from lib.concepts import ConceptSpace, concept_spaces, random_space
+from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, some_videos, train_part
 from lib.gradients import backward
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
-from lib.params import FOLDER, ROOT, AdaptParams, Params, load
+from lib.params import ROOT, AdaptParams, Params, load
 from lib.runs import load_checkpoint, provenance, run_folder, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
+from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
 
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
@@ -51,44 +51,6 @@ def checkpoint_name(clip: str) -> str:
     return str(ROOT / clip) if (ROOT / clip).is_dir() else clip
 
 
-def read_concepts(params: Params, classes: list[str] | None = None) -> list[Concept]:
-    """The concepts of all files of `params.concepts`; of those that are spoken alike, the first.
-
-    Given a data set's classes: their concepts alone, in the order of the classes, from the first file that has them
-    all. Raises ValueError if no file has, ConceptError if a file is no good.
-    """
-    files = {name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions)
-             for name in params.concepts}
-    if classes is None:
-        every = {}
-        for concept in (concept for concepts in files.values() for concept in concepts):
-            every.setdefault(concept.spoken.casefold(), concept)
-        return list(every.values())
-    lacking = {}
-    for name, concepts in files.items():
-        by_label = {concept.label: concept for concept in concepts}
-        lacking[name] = [label for label in classes if label not in by_label]
-        if not lacking[name]:
-            return [by_label[label] for label in classes]
-    nearest = min(lacking, key=lambda name: len(lacking[name]))
-    raise ValueError(f"no vocabulary of {params.concepts} has all of the data set's classes; {FOLDER}/concepts/"
-                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`concepts`)")
-
-
-def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
-                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
-    """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
-    the space."""
-    spaces = {}
-    if "category" in names:
-        templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
-        spaces["category"] = category_space(model, tokenizer, concepts, templates)
-    if "description" in names:
-        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
-                                                  axes=params.description_axes)
-    return {name: spaces[name] for name in names}
-
-
 def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> nn.Module:
     """The objective that `params.objective` names, in the spaces that `params.concept_spaces` names."""
     if params.objective == "feature":
@@ -97,7 +59,19 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         spaces = {name: random_space(space, seed=params.seed) for name, space in spaces.items()}
     if params.objective == "label":
         return LabelObjective(params, spaces["category"])
-    return ConceptObjective(params, {name: spaces[name] for name in params.concept_spaces})
+    chosen = {name: spaces[name] for name in params.concept_spaces}
+    for space in chosen.values() if params.train_concepts else ():
+        space.let_learn()
+    return ConceptObjective(params, chosen)
+
+
+def let_learn(params: Params, student: VideoCLIP) -> None:
+    """The weights that `params.trained` names learn; never the text tower: the concept spaces are CLIP's own."""
+    student.requires_grad_(False)
+    last = [f"blocks.{i}." for i in range(len(student.visual.blocks))[-params.trained_last_blocks:]]
+    for name, weight in student.visual.named_parameters():
+        weight.requires_grad_(params.trained == "all" or is_temporal(name)
+                              or params.trained == "last_blocks" and name.startswith(tuple(last)))
 
 
 def cosine(step: int, steps: int, first: float, last: float) -> float:
@@ -160,19 +134,21 @@ def adapt(params: Params, folder: Path) -> dict:
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
     videos = list_dataset(params, params.dataset)[train_part(params)]
+    if params.train_videos:
+        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
-    concepts = read_concepts(params, videos.classes if params.concept_labels == "dataset" else None)
+    concepts = read_concepts(params, videos.classes)
     names = params.concept_spaces if params.objective == "concept" else ["category"]
     objective = make_objective(params, student, concept_spaces(
         params, student, tokenizer, concepts, prompts=params.prompts, names=names)).to(device)
     labels = _concept_of_video(params, videos, concepts) if params.objective == "label" else \
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
+    let_learn(params, student)
     steps = params.epochs * (len(videos) // params.batch_size)
     num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
     bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
@@ -271,8 +247,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
 
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
     """For the ceiling: the row of every video's label in the category space, 'n'."""
-    row = {concept.spoken.casefold(): i for i, concept in enumerate(concepts)}
-    of_class = [row[concept.spoken.casefold()] for concept in read_concepts(params, videos.classes)]
+    row = {concept.action: i for i, concept in enumerate(concepts)}
+    of_class = [row[concept.action] for concept in class_concepts(params, videos.classes)]
     return torch.tensor([of_class[video.label] for video in videos.videos])
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import copy
 import shutil
 import signal
 import subprocess
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib.backbone import VideoCLIP
+from lib.backbone import VideoCLIP, VideoCLIPOutput
+from lib.concepts import ConceptSpace
 from lib.params import FOLDER, ROOT
 from lib.runs import checkpoints, read_json, read_lines
 from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
-from lib.train import read_concepts, update_teacher
+from lib.train import update_teacher
 
 
 def weights(folder, model="teacher"):
@@ -73,6 +76,44 @@ def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path
     log = read_lines(tmp_path / "log.jsonl")
     assert [line["step"] for line in log] == list(range(4)) == list(range(record["steps"]))
     assert {"loss", "teacher_entropy", "batch_entropy", "feature_spread", "agreement", "data_wait"} <= set(log[0])
+
+
+@pytest.mark.parametrize("trained", ["temporal", "last_blocks"])
+def test_only_the_weights_that_are_to_learn_change(tiny, tmp_path, trained):
+    changes = {"trained": trained, "trained_last_blocks": 1, "epochs": 1}
+    adapt(tiny(**changes), tmp_path / "run")
+    adapt(tiny(epochs=0), tmp_path / "before")
+    before, after = weights(tmp_path / "before", "student"), weights(tmp_path / "run", "student")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("temporal_" in name for name in changed)
+    blocks = len({name.split("blocks.")[1].split(".")[0] for name in before if "blocks." in name})
+    last = f"blocks.{blocks - 1}."
+    others = {name for name in changed if "temporal_" not in name}
+    assert bool(others) == (trained == "last_blocks") and all(last in name for name in others)
+
+
+def test_concepts_learn_only_if_they_are_told_to(tiny):
+    generator = torch.Generator().manual_seed(0)
+    spaces = {name: ConceptSpace(list("abcd"), F.normalize(torch.randn(4, 8, generator=generator), dim=-1))
+              for name in ("category", "description")}
+    params = tiny(train_concepts=True)
+    objective = make_objective(params, None, copy.deepcopy(spaces))
+    views = [VideoCLIPOutput(torch.zeros(6, 4), torch.randn(6, 8, generator=generator)) for _ in range(2)]
+    objective(views, views, torch.zeros(6)).loss.backward()
+    grads = {name: p.grad for name, p in objective.named_parameters()}
+    assert set(grads) == {"spaces.category.vectors", "spaces.description.vectors"}
+    assert all(grad.abs().sum() > 0 for grad in grads.values())
+    space = objective.spaces["category"]
+    with torch.no_grad():
+        space.vectors.mul_(3.0)
+    torch.testing.assert_close(space.logits(views[0].embedding, 0.1), spaces["category"].logits(views[0].embedding, 0.1))
+    assert not list(make_objective(tiny(), None, spaces).parameters())
+
+
+def test_a_run_may_see_a_part_of_the_videos(tiny, tmp_path):
+    assert adapt(tiny(train_videos=24, epochs=1), tmp_path)["videos"] == 24
+    with pytest.raises(ValueError, match="train_videos is 1000, but there are only 80"):
+        adapt(tiny(train_videos=1000), tmp_path)
 
 
 def test_with_no_epochs_clip_is_saved_as_it_is(tiny, tmp_path):
@@ -201,10 +242,3 @@ def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")
-
-
-def test_concepts_follow_the_classes_and_unknown_ones_are_named(tiny):
-    assert [c.label for c in read_concepts(tiny(), ["wave", "clap"])] == ["wave", "clap"]
-    assert len(read_concepts(tiny())) == 16
-    with pytest.raises(ValueError, match=f"{FOLDER}.*'juggle'"):
-        read_concepts(tiny(), ["wave", "juggle"])
