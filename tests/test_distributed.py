@@ -28,8 +28,8 @@ def test_one_process_needs_no_others():
     assert distributed.any_process(True) and not distributed.any_process(False)
 
 
-# The prior looks at the whole batch, the head of the baseline is trained beside the model; of two videos in a batch that
-# cannot be decoded, a process may have all of its share.
+# The prior looks at the whole batch; the head of the baseline is trained beside the model; with one video each, a
+# process whose video cannot be decoded has none.
 @pytest.mark.parametrize("ablation, devices, changes", [
     ("lss", 2, {"batch_size": 2, "epochs": 1}),
     ("lss", 4, {"micro_batch": 2}),
