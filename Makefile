@@ -1,7 +1,7 @@
 # make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
 # make check-data  reads every file of a profile's data sets once, and says what is missing or broken
 # make test        the tests
-# make lab         JupyterLab on the notebooks
+# make lab         JupyterLab, opened on the tour
 # Each creates .venv on first use, and brings it up to date when a pinned version has changed.
 
 PYTHON  ?= python3
@@ -38,8 +38,9 @@ check-data: .venv/installed
 test: .venv/installed
 	.venv/bin/python -m pytest
 
+# The kernel "python3" must be this environment's, not one of the same name that the user has installed elsewhere.
 lab: .venv/installed
-	.venv/bin/jupyter lab
+	JUPYTER_PREFER_ENV_PATH=1 .venv/bin/jupyter lab notebooks/00_tour.ipynb
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 11) or sys.exit( \

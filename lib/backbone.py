@@ -259,7 +259,7 @@ class VideoCLIP(PreTrainedModel):
         pictures is taken over (LAION's ViT-L/14 differs); without a `preprocessor_config.json` it is OpenAI's.
         Raises ValueError, naming the checkpoint and what was found, if it is no whole CLIP.
         """
-        clip = load_whole(CLIPModel.from_pretrained, name_or_path, model_type="clip", dtype=torch.float32)
+        clip = load_whole(CLIPModel.from_pretrained, name_or_path, expected="clip", dtype=torch.float32)
         config = VideoCLIPConfig(
             vision_config=clip.config.vision_config.to_dict(),
             text_config=clip.config.text_config.to_dict(),
@@ -284,7 +284,7 @@ class VideoCLIP(PreTrainedModel):
 
         Keyword arguments are those of `PreTrainedModel.from_pretrained`.
         """
-        return load_whole(super().from_pretrained, name_or_path, model_type=cls.config_class.model_type, **kwargs)
+        return load_whole(super().from_pretrained, name_or_path, expected=cls.config_class.model_type, **kwargs)
 
     def forward(self, videos: Tensor) -> VideoCLIPOutput:
         """'b c t h w' (pixels normalised as OpenAI's) -> features 'b w', embedding 'b d' (not normalised)."""

@@ -24,32 +24,36 @@ CONTEXT, VOCABULARY = 77, 49408  # tokens of a text, and of CLIP's byte-pair enc
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def load_whole(load: Callable, name_or_path: str, *, model_type: str, **kwargs: Any) -> PreTrainedModel:
+def model_type(name_or_path: str) -> str | None:
+    """What a checkpoint is by its `config.json`: "clip", "video_clip", ... Raises ValueError if none can be read."""
+    # Transformers raises errors of many types for unreadable files; each one means that there is no such checkpoint.
+    try:
+        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+    except Exception as error:
+        raise ValueError(f"{name_or_path}: no folder or hub id with a readable config.json: {error}") from error
+
+
+def load_whole(load: Callable, name_or_path: str, *, expected: str, **kwargs: Any) -> PreTrainedModel:
     """Calls `load` (a `from_pretrained`) for a checkpoint with every weight.
 
     Raises ValueError, naming the checkpoint and what was found, if it is of another type, cannot be read as tensors
     alone, or lacks weights; weights left over are an error but in an image CLIP, whose older files hold positions.
     """
-    # Transformers raises errors of many types for unreadable files; each one means that there is no such checkpoint.
-    try:
-        found = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    except Exception as error:
-        raise ValueError(f"{name_or_path}: no folder or hub id with a readable config.json: {error}") from error
-    if found != model_type:
-        raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint, its config.json has model_type {found!r}")
+    if (found := model_type(name_or_path)) != expected:
+        raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint, its config.json has model_type {found!r}")
     try:
         model, report = load(name_or_path, output_loading_info=True, weights_only=True, **kwargs)
     except UnpicklingError as error:  # whose own message advises to switch the protection off
         raise ValueError(f"{name_or_path}: its pytorch_model.bin holds more than tensors and is not read; whoever trusts "
                          "it converts it elsewhere: `safetensors.torch.save_file(state_dict, 'model.safetensors')`"
                          ) from error
-    except Exception as error:
-        raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint that can be read: {error}") from error
-    left_over = report["unexpected_keys"] if model_type != CLIPConfig.model_type else []
+    except Exception as error:  # of many types, as above
+        raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint that can be read: {error}") from error
+    left_over = report["unexpected_keys"] if expected != CLIPConfig.model_type else []
     for what, keys in (("lacks", report["missing_keys"]), ("has unknown", left_over)):
         if keys:
             names = ", ".join(sorted(keys)[:5]) + (", ..." if len(keys) > 5 else "")
-            raise ValueError(f"{name_or_path}: not a {model_type!r} checkpoint, it {what} {len(keys)} weights: {names}")
+            raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint, it {what} {len(keys)} weights: {names}")
     return model
 
 

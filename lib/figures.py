@@ -211,5 +211,92 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, colu
             panel.axis("off")
         for panel, picture, title in zip(axes.flat, pictures, titles, strict=False):
             panel.imshow(picture, interpolation="nearest")
-            panel.set_title(title, fontsize="x-small", pad=2)
+            panel.set_title(title, fontsize="small", pad=2)
+        return figure
+
+
+def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
+    """Views as rows of frames, in proportion to their pixels. rows: title -> frames 't h w c', uint8 or in 0..1."""
+    step = 1.1 * max(frames.shape[2] for frames in rows.values())
+    longest = max(max(len(frames) for frames in rows.values()), 4)  # a few frames would fill the screen
+    with matplotlib.rc_context(STYLE):
+        heights = [frames.shape[1] / step * WIDTH / longest for frames in rows.values()]
+        figure, axes = _axes(len(rows), 1, sum(heights) + 0.25 * len(rows), height_ratios=heights)
+        for panel, (title, frames) in zip(axes[:, 0], rows.items()):
+            height, width = frames.shape[1:3]
+            for number, frame in enumerate(frames):
+                panel.imshow(frame, extent=(number * step, number * step + width, 0, height), interpolation="nearest")
+            panel.set(xlim=(0, longest * step), ylim=(0, height))
+            panel.set_title(title, loc="left", fontsize="small", pad=2)
+            panel.axis("off")
+        return figure
+
+
+def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) -> Figure:
+    """What temporal attention joins: the tokens of one patch (`row`, `column`) over all frames, and the class tokens.
+
+    frames: 't h w c', h and w multiples of `patch` pixels.
+    """
+    t, height, width = frames.shape[:3]
+    gap, above = 0.25 * width, 0.3 * height
+    x, y = (column + 0.5) * patch, (row + 0.5) * patch
+    places = np.arange(t) * (width + gap)
+    with matplotlib.rc_context(STYLE):
+        figure, ((axes,),) = _axes(1, 1, 0.4 + WIDTH * (height + above) / (t * (width + gap)))
+        for place, frame in zip(places, frames):
+            axes.imshow(frame, extent=(place, place + width, height, 0), interpolation="nearest", zorder=1)
+            axes.vlines(place + np.arange(0, width + 1, patch), 0, height, color="white", linewidth=0.4, zorder=2)
+            axes.hlines(np.arange(0, height + 1, patch), place, place + width, color="white", linewidth=0.4, zorder=2)
+            axes.add_patch(matplotlib.patches.Rectangle((place + column * patch, row * patch), patch, patch, fill=False,
+                                                        edgecolor=PALETTE[1], linewidth=2.5, zorder=4))
+        for down, across, colour, marker, name in (
+                (y, places + x, PALETTE[1], "s", f"the patch in row {row}, column {column} of every frame"),
+                (-0.5 * above, places + width / 2, PALETTE[0], "o", "the class token of every frame")):
+            axes.plot(across, np.full(t, down), color=colour, marker=marker, linewidth=2, markersize=5, zorder=3,
+                      label=name)
+        axes.set(xlim=(-1, places[-1] + width + 1), ylim=(height + 1, -above))
+        axes.axis("off")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        return figure
+
+
+def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure:
+    """Distributions over concepts. panels: title -> probabilities, a row per concept (the same ones everywhere), a column
+    per distribution: the first as bars, the others as points. Of many concepts, the `count` most probable in any."""
+    tables = list(panels.values())
+    largest = np.max([table.max(axis=1) for table in tables], axis=0)
+    rows, high = np.sort(np.argsort(-largest, kind="stable")[:count]), 104 * largest.max()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, len(panels), 1.2 + 0.17 * len(rows), sharey=True, sharex=True)
+        for panel, (title, table) in zip(axes[0], panels.items()):
+            shown, places = 100 * table.iloc[rows], np.arange(len(rows))
+            panel.barh(places, shown.iloc[:, 0], color="0.8", height=0.75, zorder=2, label=shown.columns[0])
+            for (name, values), marker, colour in zip(list(shown.items())[1:], "o^sDvP", PALETTE):
+                panel.scatter(values, places, s=16, marker=marker, color=colour, zorder=3, label=name, clip_on=False)
+            panel.axvline(100 / len(table), color=PALETTE[3], linestyle="--", linewidth=1, zorder=1, label="uniform")
+            panel.set_yticks(places, table.index[rows])
+            panel.set(title=title, xlabel="%", xlim=(0, high), ylim=(len(rows) - 0.5, -0.5))
+            panel.grid(False, axis="y")
+            sns.despine(ax=panel, left=True)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        return figure
+
+
+def pair_losses(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Cross-entropies in nats between teacher views (rows) and student views (columns), a map each; NaN: not compared.
+
+    tables: title -> values. The mean of a map's values stands below it.
+    """
+    with matplotlib.rc_context(STYLE):
+        rows, columns = next(iter(tables.values())).shape
+        figure, axes = _axes(2, -(-len(tables) // 2), 2 * (1.1 + 0.3 * rows))
+        high = max(np.nanmax(table) for table in tables.values())
+        for panel, (title, table) in zip(axes.flat, tables.items()):
+            sns.heatmap(table, ax=panel, annot=True, fmt=".2f", cmap="rocket_r", vmin=0, vmax=high, cbar=False,
+                        linewidths=1, annot_kws={"fontsize": "small"}, xticklabels=True, yticklabels=True)
+            panel.set_facecolor("0.92")
+            panel.set_title(title)
+            panel.set_xlabel(f"mean: {np.nanmean(table):.3f} nats")
+            panel.tick_params(axis="x", rotation=0)
+            panel.tick_params(axis="y", rotation=0)
         return figure

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
 
 from lib.distributed import say
 from lib.params import ROOT, Params, SceneParams
@@ -107,16 +108,71 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, **records: dict) -> None:
-    """A Hugging Face checkpoint with its tokenizer (and `<name>.json` records), renamed into place when it is whole."""
+def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:
+    """A Hugging Face checkpoint with its tokenizer (and `<name>.json` records, and the model card `README.md`), renamed
+    into place when it is whole."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     for name, content in records.items():
         write_json(partial / f"{name}.json", content)
+    if card is not None:
+        (partial / "README.md").write_text(card)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def model_card(record: dict[str, Any], role: str) -> str:
+    """The Hub's model card of an adapted checkpoint: YAML front matter, then what made it and how to use it.
+
+    record: what `train.adapt` returns (`adapt.json`); role: student or teacher.
+    """
+    p = record["params"]
+    how = {"concept": "self-distillation in language-based action concept spaces (LSS)",
+           "feature": "self-distillation of features with SVT's head, without language",
+           "label": "supervised training with the true labels"}[p["objective"]] if record["steps"] else \
+        "nothing: it is the image CLIP, its frames averaged"
+    on_hub = not Path(p["clip"]).is_absolute() and not (ROOT / p["clip"]).is_dir()
+    data = ModelCardData(library_name="lss", pipeline_tag="video-classification", tags=["video", "clip", "zero-shot"],
+                         base_model=p["clip"] if on_hub else None)
+    base = Path(p["clip"]).name if Path(p["clip"]).is_absolute() else p["clip"]  # no path of one machine
+    labels = p["objective"] == "label" and record["steps"]
+    language = "" if p["objective"] == "feature" else f"""| concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
+| temperatures | teacher {p["teacher_temperature"]}, student {p["student_temperature"]} |
+| weights | alignment {p["alignment_weight"]}; prior {"+".join(p["prior"]) or "none"}, {p["prior_weight"]} |
+"""
+    lost = f"{record['missing']} listed ones had no file, {len(record['bad_videos'])} could not be decoded"
+    versions = f"torch {record['torch']}, transformers {record['transformers']}"
+    return f"""---
+{data.to_yaml()}
+---
+
+# {base}, adapted to video: the {role}
+
+Made by {how}.
+
+| | |
+| --- | --- |
+| videos | {record["videos"]} of `{p["dataset"]}`; {lost} |
+| labels of the videos | {"used" if labels else "not used"} |
+| steps | {record["steps"]} of {p["batch_size"]} videos ({p["epochs"]} epochs), seed {p["seed"]} |
+| temporal attention | {p["temporal"]} |
+{language}| made with | commit {record["commit"]}, parameters {record["params_hash"]}, {versions} |
+| time | {record["seconds"]} s on {record["hardware"]} |
+
+Every parameter is in `adapt.json` beside this file. How well the model does is not said here: `03_evaluate` measures it.
+
+```python
+from lib.predict import load_model  # in a checkout of this repository
+
+model, tokenizer = load_model("<this folder>")
+```
+
+The weights stand under the licence of the checkpoint that they came from; the code is MIT. Paper: Ranasinghe and Ryoo,
+*Language-based Action Concept Spaces Improve Video Self-Supervised Learning*, NeurIPS 2023 (arXiv 2307.10922); this
+model is not the authors'.
+"""
 
 
 def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, AdaptParams, Params, load
-from lib.runs import load_checkpoint, provenance, run_folder, save_checkpoint, save_model, write_json
+from lib.runs import load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
@@ -158,7 +158,7 @@ def adapt(params: Params, folder: Path) -> dict:
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
     if distributed.rank() == 0:
         for name, model in (("student", student), ("teacher", teacher)):
-            save_model(model, tokenizer, folder / name)
+            save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
         write_json(folder / "adapt.json", record)
     distributed.stop()
     return record

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lib.params import FOLDER, Params
 
 WORDS = (8, 25)  # of a description; GUIDELINE.md
+MERGE = FOLDER / "concepts" / "merge.yaml"
 TOKENS = 77  # of CLIP's text tower, its two special tokens included
 # what no picture shows
 UNSEEN = {"sound", "sounds", "noise", "noisy", "loud", "loudly", "hear", "heard", "hears", "silently", "aloud", "want",
@@ -197,7 +198,7 @@ def _words(text: str) -> list[str]:
 # ---- the concepts of a run ------------------------------------------------------------------------------------------
 
 
-def read_merge(path: Path = FOLDER / "concepts" / "merge.yaml") -> dict[tuple[str, str], str]:
+def read_merge(path: Path = MERGE) -> dict[tuple[str, str], str]:
     """(vocabulary, label) -> the action that both it and labels of other vocabularies are.
 
     Raises `ConceptError` if an entry is no mapping of vocabularies to labels, or a label stands in two of them.

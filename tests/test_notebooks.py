@@ -13,9 +13,11 @@ from lib.params import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "overrides",
          "checkpoints", "bpe", "configurations", "frames", "batch_sizes", "repeats", "output", "zoo",
-         "count", "limit", "originals", "spacings", "clips", "width", "classes", "videos", "configuration", "groups", "threads",
-         "only", "labels", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
-         "device", "sentence_model", "vocabularies"]  # of measurements
+         "count", "limit", "originals", "spacings", "clips", "width", "classes", "videos", "configuration", "groups",
+         "threads",  # of measurements
+         "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers",
+         "only", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
+         "device", "sentence_model", "vocabularies"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

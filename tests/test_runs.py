@@ -1,10 +1,12 @@
 import subprocess
 
 import torch
+from huggingface_hub import ModelCard
 
 from lib.params import AdaptParams, load
-from lib.runs import append_line, checkpoints, load_checkpoint, provenance, read_json, read_lines, run_folder
-from lib.runs import save_checkpoint, write_json
+from lib.runs import (append_line, checkpoints, load_checkpoint, model_card, provenance, read_json, read_lines,
+                      run_folder, save_checkpoint, write_json)
+from lib.train import adapt
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -60,3 +62,28 @@ def test_the_record_names_commit_parameters_and_hardware():
 def test_runs_have_folders_of_their_own():
     folders = {run_folder("embedded", run, w, s) for run in ("lss", "no_language") for w in (0, 1) for s in (0, 1)}
     assert len(folders) == 8
+
+
+def test_an_adapted_checkpoint_has_a_card_that_the_hub_reads_and_that_says_what_made_it(tiny, tmp_path):
+    record = adapt(tiny("lss", epochs=1), tmp_path)
+    for role in ("student", "teacher"):
+        card = ModelCard.load(tmp_path / role / "README.md")
+        assert card.data.library_name == "lss" and card.data.pipeline_tag == "video-classification"
+        assert card.data.base_model is None  # the embedded CLIP is on no hub
+        assert card.text.lstrip().startswith(f"# clip, adapted to video: the {role}")
+        assert "(LSS)" in card.text and str(tmp_path) not in card.content
+        assert record["params_hash"] in card.text and f"| {record['steps']} of 20 videos" in card.text
+        assert "| labels of the videos | not used |" in card.text
+        assert read_json(tmp_path / role / "adapt.json") == record
+
+
+def test_the_card_of_a_hub_checkpoint_names_it_and_counts_what_was_lost():
+    p = load(profile="paper", objective="label")
+    record = {"params": p.model_dump(), "videos": 90, "missing": 7, "concepts": 400, "steps": 3,
+              "bad_videos": [["a", "cut off"]], "seconds": 1.0, **provenance(load(profile="embedded"), AdaptParams)}
+    card = ModelCard(model_card(record, "teacher"))
+    assert card.data.base_model == "openai/clip-vit-base-patch16"
+    assert "7 listed ones had no file, 1 could not be decoded" in card.text
+    assert "| labels of the videos | used |" in card.text
+    nothing = model_card(record | {"steps": 0}, "teacher")
+    assert "Made by nothing" in nothing and "| not used |" in nothing
