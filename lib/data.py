@@ -166,8 +166,9 @@ class TrainingViews(Dataset):
 class BatchPlan(Sampler[list[SampleKey]]):
     """The batches of steps `first_step`..`num_steps` - 1, as lists of SampleKeys, for DataLoader's `batch_sampler`.
 
-    Of several processes, each gets its slice of every batch, in the order of the ranks. Every epoch has an order of its own, and incomplete batches are dropped; every batch draws the number of frames of
-    each view once. All of it follows from seed, epoch and batch, so training resumes at any step without replay.
+    Of several processes, each gets its slice of every batch, in the order of the ranks. Every epoch has an order of its
+    own, and incomplete batches are dropped; every batch draws the number of frames of each view once. All of it follows
+    from seed, epoch and batch, so training resumes at any step without replay.
     """
 
     def __init__(

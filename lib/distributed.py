@@ -124,4 +124,5 @@ def launch(module: str, *arguments: str, count: int) -> None:
         finally:
             signal.signal(signal.SIGTERM, before)
     if process.returncode:
-        raise RuntimeError(f"{count} processes of {module}: torchrun's exit code is {process.returncode}; the reason is above")
+        raise RuntimeError(f"{count} processes of {module}: torchrun's exit code is {process.returncode}, the reason is "
+                           "above")

@@ -166,7 +166,7 @@ def adapt(params: Params, folder: Path) -> dict:
 
 def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
            videos: VideoList, labels: Tensor, steps: int, num_concepts: int) -> tuple[list[tuple[str, str]], list[str]]:
-    """The loop. Returns name and reason of every training video that could not be decoded, and the signs of collapse."""
+    """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse."""
     stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
@@ -217,9 +217,10 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
             result, features = backward(params, student, teacher, objective, batch.views, labels[indices],
                                         [len(own) for own, _ in shares])
             if not math.isfinite(result.loss.item()):
-                raise AdaptationError(f"step {step}: the loss is {result.loss.item()}; its terms: "
-                                      f"{ {name: term.item() for name, term in result.terms.items()} }. "
-                                      "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
+                raise AdaptationError(
+                    f"step {step}: the loss is {result.loss.item()}; its terms: "
+                    f"{ {name: term.item() for name, term in result.terms.items()} }. "
+                    "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
             trained = [p for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
             optimizer.step()
@@ -232,8 +233,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                 **{name: term.item() for name, term in result.terms.items()},
                 **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(), features=features),
                 "videos": len(indices), "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
-                "teacher_momentum": momentum, "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4),
-                "memory_gb": round(memory_gb(labels.device), 3)})
+                "teacher_momentum": momentum, "memory_gb": round(memory_gb(labels.device), 3),
+                "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
             interrupted = distributed.any_process(bool(stopping))
             if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
                 if distributed.rank() == 0:

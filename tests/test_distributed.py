@@ -28,8 +28,8 @@ def test_one_process_needs_no_others():
     assert distributed.any_process(True) and not distributed.any_process(False)
 
 
-# The prior looks at the whole batch, the head of the baseline is trained beside the model; of two videos in a batch that
-# cannot be decoded, a process may have all of its share.
+# The prior looks at the whole batch; the head of the baseline is trained beside the model; with one video each, a
+# process whose video cannot be decoded has none.
 @pytest.mark.parametrize("ablation, devices, changes", [
     ("lss", 2, {"batch_size": 2, "epochs": 1}),
     ("lss", 4, {"micro_batch": 2}),
@@ -52,12 +52,15 @@ def test_processes_together_train_as_one_does(tiny, tmp_path, capfd, ablation, d
     assert "loss=" in capfd.readouterr().out  # the progress of the processes is shown where they were launched
 
 
-def test_a_process_that_is_killed_is_started_again_and_goes_on_from_the_checkpoint(tiny, tmp_path, monkeypatch, capfd):
+# A kill loses the steps since the checkpoint; of SIGTERM to one, all learn, and stop after the same step.
+@pytest.mark.parametrize("accident, first_step", [("SIGKILL 4", 3), ("SIGTERM 4", 5)])
+def test_processes_are_started_again_and_go_on_from_the_checkpoint(
+        tiny, tmp_path, monkeypatch, capfd, accident, first_step):
     params = tiny(devices=2, checkpoint_every=3)
     launch(params, "lss", tmp_path / "whole")
-    monkeypatch.setenv("ACCIDENT", "SIGKILL 4")
+    monkeypatch.setenv("ACCIDENT", accident)
     launch(params, "lss", tmp_path / "killed", module="tests.dying")
-    assert "going on from step 3 of 8" in capfd.readouterr().out
+    assert f"going on from step {first_step} of 8" in capfd.readouterr().out
     whole, killed = (load_file(tmp_path / run / "student" / "model.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")

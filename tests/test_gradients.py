@@ -56,14 +56,25 @@ def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, ablation, micr
         assert micro_batch or torch.equal(found[name], wanted[name])
 
 
-def test_activation_checkpointing_changes_no_bit_of_the_gradient(tiny):
-    found = []
+def test_activation_checkpointing_remembers_less_and_changes_no_bit_of_the_gradient(tiny):
+    found, remembered = [], []
     for checkpointing in (False, True):
         student, teacher, objective, views, labels = setting(tiny())
         student.visual.activation_checkpointing = checkpointing
+        storages = {}
+
+        def note(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            kept = forward_views(student, views, device=CPU, precision="float32")
+        remembered.append(sum(storages.values()))
+        del kept
         backward(tiny(), student, teacher, objective, views, labels, [5])
         found.append(gradients(student))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert remembered[1] < 0.5 * remembered[0]
 
 
 def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
@@ -73,7 +84,7 @@ def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
         student, teacher, objective, views, labels = setting(params)
         result, features = backward(tiny(train_precision=precision), student, teacher, objective, views, labels, [5])
         losses.append(result.loss.item())
-        assert {p.dtype for p in student.parameters()} | {g.dtype for g in gradients(student).values()} == {torch.float32}
+        assert {tensor.dtype for tensor in [*student.parameters(), *gradients(student).values()]} == {torch.float32}
         assert result.loss.dtype == result.teacher.dtype == features.dtype == torch.float32
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
 
