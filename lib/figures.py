@@ -273,7 +273,8 @@ def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure
             panel.barh(places, shown.iloc[:, 0], color="0.8", height=0.75, zorder=2, label=shown.columns[0])
             for (name, values), marker, colour in zip(list(shown.items())[1:], "o^sDvP", PALETTE):
                 panel.scatter(values, places, s=16, marker=marker, color=colour, zorder=3, label=name, clip_on=False)
-            panel.axvline(100 / len(table), color=PALETTE[3], linestyle="--", linewidth=1, zorder=1, label="uniform")
+            panel.axvline(100 / len(table), color=PALETTE[3], linestyle="--", linewidth=1, zorder=2.5,
+                          label="uniform")
             panel.set_yticks(places, table.index[rows])
             panel.set(title=title, xlabel="%", xlim=(0, high), ylim=(len(rows) - 0.5, -0.5))
             panel.grid(False, axis="y")
