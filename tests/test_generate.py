@@ -2,6 +2,8 @@
 
 import json
 
+import nbformat
+import papermill
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -11,6 +13,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lib.generate import generate_vocabulary, language_model, parse_descriptions, prompt_for, write_vocabulary
+from lib.params import ROOT
 from lib.vocabulary import ConceptError, read_vocabulary
 
 LABELS = ["PettingCat", "petting dog", "feeding_birds"]
@@ -144,3 +147,35 @@ def test_a_prompt_longer_than_the_models_context_is_an_error(random_model):
     write = language_model(random_model, revision="main", device="cpu", temperature=0.0, max_new_tokens=8000)
     with pytest.raises(ValueError, match="reads 8192 tokens, the prompt has"):
         write(["a prompt " * 100], 0)
+
+
+def test_the_notebook_makes_a_vocabulary_from_its_parameters_alone(random_model, tmp_path):
+    """A random model's nonsense ends in the list of problems; good answers, here taken from the cache of an earlier
+    call, in a file and in the pictures of its spaces."""
+    own = ROOT / "params" / "concepts" / "of_a_test.yaml"
+    cache = ROOT / "outputs" / "concepts" / "of_a_test.jsonl"
+    given = {"labels": LABELS, "vocabulary": "of_a_test", "language_model": random_model, "max_new_tokens": 20,
+             "attempts": 1, "batch_size": 2}
+
+    def run():
+        papermill.execute_notebook(ROOT / "notebooks" / "01_concepts.ipynb", tmp_path / "out.ipynb", given,
+                                   kernel_name="python3", cwd=ROOT, progress_bar=False)
+
+    try:
+        with pytest.raises(papermill.PapermillExecutionError, match="PettingCat: .* descriptions instead of 4"):
+            run()
+        assert not own.exists()
+        cache.unlink()
+        written_by = f"{random_model}@main, temperature 0.7, up to 20 tokens"
+        good = lambda prompts, seed: [answer(spoken_in(prompt)) for prompt in prompts]  # noqa: E731
+        generate_vocabulary(LABELS, good, cache=cache, **SETTINGS | {"writer": written_by, "attempts": 1})
+        run()
+        assert [concept.label for concept in read_vocabulary(own, num_descriptions=4)] == LABELS
+        cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+        shown = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+        assert "3 concepts of of_a_test" in shown
+        assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", [])) >= 2
+    finally:
+        own.unlink(missing_ok=True)
+        cache.unlink(missing_ok=True)
+        (ROOT / "outputs" / "embedded" / "concepts" / "of_a_test-world0.json").unlink(missing_ok=True)
