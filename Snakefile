@@ -16,7 +16,7 @@ from pathlib import Path
 from lib.check import absent, datasets_of
 from lib.data import manifest_path
 from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load
-from lib.suites import read_suite, runs_of, state_of
+from lib.suites import read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary
 
 ROOT = Path(workflow.basedir)
@@ -40,7 +40,10 @@ except ParamsError as error:
     stop(error)
 first = runs[0].params
 OUT = f"outputs/{PROFILE}"
-TABLES = [f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "objectives") for suffix in ("csv", "md", "tex")]
+SUFFIXES = ("csv", "md", "tex")
+# name of a rule -> the tables that it writes, and the runs that they show
+TABLES = {"protocols": (["zero_shot", "linear_probe"], runs_of_table(runs, suite.rows, suite.replicas))}
+TABLES |= {name: ([name], runs_of_table(runs, t.rows, t.replicas)) for name, t in suite.comparisons.items()}
 PLACE = f"{OUT}/{suite.folder}".rstrip("/")
 
 
@@ -86,12 +89,12 @@ PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb 
 
 rule all:
     input:
-        expand(f"{PLACE}/tables/{{file}}", file=TABLES),
+        [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()],
         f"{PLACE}/figures/figures.json",
 
 
 onsuccess:
-    if all((ROOT / PLACE / "tables" / file).exists() for file in TABLES):
+    if all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
         print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")
         print(summary(ROOT / PLACE / "tables", ROOT / OUT / "tables"))
         print(f"\ntables and figures: {PLACE}/tables, {PLACE}/figures\n")
@@ -149,12 +152,13 @@ def inputs_of_adapt(wildcards):
     made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
     made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
-    return made + [*(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]
+    return made + ["params/concepts/merge.yaml", *(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]
 
 
 rule adapt:
     input: inputs_of_adapt
     output: "{folder}/adapt.json"
+    retries: 2  # each goes on from the last checkpoint, also after a machine was taken away (SIGTERM)
     log: "{folder}/02_adapt.log"
     params:
         notebook="02_adapt",
@@ -177,27 +181,37 @@ rule evaluate:
     shell: PAPERMILL
 
 
-# Partial: whatever is there, and the tables say of the other runs what became of them. The runs are no inputs then,
-# else a failed one would be tried again.
-SEEN = [[*state_of(run), os.path.getmtime(run.folder / "metrics.json")] if state_of(run)[0] == "done" else state_of(run)
-        for run in runs] if PARTIAL else [run.params.stage_hash(EvaluateParams) for run in runs]
+def seen(shown):
+    """What tables and figures are made from. Partial: whatever is there, and they say of the other runs what became of
+    them; the runs are no inputs then, else a failed one would be tried again."""
+    if not PARTIAL:
+        return [run.params.stage_hash(EvaluateParams) for run in shown]
+    return [[*state_of(run), os.path.getmtime(run.folder / "metrics.json")] if state_of(run)[0] == "done" else state_of(run)
+            for run in shown]
 
 
-rule tables:
-    input: [] if PARTIAL else [f"{folder}/metrics.json" for folder in by_folder]
-    output: expand(f"{PLACE}/tables/{{file}}", file=TABLES)
-    log: f"{PLACE}/90_tables.log"
-    params:
-        notebook="90_tables",
-        executed=f"{PLACE}/90_tables.ipynb",
-        arguments=arguments(suite=SUITE),
-        suite=suite.model_dump_json(),
-        seen=SEEN,
-    shell: PAPERMILL
+def metrics_of(shown):
+    return [] if PARTIAL else [f"{path_of(run)}/metrics.json" for run in shown]
+
+
+for name, (names, shown) in TABLES.items():
+
+    rule:
+        name: f"tables_{name}"
+        input: metrics_of(shown)
+        output: expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES)
+        log: f"{PLACE}/90_tables/{name}.log"
+        params:
+            notebook="90_tables",
+            executed=f"{PLACE}/90_tables/{name}.ipynb",
+            arguments=arguments(suite=SUITE, only=names),
+            suite=[suite.folder, suite.reference, suite.rows, suite.comparisons[name].model_dump_json() if name in suite.comparisons else ""],
+            seen=seen(shown),
+        shell: PAPERMILL
 
 
 rule figures:
-    input: [] if PARTIAL else [f"{folder}/metrics.json" for folder in by_folder]
+    input: metrics_of(runs)
     output: f"{PLACE}/figures/figures.json"
     log: f"{PLACE}/91_figures.log"
     params:
@@ -205,5 +219,5 @@ rule figures:
         executed=f"{PLACE}/91_figures.ipynb",
         arguments=arguments(suite=SUITE),
         suite=suite.model_dump_json(),
-        seen=SEEN,
+        seen=seen(runs),
     shell: PAPERMILL

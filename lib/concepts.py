@@ -1,159 +1,24 @@
 """Concept spaces: actions, and descriptions of actions, as directions given by CLIP's text tower.
 
-A vocabulary names the actions, how each is spoken, and descriptions of it. Its texts become two frozen matrices `U`:
-the category space (one row per label, from prompt templates) and the description space (from the descriptions, in the
-same order of labels). A video's L2-normalised embedding z is projected as
-p(z; temperature) = softmax(U z / temperature).
+The texts of a vocabulary become two frozen matrices `U`: the category space (one row per label, from prompt templates)
+and the description space (from the descriptions, in the same order of labels). A video's L2-normalised embedding z is
+projected as p(z; temperature) = softmax(U z / temperature).
 
 Tensors are named by einops axes: b videos, k labels, m rows of a label, d CLIP's joint space, n texts.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
-
-
-class ConceptError(ValueError):
-    """A vocabulary, prompt file or text that cannot be used; the message lists every problem found."""
-
-    def __init__(self, subject: str | Path, problems: Sequence[str]):
-        self.problems = list(problems)
-        super().__init__(f"{subject}: {len(self.problems)} problem(s)\n" + "\n".join(f"  {p}" for p in self.problems))
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One action: its label in the data, the words put into a prompt, and descriptions of it."""
-
-    label: str
-    spoken: str
-    descriptions: tuple[str, ...]
-
-
-# ---- files --------------------------------------------------------------------------------------------------------
-
-
-def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]:
-    """Reads a YAML file of `label: {spoken: text, descriptions: [text, ...]}`, in the order of the file.
-
-    num_descriptions: how many descriptions every label must have at least. Raises `ConceptError`, which lists every
-    problem with its line: a text that is empty or that YAML takes for something else (an unquoted yes, 1, null), a
-    label or text used twice (in any case or spacing), a key that is missing or unknown, too few descriptions.
-    """
-    path, problems, concepts, seen = Path(path), [], [], {}
-    for label_node, entry in _mapping(_compose(path), "the file", problems):
-        label = _text(label_node, "label", problems, seen)
-        fields = dict.fromkeys(("spoken", "descriptions"))
-        for key, value in _mapping(entry, f"label {label!r}", problems):
-            name = str(key.value)
-            if name not in fields:
-                problems.append(f"line {_line(key)}: label {label!r} has an unknown key {name!r}")
-            elif fields[name] is not None:
-                problems.append(f"line {_line(key)}: label {label!r} has {name!r} twice")
-            else:
-                fields[name] = value
-        missing = [name for name, value in fields.items() if value is None]
-        problems.extend(f"line {_line(label_node)}: label {label!r} has no {name!r}" for name in missing)
-        if missing:
-            continue
-        spoken = _text(fields["spoken"], "spoken", problems, seen)
-        items = _sequence(fields["descriptions"], f"descriptions of {label!r}", problems)
-        descriptions = tuple(_text(item, "description", problems, seen) for item in items)
-        if len(descriptions) < num_descriptions:
-            line = _line(fields["descriptions"])
-            problems.append(f"line {line}: label {label!r} has {len(descriptions)} descriptions of {num_descriptions}")
-        concepts.append(Concept(label, spoken, descriptions))
-    if not concepts and not problems:
-        problems.append("line 1: no labels")
-    if problems:
-        raise ConceptError(path, problems)
-    return concepts
-
-
-def read_prompts(path: str | Path) -> list[str]:
-    """Reads a YAML file of `templates: [text, ...]`, each with '{}' exactly once, where the spoken action goes.
-
-    Raises `ConceptError`, which lists every problem with its line.
-    """
-    path, problems, seen, templates = Path(path), [], {}, []
-    entries = _mapping(_compose(path), "the file", problems)
-    if not problems and [key.value for key, _ in entries] != ["templates"]:
-        problems.append(f"the one key must be 'templates', not {[key.value for key, _ in entries]}")
-    for _, value in entries:
-        for item in _sequence(value, "templates", problems):
-            templates.append(_text(item, "template", problems, seen))
-            if templates[-1].count("{}") != 1:
-                problems.append(f"line {_line(item)}: template {templates[-1]!r} must contain '{{}}' exactly once")
-    if not templates and not problems:
-        problems.append("line 1: no templates")
-    if problems:
-        raise ConceptError(path, problems)
-    return templates
-
-
-def file_hash(path: str | Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a file, to stand beside the results made with it."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
-
-
-# The files are read as YAML's own nodes: these keep lines and repeated keys, which loading into a dict loses silently.
-
-
-def _compose(path: Path) -> yaml.Node:
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConceptError(path, [str(error)]) from error
-    if node is None:
-        raise ConceptError(path, ["line 1: the file is empty"])
-    return node
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
-
-
-def _mapping(node: yaml.Node, what: str, problems: list[str]) -> list[tuple[yaml.Node, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
-        problems.append(f"line {_line(node)}: {what} must be a mapping of keys to values")
-        return []
-    return node.value
-
-
-def _sequence(node: yaml.Node, what: str, problems: list[str]) -> list[yaml.Node]:
-    if not isinstance(node, yaml.SequenceNode):
-        problems.append(f"line {_line(node)}: {what} must be a list")
-        return []
-    return node.value
-
-
-def _text(node: yaml.Node, kind: str, problems: list[str], seen: dict[tuple[str, str], int]) -> str:
-    """A node's text; notes a problem if it is none, is empty or was `seen` before as the same kind of text."""
-    if not isinstance(node, yaml.ScalarNode):
-        problems.append(f"line {_line(node)}: the {kind} must be a text, not a list or mapping")
-        return ""
-    text = " ".join(node.value.split())
-    if not text:
-        problems.append(f"line {_line(node)}: the {kind} is empty")
-    elif node.tag != "tag:yaml.org,2002:str":
-        as_what = node.tag.rsplit(":", 1)[-1]
-        problems.append(f"line {_line(node)}: the {kind} {text} is no text to YAML but a value ({as_what}): quote it")
-    elif (kind, text.casefold()) in seen:
-        problems.append(f"line {_line(node)}: the {kind} {text!r} stands already in line {seen[kind, text.casefold()]}")
-    else:
-        seen[kind, text.casefold()] = _line(node)
-    return text
+from lib.params import FOLDER, Params
+from lib.vocabulary import Concept, ConceptError, read_prompts
 
 
 # ---- texts to directions -------------------------------------------------------------------------------------------
@@ -195,7 +60,7 @@ def encode_texts(
 
 
 class ConceptSpace(nn.Module):
-    """Frozen unit directions `vectors` '(k m) d', m = `rows_per_label` consecutive rows for each of the k `labels`."""
+    """Unit directions `vectors`, frozen, '(k m) d', m = `rows_per_label` consecutive rows for each of the k `labels`."""
 
     vectors: Tensor
 
@@ -207,6 +72,15 @@ class ConceptSpace(nn.Module):
         self.rows_per_label = len(vectors) // len(labels)
         self.register_buffer("vectors", vectors.detach().clone())
 
+    def let_learn(self) -> None:
+        """Makes the directions weights that are trained; their lengths then mean nothing."""
+        vectors = self.vectors
+        del self.vectors
+        self.vectors = nn.Parameter(vectors)
+
+    def _unit(self) -> Tensor:
+        return F.normalize(self.vectors, dim=-1) if isinstance(self.vectors, nn.Parameter) else self.vectors
+
     def logits(self, embedding: Tensor, temperature: float) -> Tensor:
         """Embeddings 'b d' (of any length) -> logits 'b k' in float32, whose softmax is p(z; temperature).
 
@@ -214,12 +88,12 @@ class ConceptSpace(nn.Module):
         over all k m axes, summed within each label.
         """
         with torch.autocast(embedding.device.type, enabled=False):  # low temperatures magnify bfloat16's rounding
-            scores = F.normalize(embedding.float(), dim=-1) @ self.vectors.T / temperature
+            scores = F.normalize(embedding.float(), dim=-1) @ self._unit().T / temperature
         return rearrange(scores, "b (k m) -> b k m", m=self.rows_per_label).logsumexp(dim=-1)
 
     def directions(self) -> Tensor:
         """One unit direction per label 'k d': the rows themselves, or the normalised mean of a label's rows."""
-        return F.normalize(reduce(self.vectors, "(k m) d -> k d", "mean", m=self.rows_per_label), dim=-1)
+        return F.normalize(reduce(self._unit(), "(k m) d -> k d", "mean", m=self.rows_per_label), dim=-1)
 
 
 def category_space(
@@ -256,6 +130,20 @@ def description_space(
     return ConceptSpace([concept.label for concept in concepts], rows)
 
 
+def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
+                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
+    """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
+    the space."""
+    spaces = {}
+    if "category" in names:
+        templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
+        spaces["category"] = category_space(model, tokenizer, concepts, templates)
+    if "description" in names:
+        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
+                                                  axes=params.description_axes)
+    return {name: spaces[name] for name in names}
+
+
 def random_space(like: ConceptSpace, *, seed: int) -> ConceptSpace:
     """The control: labels and shape of a space, but unit directions drawn evenly over the sphere."""
     drawn = torch.randn(like.vectors.shape, generator=torch.Generator().manual_seed(seed))
@@ -278,6 +166,16 @@ def nearest_concepts(cosines: pd.DataFrame, *, count: int) -> pd.DataFrame:
         others = row.drop(label, errors="ignore").sort_values(ascending=False, kind="stable").head(count)
         found += [(label, rank, other, cosine) for rank, (other, cosine) in enumerate(others.items(), start=1)]
     return pd.DataFrame(found, columns=["label", "rank", "nearest", "cosine"])
+
+
+def own_against_others(cosines: pd.DataFrame, *, actions: Sequence[str]) -> pd.DataFrame:
+    """For every row of a `similarity` table between two spaces: label, `own` (cosine to its own column), `nearest` (the
+    nearest column of another of `actions`), that `cosine`, and `right`: whether its own is the nearer one."""
+    found = []
+    for label, action, (_, row) in zip(cosines.index, actions, cosines.iterrows(), strict=True):
+        others = row[[other != action for other in actions]]
+        found.append((label, row[label], others.idxmax(), others.max(), bool(row[label] > others.max())))
+    return pd.DataFrame(found, columns=["label", "own", "nearest", "cosine", "right"])
 
 
 def effective_rank(space: ConceptSpace) -> float:

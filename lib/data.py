@@ -98,6 +98,14 @@ def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
     return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
 
 
+def some_videos(videos: VideoList, *, count: int, seed: int) -> VideoList:
+    """`count` of the videos, drawn from `seed`, in their order. Raises ValueError if there are not so many."""
+    if count > len(videos):
+        raise ValueError(f"train_videos is {count}, but there are only {len(videos)}")
+    kept = set(np.random.default_rng([seed, 5]).permutation(len(videos))[:count].tolist())
+    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
+
+
 class SampleKey(NamedTuple):
     """Addresses one training sample: together with the seed it determines every pixel."""
 
@@ -158,18 +166,22 @@ class TrainingViews(Dataset):
 class BatchPlan(Sampler[list[SampleKey]]):
     """The batches of steps `first_step`..`num_steps` - 1, as lists of SampleKeys, for DataLoader's `batch_sampler`.
 
-    Every epoch has an order of its own, and incomplete batches are dropped; every batch draws the number of frames of
-    each view once. All of it follows from seed, epoch and batch, so training resumes at any step without replay.
+    Of several processes, each gets its slice of every batch, in the order of the ranks. Every epoch has an order of its
+    own, and incomplete batches are dropped; every batch draws the number of frames of each view once. All of it follows
+    from seed, epoch and batch, so training resumes at any step without replay.
     """
 
     def __init__(
         self, num_videos: int, settings: ViewSettings, *,
-        batch_size: int, num_steps: int, seed: int, first_step: int = 0,
+        batch_size: int, num_steps: int, seed: int, first_step: int = 0, rank: int = 0, processes: int = 1,
     ):
         if not 0 < batch_size <= num_videos:
             raise ValueError(f"batch_size must lie in 1..{num_videos}, the number of training videos; got {batch_size}")
         self.num_videos, self.settings, self.batch_size, self.seed = num_videos, settings, batch_size, seed
+        if batch_size % processes:
+            raise ValueError(f"batch_size, {batch_size}, must be a multiple of the number of processes, {processes}")
         self.first_step, self.num_steps = first_step, num_steps
+        self.share, self.rank = batch_size // processes, rank
         self.batches_per_epoch = num_videos // batch_size
 
     def __len__(self) -> int:
@@ -182,7 +194,8 @@ class BatchPlan(Sampler[list[SampleKey]]):
             if epoch != current_epoch:
                 current_epoch, order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_videos)
             num_frames = draw_num_frames(self.settings, np.random.default_rng([self.seed, 1, epoch, batch]))
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            first = batch * self.batch_size + self.rank * self.share
+            chosen = order[first : first + self.share]
             yield [SampleKey(epoch, int(index), num_frames) for index in chosen]
 
 

@@ -11,7 +11,7 @@ listed; the test part is looked at once, after every choice was made inside the 
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from transformers import AutoTokenizer
 
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
-from lib.concepts import Concept, file_hash
+from lib.concepts import concept_spaces
 from lib.data import list_dataset
 from lib.features import Features, cached_features
 from lib.lists import VideoList, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
-from lib.probes import fit_linear_probe, knn, mean_over_views
+from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
 from lib.runs import provenance, read_json, write_json
-from lib.train import concept_spaces, read_concepts
+from lib.vocabulary import Concept, class_concepts, file_hash
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
@@ -54,6 +54,7 @@ class Record:
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
+        self.correct[f"{key}/predicted"] = _predicted(scores)
         self.per_class[key] = np.asarray(summary["per_class_accuracy"]).tolist()
         self.confusion[key] = np.asarray(summary["confusion"]).tolist()
         values = {"top1": 100 * right.mean(),
@@ -113,7 +114,7 @@ def evaluate(params: Params, folder: Path) -> dict:
     content = {
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
-        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", params.concepts),
+        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys([*params.concepts, *params.class_vocabularies])),
         "seconds": round(time.time() - started, 1), **provenance(params, EvaluateParams)}
     write_json(folder / "metrics.json", content)
     return content
@@ -126,7 +127,7 @@ def _counts(lists: Collection[VideoList], found: Features) -> dict[str, int]:
     return {"listed": len(missing) + len(files), "found": len(files), "decoded": list(files.values()).count(False)}
 
 
-def _hashed(kind: str, names: list[str]) -> dict[str, str]:
+def _hashed(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
 
 
@@ -144,7 +145,7 @@ def _train_part(test_part: str) -> str:
 def _class_concepts(params: Params, dataset: str, classes: list[str]) -> list[Concept]:
     """The concepts of the classes. Charades' classes are phrases, in no vocabulary: the category space needs no more."""
     if dataset != "charades":
-        return read_concepts(params, classes)
+        return class_concepts(params, classes)
     if params.score_spaces != ["category"]:
         raise ValueError("charades: there are no descriptions of its classes; set score_spaces to [category]")
     return [Concept(name, spoken_name(name), ()) for name in classes]
@@ -159,6 +160,12 @@ def _zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts
         return lambda rows: zero_shot_scores(rows, *directions)
     scale = model.logit_scale.exp().item()
     return lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale)
+
+
+def _predicted(scores: np.ndarray) -> np.ndarray:
+    """The class of the largest score 'n c' of each clip; -1 for one that could not be decoded."""
+    undecoded = np.isnan(scores).any(axis=1)
+    return np.where(undecoded, -1, np.where(undecoded[:, None], 0, scores).argmax(axis=1)).astype(np.int16)
 
 
 def _truth(videos: VideoList) -> np.ndarray:
@@ -183,6 +190,9 @@ def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, Vid
             if params.balance_predictions:
                 own = balanced_scores(own, temperature=params.balance_temperature, rounds=params.sinkhorn_rounds)
             record.scores(dataset, part, "zero_shot", own, videos)
+            if params.still_views:
+                record.scores(dataset, part, "zero_shot_still", mean_over_views(scorer, found.of(
+                    videos, "embedding", params.still_views, average=average)), videos)
     if "all" not in scores:
         return
     if "full" in params.zero_shot_protocols:
@@ -221,6 +231,13 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
         features = found.of(videos, params.probe_feature, params.probe_views, average=average)
         record.scores(dataset, part, "linear_probe",
                       mean_over_views(probe.scores if average else probe.probabilities, features), videos)
+        for shots in params.probe_shots:
+            few = few_per_class(labels, shots, seed=params.seed)
+            small = refit(known[params.probe_feature][decoded][few], labels[few], num_classes=len(videos.classes), C=probe.C,
+                          max_iter=params.probe_max_iter, tolerance=params.probe_tolerance,
+                          normalise=params.probe_normalise)
+            record.scores(dataset, part, f"linear_probe_{shots}_shot",
+                          mean_over_views(small.scores if average else small.probabilities, features), videos)
         features = found.of(videos, "features", params.probe_views, average=average)
         for k in params.knn_k:
             votes = mean_over_views(lambda rows: knn(known["features"][decoded], labels, rows,

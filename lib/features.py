@@ -43,7 +43,7 @@ class Features:
 @torch.inference_mode()
 def extract(params: Params, model: VideoCLIP, videos: Sequence[Video], title: str) -> Features:
     """Runs every video through the model once, with all views of zero-shot and probes."""
-    names = list(dict.fromkeys([*params.zero_shot_views, *params.probe_views]))
+    names = list(dict.fromkeys([*params.zero_shot_views, *params.still_views, *params.probe_views]))
     views = [EvalView.parse(name) for name in names]
     sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}
     loader = DataLoader(EvaluationViews(videos, views), batch_size=params.eval_batch_size, collate_fn=collate,
@@ -73,7 +73,7 @@ def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
     files = [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
-    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.zero_shot_views, params.probe_views,
+    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.zero_shot_views, params.still_views, params.probe_views,
                 params.eval_precision]
     path, record = folder / "features" / f"{dataset}.safetensors", folder / "features" / f"{dataset}.json"
     if record.exists() and (known := read_json(record))["settings"] == settings and known["files"] == files:

@@ -170,6 +170,25 @@ def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
         return figure
 
 
+def own_against_others(groups: dict[str, pd.DataFrame]) -> Figure:
+    """How near each label's descriptions are to its own name, against the nearest other name; the furthest below the
+    line are named. groups: title -> a table of `concepts.own_against_others`."""
+    every = pd.concat(groups, names=["group"]).reset_index("group")
+    worst = every[~every["right"]].assign(gap=lambda t: t["cosine"] - t["own"]).nlargest(6, "gap")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(1, 1, 4.2)
+        panel = axes[0, 0]
+        sns.scatterplot(every, x="cosine", y="own", hue="group", style="group", palette="colorblind", s=16, ax=panel)
+        ends = [every[["own", "cosine"]].min().min() - 0.02, every[["own", "cosine"]].max().max() + 0.02]
+        panel.plot(ends, ends, color="0.3", linewidth=0.8, zorder=1)
+        for row in worst.itertuples():
+            panel.annotate(row.label.split("/")[-1], (row.cosine, row.own), xytext=(3, -7), textcoords="offset points", fontsize=6)
+        panel.set(xlabel="cosine to the nearest other label", ylabel="cosine to its own label", xlim=ends, ylim=ends,
+                  title=f"{100 * every['right'].mean():.0f} % of {len(every)} labels are found by their descriptions")
+        panel.legend(title=None)
+        return figure
+
+
 def shares(classes: Sequence[str], columns: dict[str, Sequence[float]]) -> Figure:
     """Bars of per-class percentages, a panel for each column. columns: title -> per cent, in the order of `classes`."""
     with matplotlib.rc_context(STYLE):

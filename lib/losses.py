@@ -4,16 +4,15 @@
 names concept distillation, concept alignment and a uniform distribution prior. Its formulae could not be had: the ones
 below are this repository's. What comes from elsewhere (DINO, SwAV, SVT) says so.
 
-Shapes: `g` global views, `v` student views, `b` videos of this process, `k` concepts (or prototypes).
+Shapes: `g` global views, `v` student views, `b` videos of the batch, `k` concepts (or prototypes).
 Teacher probabilities are 'g b k'. Student logits are 'v b k', already divided by the student temperature. The first `g`
-student views are the teacher's views; a view is never compared with itself. Every module here treats the videos of all
-processes as one batch (each process brings equally many) and keeps its history in its `state_dict`.
+student views are the teacher's views; a view is never compared with itself. The batch is whole, however many processes
+made its outputs (`lib/gradients.py`). Every module here keeps its history in its `state_dict`.
 """
 
 import math
 
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,16 +75,6 @@ def feature_distillation(teacher: Tensor, student: Tensor) -> Tensor:
 # Priors: what keeps the distributions from collapsing ----------------------------------------------------------------
 
 
-def gather(rows: Tensor) -> Tensor:
-    """'b ...' of every process -> '(p b) ...' in the order of the ranks, without gradient."""
-    rows = rows.detach()
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
-
-
 class Memory(nn.Module):
     """The last `size` rows that were put in, oldest first. Part of checkpoints, with how full it is."""
 
@@ -120,12 +109,9 @@ class UniformPrior(nn.Module):
     def forward(self, student: Tensor) -> Tensor:
         """Student logits 'v b k' -> scalar, in nats; the videos are remembered (once per training step, then)."""
         videos = student.softmax(-1).mean(0)
-        everyone = gather(videos)
-        expected = torch.cat([self.memory.recent(), everyone]).mean(0)
-        self.memory.push(everyone)
-        # The value of `expected` with the gradient of this process's batch mean. Averaged over the processes, as
-        # DistributedDataParallel does, that is the gradient of the whole batch's mean.
-        batch = videos.mean(0)
+        expected = torch.cat([self.memory.recent(), videos.detach()]).mean(0)
+        self.memory.push(videos)
+        batch = videos.mean(0)  # the value of `expected` with the gradient of the batch's mean
         mean = batch + (expected - batch).detach()
         mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)  # a concept that underflows gets no gradient, not NaN
         return math.log(mean.numel()) + (mean * mean.log()).sum()
@@ -158,15 +144,12 @@ class SinkhornBalance(nn.Module):
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
         """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; remembers the videos."""
-        num_videos = logits.shape[1]
-        everyone = gather(rearrange(logits, "g b k -> b g k"))
-        videos = torch.cat([self.memory.recent() / temperature, everyone])
+        batch = rearrange(logits, "g b k -> b g k")
+        videos = torch.cat([self.memory.recent() / temperature, batch])
         balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.rounds)
         balanced = rearrange(balanced, "(n g) k -> g n k", g=logits.shape[0])
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        first = videos.shape[0] - everyone.shape[0] + rank * num_videos
-        self.memory.push(everyone * temperature)
-        return balanced[:, first:first + num_videos]
+        self.memory.push(batch * temperature)
+        return balanced[:, len(videos) - len(batch):]
 
 
 class Centring(nn.Module):
@@ -185,7 +168,7 @@ class Centring(nn.Module):
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
         """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; moves the centre."""
         probabilities = (logits - self.centre / temperature).softmax(-1)
-        batch_centre = gather((logits * temperature).mean((0, 1))[None]).mean(0)
+        batch_centre = (logits * temperature).mean((0, 1))
         self.centre = self.centre.lerp(batch_centre.to(self.centre.dtype), 1 - self.momentum)
         return probabilities
 
@@ -230,6 +213,7 @@ def collapse_diagnostics(*, teacher: Tensor, student: Tensor, features: Tensor) 
     feature_spread: standard deviation of the L2-normalised features over n, root mean square over w, times sqrt(w)
     (0: all features are the same; 1: they point everywhere).
     agreement: share of the loss's pairs in which student and teacher have the same first concept.
+    concepts_used: how many concepts come first in some teacher distribution.
     """
     best_teacher, best_student = teacher.argmax(-1), student.argmax(-1)
     pairs = view_pairs(len(teacher), len(student))
@@ -240,4 +224,5 @@ def collapse_diagnostics(*, teacher: Tensor, student: Tensor, features: Tensor) 
         "batch_entropy": torch.special.entr(teacher.mean((0, 1))).sum().item(),
         "feature_spread": variance.sum().sqrt().item(),
         "agreement": agreement.item(),
+        "concepts_used": best_teacher.unique().numel(),
     }

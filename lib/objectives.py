@@ -57,9 +57,10 @@ class ConceptObjective(nn.Module):
         p = self.params
         p_t, p_s = {}, {}
         for name, space in self.spaces.items():
-            logits = _logits(space, [view.embedding for view in teacher], p.teacher_temperature)
-            prior = self.teacher_priors[name] if name in self.teacher_priors else None
-            p_t[name] = prior(logits, p.teacher_temperature) if prior else logits.softmax(-1)
+            with torch.no_grad():
+                logits = _logits(space, [view.embedding for view in teacher], p.teacher_temperature)
+                prior = self.teacher_priors[name] if name in self.teacher_priors else None
+                p_t[name] = prior(logits, p.teacher_temperature) if prior else logits.softmax(-1)
             p_s[name] = _logits(space, [view.embedding for view in student], p.student_temperature)
         terms = {f"distillation_{name}": concept_distillation(p_t[name], p_s[name]) for name in p_t}
         loss = p.distillation_weight * sum(terms.values())

@@ -30,7 +30,8 @@ Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Choices = Annotated[list[Positive], Field(min_length=1)]
 DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "charades"]
 # frames x temporal clips x spatial crops @ pixels, as the field writes it
-EvalViews = Annotated[list[Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]], Field(min_length=1)]
+ViewName = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]
+EvalViews = Annotated[list[ViewName], Field(min_length=1)]
 
 
 class ParamsError(ValueError):
@@ -92,6 +93,7 @@ class AdaptParams(WorldParams, ClipParams):
     lists_kinetics400: str
     lists_charades: str
     split: Annotated[int, Field(ge=1, le=3)]
+    train_videos: Count
     imbalance: Annotated[float, Field(ge=1)]
     seed: Count
 
@@ -118,11 +120,19 @@ class AdaptParams(WorldParams, ClipParams):
 
     temporal: Literal["none", "divided", "divided_copied", "joint"]
     temporal_positions: Positive
+    trained: Literal["all", "temporal", "last_blocks"]
+    trained_last_blocks: Positive
 
     concepts: Annotated[list[str], Field(min_length=1)]
+    class_vocabularies: Annotated[list[str], Field(min_length=1)]
     concept_labels: Literal["vocabulary", "dataset"]
+    concept_names: list[str]
+    num_concepts: Count
+    concept_seed: Count
+    concept_texts: Literal["written", "shuffled", "random_words"]
     concept_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
     concept_directions: Literal["text", "random"]
+    train_concepts: bool
     prompts: str
     num_descriptions: Positive
     description_axes: Literal["mean", "each"]
@@ -155,14 +165,16 @@ class AdaptParams(WorldParams, ClipParams):
     clip_gradient: Above0
     teacher_momentum: Share
     final_teacher_momentum: Share
+    train_precision: Literal["float32", "bfloat16"]
     max_bad_videos: Count
     threads: Positive
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdaptParams":
         if self.alignment_weight > 0 and self.objective == "concept" and len(set(self.concept_spaces)) < 2:
-            raise ValueError("alignment_weight needs both concept_spaces (category, description); "
-                             "set it to 0 or give both")
+            raise ValueError("alignment_weight needs both concept_spaces; set it to 0 or give both")
+        if self.temporal == "none" and self.trained == "temporal":
+            raise ValueError("trained: temporal needs temporal weights, but temporal is none")
         if {"sinkhorn", "centring"} <= set(self.prior):
             raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
         if self.objective == "feature" and self.prior != ["centring"]:
@@ -178,8 +190,10 @@ class EvaluateParams(AdaptParams):
     zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1)]
     zero_shot_prompts: str
     zero_shot_views: EvalViews
+    still_views: list[ViewName]
     probe_on: list[DataSet]
     probe_views: EvalViews
+    probe_shots: list[Positive]
     average_views: Literal["features", "probabilities"]
     eval_precision: Literal["float32", "bfloat16"]
     score_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
@@ -207,14 +221,32 @@ class EvaluateParams(AdaptParams):
 
 
 class Params(EvaluateParams):
-    """Every parameter; the last ones say how the work is done on this machine and change no result."""
+    """Every parameter; the last ones say how the work is done here. They change no result but in how sums are rounded."""
 
     allow_missing: bool
     manifests: str
     device: str
+    devices: Positive
+    micro_batch: Count
+    activation_checkpointing: bool
+    compile: bool
     workers: Count
     checkpoint_every: Positive
     eval_batch_size: Positive
+    collapse_window: Positive
+    collapse_teacher_entropy: Share
+    collapse_batch_entropy: Share
+    collapse_feature_spread: Share
+    collapse_concepts_used: Share
+
+    @model_validator(mode="after")
+    def _batch_fits_devices(self) -> "Params":
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size, {self.batch_size}, is over all devices: make it a multiple of {self.devices}")
+        if self.micro_batch * self.devices > self.batch_size:
+            raise ValueError(f"micro_batch: {self.micro_batch} videos on each of {self.devices} devices exceed "
+                             f"batch_size, {self.batch_size}")
+        return self
 
     def stage_hash(self, stage: type[SceneParams]) -> str:
         """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it.
@@ -222,7 +254,7 @@ class Params(EvaluateParams):
         Where the data sets lie that a stage does not use is left out.
         """
         used = {self.dataset} | (set(self.evaluate_on) if issubclass(stage, EvaluateParams) else set())
-        places = {f"{kind}_{name}" for kind in ("data", "lists") for name in set(get_args(DataSet)) - used}
+        places = {f"{kind}_{name}" for kind in ("data", "lists") for name in {*get_args(DataSet)} - used}
         chosen = {name: getattr(self, name) for name in stage.model_fields if name not in places}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -238,9 +270,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: no such file{hint}") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
-    return content
+    if isinstance(content, dict):
+        return content
+    raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
 
 
 def layers(profile: str, ablation: str | None = None) -> list[Path]:
@@ -283,7 +315,6 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
         return f"{where}: unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
     if problem["type"] == "missing":
         return f"{where}: missing"
-    value, hint = problem["input"], ""
-    if isinstance(value, str) and "float" in problem["type"]:
-        hint = " (YAML reads 3e-5 as text: write 3.0e-5)"
+    value = problem["input"]
+    hint = " (YAML reads 3e-5 as text: write 3.0e-5)" if isinstance(value, str) and "float" in problem["type"] else ""
     return f"{where}: {problem['msg']}, got {value!r}{hint}"

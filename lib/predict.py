@@ -19,13 +19,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.checkpoints import model_type
-from lib.concepts import Concept, category_space, read_prompts, read_vocabulary
+from lib.concepts import category_space
 from lib.features import extract
 from lib.lists import Video, VideoList, entries, existing_folder, is_video, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
 from lib.probes import LinearProbe, fit_linear_probe
 from lib.train import checkpoint_name
+from lib.vocabulary import MERGE, Concept, read_prompts, read_vocabulary
 
 COLUMNS = ["video", "truth", "prediction", "score", "error"]
 
@@ -130,7 +131,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
 
 
 def _spoken(classes: list[str]) -> list[str]:
-    for path in sorted((FOLDER / "concepts").glob("*.yaml")) if classes else []:
+    for path in sorted({*(FOLDER / "concepts").glob("*.yaml")} - {MERGE}) if classes else []:
         words = {concept.label: concept.spoken for concept in read_vocabulary(path, num_descriptions=1)}
         if set(classes) <= set(words):
             return [words[name] for name in classes]

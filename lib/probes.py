@@ -189,6 +189,21 @@ def fit_linear_probe(
         return LinearProbe(record("refit", np.arange(len(labels)), best), num_classes, best, records)
 
 
+def refit(features: ArrayLike, labels: ArrayLike, *, num_classes: int, C: float, max_iter: int, tolerance: float,
+          normalise: Normalisation) -> LinearProbe:
+    """One fit with a C that is known, such as on few clips of each class, where none can be held out to choose it."""
+    features, labels = _training_set(features, labels, num_classes)
+    model, effort = _fitted(features, labels, C=C, max_iter=max_iter, tolerance=tolerance, normalise=normalise)
+    return LinearProbe(model, num_classes, C, [{"fit": "refit", "C": float(C), "held_out_top1": None, **effort}])
+
+
+def few_per_class(labels: np.ndarray, shots: int, *, seed: int) -> np.ndarray:
+    """Indices of `shots` clips of each class (all, where a class has fewer), ascending; the clips of fewer shots are
+    among those of more."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)]))
+
+
 # k-NN ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The record of a run: where it lies, what made it, and files that are either whole or absent."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCardData
 
+from lib.distributed import say
 from lib.params import ROOT, Params, SceneParams
 
 
@@ -22,9 +24,13 @@ def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON under a temporary name and renames it, so that no reader ever sees half of it."""
+    _write(path, json.dumps(content, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 
@@ -46,14 +52,60 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """`torch.save` under a temporary name, renamed when it is whole and on the disk."""
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Replaces a JSON-lines log as a whole."""
+    _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Writes `folder/checkpoint-<state["step"]>.pt`; it and the one before stay, all others go.
+
+    It gets its name when it is whole and on the disk, and before that a file beside it gets its SHA-256 (`sha256sum -c`
+    reads it). Checkpoints of later steps are none of this run's: whatever made them, the run has left it.
+    """
+    path = folder / f"checkpoint-{state['step']:08d}.pt"
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+    _write(_checksum(path), f"{_sha256(partial)}  {path.name}\n")
     os.replace(partial, path)
+    earlier = [other for other in checkpoints(folder) if other <= path]
+    for other in set(checkpoints(folder)) - set(earlier[:2]):
+        other.unlink()
+        _checksum(other).unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, params_hash: str, device: torch.device) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole and was made with these parameters; of every other it says why not.
+
+    None if there is none. Nothing in a file is executed.
+    """
+    for path in checkpoints(folder):
+        known = _checksum(path).read_text().split()[0] if _checksum(path).exists() else "no checksum"
+        if (found := _sha256(path)) != known:
+            say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
+            continue
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["params_hash"] == params_hash:
+            return state
+        say(f"{path} was made with other parameters: it is not used")
+    return None
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:

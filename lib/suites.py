@@ -1,35 +1,61 @@
-"""Suites: which runs a table is made of, and what became of them.
+"""Suites: which runs tables are made of, and what became of them.
 
-A suite (`params/suites/`) names rows (ablations) and replicas (world and seed of each run).
+A suite (`params/suites/`) names rows (ablations) and replicas (world and seed of each run), and tables with rows of
+their own. `python -m lib.suites PROFILE SUITE` says how far it is, and how long the rest will take.
 """
 
-import itertools
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib.params import FOLDER, ROOT, EvaluateParams, Params, ParamsError, load, read_yaml
+from lib.params import FOLDER, ROOT, EvaluateParams, Params, ParamsError, layers, load, read_yaml
 from lib.runs import read_json, run_folder
+
+Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
+                     Field(min_length=1)]
+Rows = Annotated[list[str], Field(min_length=1)]
+
+
+class Table(BaseModel):
+    """Rows that are compared with one of them; without replicas or a reference of its own, it has the suite's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    title: str
+    rows: Rows
+    reference: str = ""
+    replicas: Replicas | None = None
 
 
 class Suite(BaseModel):
-    """Which runs a table is made of."""
+    """Tables `zero_shot` and `linear_probe` of `rows`, and comparisons: `tables`, else one named "objectives"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     folder: str
-    rows: Annotated[list[str], Field(min_length=1)]
+    rows: Rows
     reference: str
-    replicas: Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
-                        Field(min_length=1)]
+    replicas: Replicas
+    tables: dict[str, Table] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
-        if self.reference not in self.rows:
-            raise ValueError(f"reference {self.reference!r} is none of the rows {self.rows}")
-        if len(set(self.rows)) < len(self.rows) or len(set(map(tuple, self.replicas))) < len(self.replicas):
-            raise ValueError("a row or a replica is listed twice")
+        for name, table in {"rows": Table(title="", rows=self.rows, replicas=self.replicas), **self.tables}.items():
+            reference, replicas = table.reference or self.reference, table.replicas or self.replicas
+            if reference not in table.rows:
+                raise ValueError(f"{name}: reference {reference!r} is none of the rows {table.rows}")
+            if len(set(table.rows)) < len(table.rows) or len(set(map(tuple, replicas))) < len(replicas):
+                raise ValueError(f"{name}: a row or a replica is listed twice")
         return self
+
+    @property
+    def comparisons(self) -> dict[str, Table]:
+        """The tables that compare rows, each with its reference and replicas."""
+        tables = self.tables or {"objectives": Table(title="Objectives", rows=self.rows)}
+        return {name: table.model_copy(update={"reference": table.reference or self.reference,
+                                               "replicas": table.replicas or self.replicas})
+                for name, table in tables.items()}
 
 
 class Run(NamedTuple):
@@ -53,22 +79,50 @@ def read_suite(name: str) -> Suite:
 
 
 def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[Run]:
-    """The runs of a suite, row by row. Raises ParamsError for the first whose parameters are no good.
+    """The runs of all tables of a suite, each once, row by row.
 
     Without training the seed changes nothing: such rows run once a world, with seed 0. Data sets other than the
     embedded world exist once: of the replicas, those of world 0 are run.
+
+    Raises ParamsError for the first row whose parameters are no good, that changes nothing in this profile, or that is
+    the same as another.
     """
-    runs = {}
-    for row, (world_seed, seed) in itertools.product(suite.rows, suite.replicas):
-        params = load(profile=profile, ablation=row, **(overrides or {}), world_seed=world_seed, seed=seed)
-        if params.dataset != "embedded" and world_seed:
-            continue
-        if params.epochs == 0:
-            params, seed = params.model_copy(update={"seed": 0}), 0
-        runs[row, world_seed, seed] = Run(row, world_seed, seed, params, run_folder(profile, row, world_seed, seed))
+    wanted = {row: list(suite.replicas) for row in suite.rows}
+    for table in suite.comparisons.values():
+        for row in table.rows:
+            wanted.setdefault(row, []).extend(table.replicas)
+    runs, seen = {}, {}
+    for row, replicas in wanted.items():
+        own = load(profile=profile, ablation=row, **(overrides or {}))
+        _check_difference(row, profile, overrides or {}, own, seen)
+        for world_seed, seed in dict.fromkeys(map(tuple, replicas)):
+            params = load(profile=profile, ablation=row, **(overrides or {}), world_seed=world_seed, seed=seed)
+            if params.dataset != "embedded" and world_seed:
+                continue
+            if params.epochs == 0:
+                params, seed = params.model_copy(update={"seed": 0}), 0
+            runs[row, world_seed, seed] = Run(row, world_seed, seed, params, run_folder(profile, row, world_seed, seed))
     if not runs:
         raise ParamsError(f"profile {profile!r} is not of the embedded world: the suite needs a replica of world 0")
     return list(runs.values())
+
+
+def _check_difference(row: str, profile: str, overrides: dict, params: Params, seen: dict[str, str]) -> None:
+    """An empty ablation file is the profile itself; any other must change something, and no two the same."""
+    file = layers(profile, row)[-1].relative_to(FOLDER.parent)
+    digest = params.stage_hash(EvaluateParams)
+    if read_yaml(FOLDER.parent / file) and digest == load(profile=profile, **overrides).stage_hash(EvaluateParams):
+        raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own")
+    if digest in seen:
+        raise ParamsError(f"{file}: has the same parameters as {seen[digest]}.yaml in profile {profile!r}")
+    seen[digest] = row
+
+
+def runs_of_table(runs: list[Run], rows: list[str], replicas: Replicas) -> list[Run]:
+    """Those of the runs that a table shows, in the order of its rows."""
+    shown = set(map(tuple, replicas))
+    return [run for row in rows for run in runs if run.ablation == row and (
+        (run.world_seed, run.seed) in shown or run.params.epochs == 0 and run.world_seed in {w for w, _ in shown})]
 
 
 def state_of(run: Run) -> tuple[str, str]:
@@ -81,3 +135,28 @@ def state_of(run: Run) -> tuple[str, str]:
     if not logs or metrics.exists() and (run.folder / "adapt.json").exists():
         return "not run", ""
     return "failed", str(max(logs, key=lambda path: (path.stat().st_mtime, path.suffix == ".log")).relative_to(ROOT))
+
+
+def progress(runs: list[Run], *, at_once: int) -> str:
+    """How many runs are done, failed and not run, and how long the rest takes if it goes on as before, so many at once.
+
+    The time of a run is that of its adaptation and evaluation; where none of a row is done, the mean of all.
+    """
+    states, seconds = {run.folder: state_of(run)[0] for run in runs}, {}
+    for run in runs:
+        if states[run.folder] == "done":
+            spent = sum(read_json(run.folder / name)["seconds"] for name in ("adapt.json", "metrics.json"))
+            seconds.setdefault(run.ablation, []).append(spent)
+    counts = Counter(states.values())
+    lines = [f"{len(runs)} runs: " + ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "not run"))]
+    if seconds:
+        mean = {row: sum(spent) / len(spent) for row, spent in seconds.items()}
+        usual = sum(mean.values()) / len(mean)
+        rest = sum(mean.get(run.ablation, usual) for run in runs if states[run.folder] != "done") / at_once
+        lines.append(f"about {rest / 60:.0f} minutes left, {at_once} at once ({usual / 60:.1f} minutes a run)")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    _, profile, suite, cores = sys.argv
+    print(progress(runs_of(read_suite(suite), profile), at_once=int(cores)))

@@ -1,112 +1,30 @@
-"""Tables: the numbers that the runs of a suite left, and the files that are published of them.
+"""Tables: what is published of the numbers that the runs of a suite left.
 
-`collect` reads what the runs left; only a `metrics.json` that the present parameters made counts. Three tables come of
-it, each as CSV (all numbers, one a line), Markdown and LaTeX (to be read).
+Each is written as CSV (all numbers, one a line, with the runs they come from), Markdown and LaTeX (to be read).
 """
 
 import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 
-from lib.metrics import Difference, pooled_bootstrap
-from lib.runs import read_json
-from lib.suites import Run, Suite, state_of
+from lib.params import FOLDER
+from lib.results import COUNTS, PROTOCOLS, Collected, collect, differences
+from lib.suites import Run, Suite, runs_of_table
 
-COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash"]
-PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
+COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]
 ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
-COUNTS = ("listed", "found", "decoded")
-METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP"}
-CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
-# Reported on the whole data set; a subset of it is another data set.
-PAPER = {("lss", dataset, "linear_probe", "top1"): (value, "arXiv 2307.10922")
-         for dataset, value in (("ucf101", "91.1"), ("hmdb51", "69.4"), ("kinetics400", "67.3"))}
-PAPER |= {("lss", dataset, "zero_shot", "top1"): ("not available", "arXiv 2307.10922")
-          for dataset in ("ucf101", "hmdb51", "kinetics400")}
+EXTRA = [*PROTOCOLS, "zero_shot_still"]  # of comparisons
+METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
 
 
-class Collected(NamedTuple):
-    """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit, params_hash; a line a number of a
-    part that is reported on. states: run, world_seed, seed, dataset, state ("done", "failed", "not run"), where (log of
-    a failed run), listed, found, decoded (clips of those parts); a line a run and data set."""
-
-    values: pd.DataFrame
-    states: pd.DataFrame
-
-
-def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
-    """`embedded`, `embedded-1` for a remade world; a subset of an official data set says that it is one."""
-    if dataset == "embedded":
-        return "embedded" + (f"-{world_seed}" if world_seed else "")
-    if num_classes not in (None, CLASSES.get(dataset)) and dataset in CLASSES:
-        return f"{dataset} ({num_classes} of {CLASSES[dataset]} classes)"
-    return dataset
-
-
-def reported(dataset: str, part: str) -> bool:
-    """Whether tables show a part: what choices were made on is no result. Kinetics' test labels are not public."""
-    return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
-
-
-def collect(runs: list[Run]) -> Collected:
-    """Reads the numbers of all finished runs, and notes of the others what became of them."""
-    states = [state_of(run) for run in runs]
-    records = [read_json(run.folder / "metrics.json") if state == "done" else None
-               for run, (state, _) in zip(runs, states)]
-    num_classes = {name: len(found["classes"]) for record in records if record
-                   for name, found in record["datasets"].items()}
-    values, lines = [], []
-    for run, (state, where), record in zip(runs, states, records):
-        for dataset in run.params.evaluate_on:
-            key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
-                   "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
-            counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
-            lines.append(key | {"state": state, "where": where} | counted)
-            for entry in record["metrics"] if record else []:
-                if entry["dataset"] == dataset and reported(dataset, entry["part"]):
-                    number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
-                    values.append(key | number | {name: record[name] for name in ("commit", "params_hash")})
-    columns = ["run", "world_seed", "seed", "dataset", "part", "protocol", "metric", "value", "commit", "params_hash"]
-    return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines))
-
-
-def _answers(run: Run, dataset: str, protocol: str) -> np.ndarray | None:
-    """Which clips of the reported parts a run has right, one part after the other; None if it was not asked."""
-    answers = load_file(run.folder / "correct.safetensors")
-    keys = [key for key in answers if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
-            and reported(*key.split("/")[:2])]
-    return np.concatenate([answers[key] for key in sorted(keys)]) if keys else None
-
-
-def differences(runs: list[Run], collected: Collected, reference: str) -> pd.DataFrame:
-    """Top-1 of the reference minus that of each row, on the same clips: run, dataset, protocol, seeds, mean, low, high.
-
-    Worlds have test clips of their own, so each is compared by itself; the data set "<name>-all" is the mean of the
-    worlds' differences, resampled within each. Only finished runs take part; seeds are the row's.
-    """
-    names = collected.states.set_index(["run", "world_seed", "seed"])["dataset"]
-    correct: dict[tuple[str, str, str], dict[str, list]] = {}  # (set, run, protocol) -> its name -> answers by seed
-    for run in (run for run in runs if state_of(run)[0] == "done"):
-        own = names.loc[[(run.ablation, run.world_seed, run.seed)]]
-        for (dataset, name), protocol in itertools.product(zip(run.params.evaluate_on, own), PROTOCOLS):
-            if (answers := _answers(run, dataset, protocol)) is not None:
-                correct.setdefault((dataset, run.ablation, protocol), {}).setdefault(name, []).append(answers)
-    rows, rounds = [], runs[0].params.bootstrap_rounds
-    for (dataset, run, protocol), by_name in correct.items():
-        base = correct.get((dataset, reference, protocol), {})
-        pairs = {name: (base[name], own) for name, own in by_name.items() if name in base and run != reference}
-        compared = {name: [pair] for name, pair in pairs.items()}
-        if len(pairs) > 1:
-            compared[f"{dataset}-all"] = list(pairs.values())
-        rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own in chosen),
-                  **pooled_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
-    return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
+def reported_by_others(datasets: list[str], protocol: str) -> pd.DataFrame:
+    """Numbers of papers (`params/reported.csv`) on whole data sets: run, dataset, protocol, metric, value, source."""
+    table = pd.read_csv(FOLDER / "reported.csv", dtype=str, keep_default_na=False)
+    return table[table["dataset"].isin(datasets) & (table["protocol"] == protocol)]
 
 
 def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
@@ -115,18 +33,22 @@ def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
     Where no run of a row is done, the mean reads "failed" or "not run".
     """
     values, states = collected
+    reported = {tuple(row[:4]): tuple(row[4:]) for protocol in protocols
+                for row in reported_by_others(list(states["dataset"].unique()), protocol).itertuples(index=False)}
     metrics = [name for name in METRICS if values.empty or (values["metric"] == name).any()]
     rows = []
     for (run, dataset), group in states.groupby(["run", "dataset"], sort=False):
         for protocol, metric in itertools.product(protocols, metrics):
+            if protocol not in PROTOCOLS and not (values["protocol"] == protocol).any():
+                continue
             wanted = (run, dataset, protocol, metric)
             found = values[(values[["run", "dataset", "protocol", "metric"]] == list(wanted)).all(axis=1)]
-            paper, source = PAPER.get(wanted, ("", ""))
+            paper, source = reported.get(wanted, ("", ""))
             mean, std = f"{found['value'].mean():.2f}", f"{found['value'].std(ddof=0):.2f}" if len(found) > 1 else ""
             if found.empty:
                 mean = next((state for state in ("failed", "not run") if state in set(group["state"])), "not measured")
             rows.append([run, dataset, protocol, metric, mean, std, found["seed"].nunique(), paper, source,
-                         " ".join(found["commit"].unique()), " ".join(found["params_hash"].unique())])
+                         *(" ".join(found[name].unique()) for name in ("commit", "params_hash", "folder"))])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -195,13 +117,18 @@ def objectives_tables(table: pd.DataFrame, compared: pd.DataFrame, collected: Co
 
 
 def notes(collected: Collected, reference: str) -> list[str]:
-    """What a reader must know: the measures, the clips that were not decoded, the runs that are missing."""
+    """What a reader must know of the measures."""
     pairs = "; pairs: the choice between the two actions of a confusable pair (chance: 50)" \
         if (collected.values["metric"] == "pair_top1").any() else ""
-    lines = ["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official "
-             f"splits{pairs}.",
-             f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over "
-             "test clips and seeds, paired by clip), bold where the interval excludes zero."]
+    return ["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official "
+            f"splits{pairs}.",
+            f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over "
+            "test clips and seeds, paired by clip), bold where the interval excludes zero."]
+
+
+def states_notes(collected: Collected) -> list[str]:
+    """The clips that were not decoded, the runs that are missing, and whether runs of several commits are mixed."""
+    lines = []
     for dataset, group in collected.states.dropna().groupby("dataset", sort=False):
         listed, found, decoded = (int(group[name].min()) for name in COUNTS)
         missing = f"; {listed - found} have no file and are left out" if found < listed else ""
@@ -210,6 +137,8 @@ def notes(collected: Collected, reference: str) -> list[str]:
     for row in collected.states[collected.states["state"] != "done"].itertuples():
         where = f" (see {row.where})" if row.where else ""
         lines.append(f"{row.state}: {row.run}, world {row.world_seed}, seed {row.seed}{where}")
+    if len(commits := collected.values["commit"].unique()) > 1:
+        lines.append(f"runs of {len(commits)} commits are mixed: {', '.join(sorted(commits))}")
     return lines
 
 
@@ -234,31 +163,43 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
 
 
-def write_tables(suite: Suite, runs: list[Run], folder: Path) -> dict[str, list[pd.DataFrame]]:
-    """Writes zero_shot, linear_probe and objectives, each as .csv, .md and .tex, under `folder`.
+def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str] = ()) -> dict[str, list[pd.DataFrame]]:
+    """Writes zero_shot and linear_probe of the suite's rows, and its comparisons (of all these `only` some, if any are
+    named), each as .csv, .md and .tex, under `folder`.
 
     Returns:
         the tables as they are to be read, by name.
     """
-    collected = collect(runs)
-    compared, below = differences(runs, collected, suite.reference), notes(collected, suite.reference)
-    asked = {protocol for run in runs for protocol in run.params.zero_shot_protocols}
+    own = runs_of_table(runs, suite.rows, suite.replicas)
+    collected, published = collect(own), {}
+    asked = {protocol for run in own for protocol in run.params.zero_shot_protocols}
     variants = [f"zero_shot_{protocol}" for protocol in ("full", "half") if protocol in asked]
-    parts = {protocol: long_table(collected, [protocol, *(variants if protocol == "zero_shot" else [])])
-             for protocol in PROTOCOLS}
-    published = {protocol: (part, [protocol_table(part)]) for protocol, part in parts.items()}
-    everything = long_table(collected, list(PROTOCOLS))
-    published["objectives"] = (pd.concat([everything, difference_table(compared, suite.reference)]),
-                               objectives_tables(everything, compared, collected, suite.reference))
+    for protocol in (name for name in PROTOCOLS if not only or name in only):
+        numbers = long_table(collected, [protocol, *(variants if protocol == "zero_shot" else [])])
+        peers = reported_by_others(list(collected.states["dataset"].unique()), protocol)
+        peers = peers[~peers["run"].isin(suite.rows)]
+        everything = pd.concat([numbers, peers.rename(columns={"value": "paper"})]).reindex(columns=COLUMNS)
+        readable = [protocol_table(numbers)]
+        if len(peers):
+            readable.append(peers.pivot(index=["run", "source"], columns="dataset", values="value").fillna("")
+                            .reset_index().rename(columns={"run": "reported by others, top-1"}))
+        published[protocol] = (everything, readable, notes(collected, suite.reference)[:1] + states_notes(collected))
+    for name, table in ((name, table) for name, table in suite.comparisons.items() if not only or name in only):
+        shown = runs_of_table(runs, table.rows, table.replicas)
+        collected = collect(shown)
+        compared, numbers = differences(shown, collected, table.reference), long_table(collected, EXTRA)
+        published[name] = (pd.concat([numbers, difference_table(compared, table.reference)]),
+                           objectives_tables(numbers, compared, collected, table.reference),
+                           notes(collected, table.reference) + states_notes(collected))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (numbers, readable) in published.items():
+    for name, (numbers, readable, below) in published.items():
         texts = {"csv": numbers.to_csv(index=False), "md": markdown(readable, below),
                  "tex": "\n".join(map(latex, readable))}
         for suffix, text in texts.items():
             partial = folder / f"{name}.{suffix}.partial"
             partial.write_text(text)
             os.replace(partial, folder / f"{name}.{suffix}")
-    return {name: readable for name, (_, readable) in published.items()}
+    return {name: readable for name, (_, readable, _) in published.items()}
 
 
 def summary(folder: Path, published: Path) -> str:

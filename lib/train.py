@@ -6,76 +6,49 @@ CLIP's own to the end. What a step does follows from the parameters and its numb
 on from its last checkpoint to the very same weights.
 """
 
+import argparse
 import copy
+import json
 import math
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
-from lib.concepts import (Concept, ConceptSpace, category_space, description_space, random_space, read_prompts,
-                          read_vocabulary)
-from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, train_part
+from lib import distributed
+from lib.backbone import VideoCLIP, is_temporal
+from lib.concepts import ConceptSpace, concept_spaces, random_space
+from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, some_videos, train_part
+from lib.gradients import backward
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
-from lib.params import FOLDER, ROOT, AdaptParams, Params
-from lib.runs import append_line, model_card, provenance, read_lines, save_checkpoint, save_model, write_json
+from lib.params import ROOT, AdaptParams, Params, load
+from lib.runs import load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, write_json
 from lib.views import ViewSettings
+from lib.vocabulary import Concept, class_concepts, read_concepts
+from lib.watch import Watch, memory_gb
+
+INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 class AdaptationError(RuntimeError):
     """The adaptation cannot go on; the message says at which step, why, and what to try."""
 
 
+class Interrupted(RuntimeError):
+    """The adaptation was told to stop (SIGTERM) and left a checkpoint to go on from."""
+
+
 def checkpoint_name(clip: str) -> str:
     """The parameter `clip` as transformers takes it: a folder of this repository if there is one, else a hub id."""
     return str(ROOT / clip) if (ROOT / clip).is_dir() else clip
-
-
-def read_concepts(params: Params, classes: list[str] | None = None) -> list[Concept]:
-    """The concepts of all files of `params.concepts`; of those that are spoken alike, the first.
-
-    Given a data set's classes: their concepts alone, in the order of the classes, from the first file that has them
-    all. Raises ValueError if no file has, ConceptError if a file is no good.
-    """
-    files = {name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions)
-             for name in params.concepts}
-    if classes is None:
-        every = {}
-        for concept in (concept for concepts in files.values() for concept in concepts):
-            every.setdefault(concept.spoken.casefold(), concept)
-        return list(every.values())
-    lacking = {}
-    for name, concepts in files.items():
-        by_label = {concept.label: concept for concept in concepts}
-        lacking[name] = [label for label in classes if label not in by_label]
-        if not lacking[name]:
-            return [by_label[label] for label in classes]
-    nearest = min(lacking, key=lambda name: len(lacking[name]))
-    raise ValueError(f"no vocabulary of {params.concepts} has all of the data set's classes; {FOLDER}/concepts/"
-                     f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`concepts`)")
-
-
-def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
-                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
-    """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
-    the space."""
-    spaces = {}
-    if "category" in names:
-        templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
-        spaces["category"] = category_space(model, tokenizer, concepts, templates)
-    if "description" in names:
-        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
-                                                  axes=params.description_axes)
-    return {name: spaces[name] for name in names}
 
 
 def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> nn.Module:
@@ -86,7 +59,19 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         spaces = {name: random_space(space, seed=params.seed) for name, space in spaces.items()}
     if params.objective == "label":
         return LabelObjective(params, spaces["category"])
-    return ConceptObjective(params, {name: spaces[name] for name in params.concept_spaces})
+    chosen = {name: spaces[name] for name in params.concept_spaces}
+    for space in chosen.values() if params.train_concepts else ():
+        space.let_learn()
+    return ConceptObjective(params, chosen)
+
+
+def let_learn(params: Params, student: VideoCLIP) -> None:
+    """The weights that `params.trained` names learn; never the text tower: the concept spaces are CLIP's own."""
+    student.requires_grad_(False)
+    last = [f"blocks.{i}." for i in range(len(student.visual.blocks))[-params.trained_last_blocks:]]
+    for name, weight in student.visual.named_parameters():
+        weight.requires_grad_(params.trained == "all" or is_temporal(name)
+                              or params.trained == "last_blocks" and name.startswith(tuple(last)))
 
 
 def cosine(step: int, steps: int, first: float, last: float) -> float:
@@ -119,19 +104,6 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
                              lr=0.0, fused=True)
 
 
-def forward_views(model: nn.Module, views: list[Tensor]) -> list[VideoCLIPOutput]:
-    """Each view 'b c t h w' through the model; views of one shape share a pass. Returns an output per view, in
-    order."""
-    outputs: dict[int, VideoCLIPOutput] = {}
-    for shape in dict.fromkeys(view.shape for view in views):
-        members = [i for i, view in enumerate(views) if view.shape == shape]
-        together = model(rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w"))
-        for i, features, embedding in zip(members, together.features.chunk(len(members)),
-                                          together.embedding.chunk(len(members))):
-            outputs[i] = VideoCLIPOutput(features, embedding)
-    return [outputs[i] for i in range(len(views))]
-
-
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Teacher <- momentum x teacher + (1 - momentum) x student, in place."""
@@ -141,141 +113,169 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def adapt(params: Params, folder: Path) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
-    Goes on from `folder/checkpoint.pt` if the same parameters made it. With `epochs: 0` CLIP is saved as it is.
+    Goes on from the newest checkpoint in `folder` that the same parameters made. With `epochs: 0` CLIP is saved as it
+    is. With `devices` above 1 it must be called in as many processes that torchrun started (see `main`).
     Returns:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:
         AdaptationError: the loss is not finite, or more than `max_bad_videos` videos cannot be decoded.
+        Interrupted: SIGTERM came; the last finished step is in a checkpoint.
         ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good.
     """
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.seed)
+    started, device = time.time(), distributed.start(params.device)
+    if distributed.processes() != params.devices:
+        raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
+                         f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapt.json").unlink(missing_ok=True)  # from here on the models are not whole
-    started, device = time.time(), torch.device(params.device)
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
     videos = list_dataset(params, params.dataset)[train_part(params)]
+    if params.train_videos:
+        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
-    concepts = read_concepts(params, videos.classes if params.concept_labels == "dataset" else None)
+    concepts = read_concepts(params, videos.classes)
     names = params.concept_spaces if params.objective == "concept" else ["category"]
     objective = make_objective(params, student, concept_spaces(
         params, student, tokenizer, concepts, prompts=params.prompts, names=names)).to(device)
     labels = _concept_of_video(params, videos, concepts) if params.objective == "label" else \
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    student.requires_grad_(False).visual.requires_grad_(True)  # the text tower stays
+    let_learn(params, student)
     steps = params.epochs * (len(videos) // params.batch_size)
-    bad = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps) if steps else []
+    num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
+    bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
+                           num_concepts) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
-              "concepts": len(concepts), "steps": steps, "bad_videos": bad,
+              "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
               "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
-    for name, model in (("student", student), ("teacher", teacher)):
-        save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
-    write_json(folder / "adapt.json", record)
+    if distributed.rank() == 0:
+        for name, model in (("student", student), ("teacher", teacher)):
+            save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
+        write_json(folder / "adapt.json", record)
+    distributed.stop()
     return record
 
 
 def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
-           videos: VideoList, labels: Tensor, steps: int) -> list[tuple[str, str]]:
-    """The loop. Returns name and reason of every training video that could not be decoded."""
-    device, stage = torch.device(params.device), params.stage_hash(AdaptParams)
+           videos: VideoList, labels: Tensor, steps: int, num_concepts: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse."""
+    stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
-    log, path = folder / "log.jsonl", folder / "checkpoint.pt"
-    first_step, bad = 0, {}
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] == stage:
-            for name, part in (("student", student), ("teacher", teacher), ("objective", objective),
-                               ("optimizer", optimizer)):
-                _restore(part, state[name])
-            torch.set_rng_state(state["random"].cpu())
-            first_step, bad = state["step"], dict(state["bad"])
-            print(f"going on from step {first_step} of {steps} ({path})")
-        else:
-            print(f"{path} was made with other parameters: starting anew")
-    kept = [line for line in read_lines(log) if line["step"] < first_step]
-    log.unlink(missing_ok=True)
-    for line in kept:
-        append_line(log, line)
+    parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
+    if state := load_checkpoint(folder, stage, labels.device):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["random"].cpu())
+        first_step, bad = state["step"], dict(state["bad"])
+        distributed.say(f"going on from step {first_step} of {steps} ({folder})")
+    student.visual.activation_checkpointing = params.activation_checkpointing
+    if params.compile:
+        for block in [*student.visual.blocks, *teacher.visual.blocks]:
+            block.compile(dynamic=True)  # one graph serves all blocks, sizes and numbers of frames (one more: no gradient)
 
     settings = ViewSettings.of(params)
     plan = BatchPlan(len(videos), settings, batch_size=params.batch_size, num_steps=steps, seed=params.seed,
-                     first_step=first_step)
+                     first_step=first_step, rank=distributed.rank(), processes=distributed.processes())
     loader = DataLoader(TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side),
-                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers)
+                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers,
+                        worker_init_fn=_outlive_sigterm, pin_memory=labels.device.type == "cuda")
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
-    progress = tqdm(total=steps, initial=first_step, desc=f"adapting {folder.parent.name}", unit="clip",
-                    unit_scale=params.batch_size)
-    batches = iter(loader)
-    for step in range(first_step, steps):
-        begun = time.time()
-        batch = next(batches)
-        data_wait = time.time() - begun
-        bad |= {videos.videos[i].name: error.reason for i, error in batch.errors}
-        if len(bad) > params.max_bad_videos:
-            listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
-            raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
-                                  f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
-        if not batch.views:
-            raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
-                                  f"{[str(error) for _, error in batch.errors]}")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"],
-                                        last=params.final_learning_rate)
-            group["weight_decay"] = cosine(
-                step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
-        momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
+    with distributed.stop_requests() as stopping, \
+            Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch:
+        batches = iter(loader)
+        for step in range(first_step, steps):
+            begun = time.time()
+            batch = next(batches)
+            data_wait = time.time() - begun
+            shares = distributed.gather_objects((batch.indices.tolist(), [(i, e.reason) for i, e in batch.errors]))
+            indices = [index for own, _ in shares for index in own]
+            bad |= {videos.videos[i].name: reason for _, errors in shares for i, reason in errors}
+            if len(bad) > params.max_bad_videos:
+                listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
+                raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
+                                      f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
+            if not indices:
+                raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
+                                      f"{[reason for _, errors in shares for _, reason in errors]}")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"],
+                                            last=params.final_learning_rate)
+                group["weight_decay"] = cosine(
+                    step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
+            momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
 
-        views = [view.to(device) for view in batch.views]
-        with torch.no_grad():
-            teacher_views = forward_views(teacher, views[: params.global_views])
-        student_views = forward_views(student, views)
-        result = objective(teacher_views, student_views, labels[batch.indices.to(device)])
-        if not math.isfinite(result.loss.item()):
-            raise AdaptationError(f"step {step}: the loss is {result.loss.item()}; its terms: "
-                                  f"{ {name: term.item() for name, term in result.terms.items()} }. "
-                                  "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
-        optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
-        optimizer.step()
-        update_teacher(teacher.visual, student.visual, momentum)
-        if isinstance(objective, FeatureObjective):
-            update_teacher(objective.teacher_head, objective.head, momentum)
+            optimizer.zero_grad(set_to_none=True)
+            result, features = backward(params, student, teacher, objective, batch.views, labels[indices],
+                                        [len(own) for own, _ in shares])
+            if not math.isfinite(result.loss.item()):
+                raise AdaptationError(
+                    f"step {step}: the loss is {result.loss.item()}; its terms: "
+                    f"{ {name: term.item() for name, term in result.terms.items()} }. "
+                    "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
+            optimizer.step()
+            update_teacher(teacher.visual, student.visual, momentum)
+            if isinstance(objective, FeatureObjective):
+                update_teacher(objective.teacher_head, objective.head, momentum)
 
-        append_line(log, {
-            "step": step, "epoch": step / epoch_steps, "loss": result.loss.item(),
-            **{name: term.item() for name, term in result.terms.items()},
-            **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(),
-                                   features=torch.cat([view.features for view in teacher_views])),
-            "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
-            "teacher_momentum": momentum, "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
-        progress.update()
-        progress.set_postfix(loss=f"{result.loss.item():.3f}", data_wait=f"{data_wait / (time.time() - begun):.0%}",
-                             refresh=False)
-        if (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
-            save_checkpoint(path, {"params_hash": stage, "step": step + 1, "student": student.visual.state_dict(),
-                                   "teacher": teacher.visual.state_dict(), "objective": objective.state_dict(),
-                                   "optimizer": optimizer.state_dict(), "random": torch.get_rng_state(),
-                                   "bad": list(bad.items())})
-    progress.close()
-    return sorted(bad.items())
-
-
-def _restore(part: nn.Module | torch.optim.Optimizer, state: dict) -> None:
-    part.visual.load_state_dict(state) if isinstance(part, VideoCLIP) else part.load_state_dict(state)
+            watch.step({
+                "step": step, "epoch": step / epoch_steps, "loss": result.loss.item(),
+                **{name: term.item() for name, term in result.terms.items()},
+                **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(), features=features),
+                "videos": len(indices), "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
+                "teacher_momentum": momentum, "memory_gb": round(memory_gb(labels.device), 3),
+                "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
+            interrupted = distributed.any_process(bool(stopping))
+            if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
+                if distributed.rank() == 0:
+                    save_checkpoint(folder, {"params_hash": stage, "step": step + 1, "random": torch.get_rng_state(),
+                                             "bad": list(bad.items()),
+                                             **{name: part.state_dict() for name, part in parts.items()}})
+            if interrupted:
+                raise Interrupted(f"SIGTERM: stopped after step {step} of {steps}; the same command goes on from there")
+    return sorted(bad.items()), watch.warnings
 
 
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
     """For the ceiling: the row of every video's label in the category space, 'n'."""
-    row = {concept.spoken.casefold(): i for i, concept in enumerate(concepts)}
-    of_class = [row[concept.spoken.casefold()] for concept in read_concepts(params, videos.classes)]
+    row = {concept.action: i for i, concept in enumerate(concepts)}
+    of_class = [row[concept.action] for concept in class_concepts(params, videos.classes)]
     return torch.tensor([of_class[video.label] for video in videos.videos])
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A decoding process ends with the one that it works for, which finishes its step first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def main() -> None:
+    """A run's command line, for one process or, under torchrun, for several."""
+    parser = argparse.ArgumentParser(description="Adapts a CLIP; of several devices, torchrun starts one process each.")
+    parser.add_argument("profile", help="a file under params/profiles")
+    parser.add_argument("--ablation", default="lss", help="a file under params/ablations")
+    parser.add_argument("--world-seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overrides", type=json.loads, default={}, help="single parameters, as a JSON mapping")
+    parser.add_argument("--folder", type=Path, help="of the results; without it, the run's own under outputs/")
+    given = parser.parse_args()
+    given.folder = given.folder or run_folder(given.profile, given.ablation, given.world_seed, given.seed)
+    try:
+        adapt(load(profile=given.profile, ablation=given.ablation,
+                   **{"world_seed": given.world_seed, "seed": given.seed} | given.overrides), given.folder)
+    except Interrupted as stopped:
+        distributed.say(str(stopped))
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

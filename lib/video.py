@@ -18,6 +18,7 @@ SCALING = int(
 # damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
 STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
 SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that leave out what nothing refers to
+MPEG4_FRAME, MPEG4_EMPTY = b"\0\0\1\xb6", 19  # start code; largest packet, in bytes, that shows nothing (libavcodec's)
 SEEK_OVER = 8  # frames that must lie between here and the next key frame for a seek to be the faster way (95_speed)
 
 
@@ -73,7 +74,7 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
     Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
     missing or repeat themselves in real files): frame i is the i-th one that a decoder puts out. Frames that cannot
     be decoded because the file does not begin with a key frame are no part of the video. `num_source_frames` comes
-    from counting the compressed packets, not from the header. Where fewer frames decode than there are packets, and
+    from counting the compressed frames, not from the header. Where fewer decode than were counted, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
     The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
@@ -137,6 +138,7 @@ def count_packets(path: Path) -> VideoIndex:
         num_frames = num_packets = first_packet = 0
         # Matroska and WebM mark no broken packet, but state how long they are
         matroska = "matroska" in container.format.name and container.duration
+        packed = stream.codec_context.name == "mpeg4"
         key_seen, last, end = False, None, 0.0
         for packet in container.demux() if matroska else container.demux(stream):
             if packet.size == 0:
@@ -149,7 +151,11 @@ def count_packets(path: Path) -> VideoIndex:
             if not key_seen and packet.is_keyframe:
                 key_seen, first_packet, num_frames = True, num_packets, 0
             num_packets += 1
-            num_frames += not packet.is_discard
+            if packed:  # a packet may hold two frames, or only say that nothing has changed, which decodes to none
+                num_frames += packet.size > MPEG4_EMPTY and bytes(packet).count(MPEG4_FRAME)
+            else:
+                num_frames += not packet.is_discard
+        num_frames = min(num_frames, num_packets - first_packet)  # the second one of the last packet is not decoded
         if num_frames == 0:
             raise VideoError(path, "has no video frame")
         if not rate:

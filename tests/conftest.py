@@ -31,6 +31,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_bpe(shared_data) -> Path:
+    """The file of OpenAI's byte-pair merges."""
+    return shared_data / "clip-bpe" / "bpe_simple_vocab_16e6.txt.gz"
+
+
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """write_video(path, frames 't h w c' uint8 RGB, codec=, rate=, times=, aspect=, options=) -> path.
 
@@ -76,6 +82,7 @@ TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few
     "head_prototypes": 32, "zero_shot_views": ["2x1x1@24"], "probe_views": ["2x1x1@24"],
     "workers": 1,
     "knn_k": [5], "probe_c": [0.1, 1.0],
+    "still_views": ["1x1x1@24"], "probe_shots": [2],
 }
 
 

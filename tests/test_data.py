@@ -73,6 +73,16 @@ def test_batch_larger_than_the_data_is_refused():
         BatchPlan(3, SMALL, batch_size=4, num_steps=1, seed=0)
 
 
+def test_processes_share_every_batch_out_and_see_every_video_once_an_epoch():
+    whole = list(BatchPlan(24, SMALL, batch_size=8, num_steps=6, seed=0))
+    shares = [list(BatchPlan(24, SMALL, batch_size=8, num_steps=6, seed=0, rank=rank, processes=4))
+              for rank in range(4)]
+    assert [[key for share in step for key in share] for step in zip(*shares)] == whole
+    assert sorted(key.index for step in whole[:3] for key in step) == list(range(24))
+    with pytest.raises(ValueError, match="multiple of the number of processes, 3"):
+        BatchPlan(24, SMALL, batch_size=8, num_steps=6, seed=0, processes=3)
+
+
 @pytest.fixture(scope="module")
 def small_videos(tmp_path_factory, write_video):
     root = tmp_path_factory.mktemp("videos")

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, CLIPModel
 from lib.data import DataError, list_dataset
 from lib.evaluate import evaluate
 from lib.params import FOLDER
-from lib.concepts import read_prompts
-from lib.train import adapt, read_concepts
+from lib.train import adapt
+from lib.vocabulary import class_concepts, read_prompts
 from lib.video import decode
 from lib.views import EvalView, evaluation_indices, evaluation_views
 
@@ -30,30 +30,34 @@ def value(record, protocol, metric="top1", part="test"):
 
 
 @torch.no_grad()
-def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(image_clip):
+@pytest.mark.parametrize("protocol, views", [("zero_shot", "zero_shot_views"), ("zero_shot_still", "still_views")])
+def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(image_clip, protocol, views):
     params, folder, record = image_clip
     model, tokenizer = CLIPModel.from_pretrained(params.clip).eval(), AutoTokenizer.from_pretrained(params.clip)
     videos = list_dataset(params, "embedded")["test"]
-    (view,) = map(EvalView.parse, params.zero_shot_views)
+    (view,) = map(EvalView.parse, getattr(params, views))
     (template,) = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
-    prompts = [template.format(concept.spoken) for concept in read_concepts(params, videos.classes)]
+    prompts = [template.format(concept.spoken) for concept in class_concepts(params, videos.classes)]
     texts = tokenizer(prompts, padding=True, return_tensors="pt")
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
-    right = []
+    predicted = []
     for video in videos.videos:
         frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=view.num_frames).ravel(),
                         short_side=view.image_size)
         clip = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=view.image_size)[0]
         embedding = model.get_image_features(clip.transpose(0, 1)).pooler_output.mean(0)
-        right.append(int((embedding @ text.T).argmax()) == video.label)
-    assert value(record, "zero_shot") == pytest.approx(100 * np.mean(right))
-    assert load_file(folder / "correct.safetensors")["embedded/test/zero_shot"].tolist() == right
+        predicted.append(int((embedding @ text.T).argmax()))
+    right = [label == video.label for label, video in zip(predicted, videos.videos)]
+    answers = load_file(folder / "correct.safetensors")
+    assert value(record, protocol) == pytest.approx(100 * np.mean(right))
+    assert answers[f"embedded/test/{protocol}"].tolist() == right
+    assert answers[f"embedded/test/{protocol}/predicted"].tolist() == predicted
 
 
 def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     params, folder, record = image_clip
     assert {(m["protocol"], m["metric"]) for m in record["metrics"]} == {
-        (protocol, metric) for protocol in ("zero_shot", "linear_probe", "knn_5")
+        (protocol, metric) for protocol in ("zero_shot", "zero_shot_still", "linear_probe", "linear_probe_2_shot", "knn_5")
         for metric in ("top1", "top5", "pair_top1", "prediction_entropy")}
     found = record["datasets"]["embedded"]
     assert found["parts"]["test"] == {

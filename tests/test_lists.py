@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from lib.concepts import read_vocabulary
+from lib.vocabulary import read_vocabulary
 from lib.lists import list_folder, report, spoken_name
 from lib.official import OFFICIAL, ListError, list_charades, list_hmdb51, list_kinetics400, list_ucf101, list_videos
 from lib.params import FOLDER

@@ -1,11 +1,9 @@
-"""The losses against values computed by hand, finite differences, and one process against two."""
+"""The losses against values computed by hand and finite differences."""
 
 import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 
 from lib.losses import (
@@ -225,42 +223,6 @@ def test_no_gradient_leaves_a_balanced_teacher(kind):
     assert not any(value.requires_grad for value in prior.state_dict(keep_vars=True).values())
 
 
-def run_one_rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = {}
-    for kind in ("penalty", "sinkhorn", "centring"):
-        prior = make_prior(kind)
-        for seed in (0, 1):
-            logits = random_logits(2, 6, 5, seed=seed).float()[:, 3 * rank:3 * rank + 3].requires_grad_()
-            results[kind] = apply_prior(prior, logits)
-        if kind == "penalty":
-            results["gradient"], = torch.autograd.grad(results[kind], logits)
-        results[kind] = results[kind].detach()
-        results[f"{kind} state"] = dict(prior.state_dict())
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path):
-    mp.spawn(run_one_rank, args=(str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for kind in ("penalty", "sinkhorn", "centring"):
-        prior = make_prior(kind)
-        for seed in (0, 1):
-            logits = random_logits(2, 6, 5, seed=seed).float().requires_grad_()
-            whole = apply_prior(prior, logits)
-        for name, value in prior.state_dict().items():
-            for rank in ranks:
-                assert torch.allclose(rank[f"{kind} state"][name], value, atol=1e-6)
-        if kind == "penalty":
-            gradient, = torch.autograd.grad(whole, logits)
-            # Data parallel training averages the gradients of the processes; a video is in one of them only.
-            assert torch.allclose(torch.cat([rank["gradient"] for rank in ranks], dim=1) / 2, gradient, atol=1e-6)
-            assert all(torch.allclose(rank[kind], whole, atol=1e-6) for rank in ranks)
-        else:
-            assert torch.allclose(torch.cat([rank[kind] for rank in ranks], dim=1), whole, atol=1e-6)
-
-
 def make_head(seed: int = 0) -> FeatureHead:
     generator = torch.Generator().manual_seed(seed)
     return FeatureHead(6, hidden=16, bottleneck=4, prototypes=10, generator=generator)
@@ -305,6 +267,7 @@ def test_the_diagnostics_tell_a_collapse_from_balanced_use():
         "batch_entropy": pytest.approx(math.log(4)),
         "feature_spread": pytest.approx(math.sqrt(3 / 4)),
         "agreement": pytest.approx(7 / 8),
+        "concepts_used": 4,
     }
     collapsed = collapse_diagnostics(
         teacher=one_hot[:, :1].expand(2, 4, 4), student=student, features=torch.ones(4, 4)

@@ -15,7 +15,9 @@ NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "
          "checkpoints", "bpe", "configurations", "frames", "batch_sizes", "repeats", "output", "zoo",
          "count", "limit", "originals", "spacings", "clips", "width", "classes", "videos", "configuration", "groups",
          "threads",  # of measurements
-         "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers"]
+         "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers",
+         "only", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
+         "device", "sentence_model", "vocabularies"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -47,6 +47,8 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
     ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
     ({"zero_shot_views": ["16x1x2@224"]}, r"zero_shot_views"),
     ({"probe_on": ["ucf101"]}, r"must stand in evaluate_on"),
+    ({"batch_size": 30, "devices": 4}, r"batch_size, 30, is over all devices: make it a multiple of 4"),
+    ({"batch_size": 8, "devices": 4, "micro_batch": 3}, r"3 videos on each of 4 devices exceed batch_size, 8"),
     ({"objective": "feature"}, r"prior is \[centring\]"),
 ])
 def test_a_value_that_cannot_be_is_an_error_that_says_so(wrong, message):

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
 from lib.metrics import topk_correct
-from lib.probes import ProbeError, fit_linear_probe, knn, mean_over_views
+from lib.probes import ProbeError, few_per_class, fit_linear_probe, knn, mean_over_views, refit
 
 NAN = float("nan")
 
@@ -177,3 +177,19 @@ def test_views_are_scored_one_by_one_and_their_probabilities_averaged():
         averaged = mean_over_views(probabilities, np.stack([first, second], axis=1))
         assert np.allclose(averaged, (probabilities(first) + probabilities(second)) / 2, equal_nan=True)
         assert np.isnan(averaged[3]).all() and np.isfinite(np.delete(averaged, 3, axis=0)).all()
+
+
+def test_few_clips_of_each_class_are_nested_and_none_is_drawn_twice():
+    labels = np.array([0, 1, 0, 2, 1, 0, 2, 0, 1, 1])
+    two, three = few_per_class(labels, 2, seed=0), few_per_class(labels, 3, seed=0)
+    assert np.bincount(labels[two]).tolist() == [2, 2, 2] and np.bincount(labels[three]).tolist() == [3, 3, 2]
+    assert set(two) < set(three) and len(set(three)) == len(three)
+    assert two.tolist() == few_per_class(labels, 2, seed=0).tolist() != few_per_class(labels, 2, seed=1).tolist()
+
+
+def test_a_probe_with_a_known_c_is_the_refit_of_the_sweep_that_chose_it():
+    train, labels = noisy_classes(200)
+    swept = fit_linear_probe(train, labels, normalise="standardise", **PROBE)
+    known = refit(train, labels, normalise="standardise", C=swept.C,
+                  **{name: PROBE[name] for name in ("num_classes", "max_iter", "tolerance")})
+    np.testing.assert_array_equal(known.scores(train), swept.scores(train))

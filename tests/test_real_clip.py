@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 from lib.actions import ACTIONS
 from lib.backbone import VideoCLIP
 from lib.checkpoints import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
-from lib.concepts import ConceptSpace, category_space, encode_texts, read_prompts, read_vocabulary
+from lib.concepts import ConceptSpace, category_space, encode_texts
+from lib.vocabulary import read_prompts, read_vocabulary
 from lib.params import FOLDER, ROOT
 from lib.pretrain import normalise
 from lib.views import CLIP_MEAN, CLIP_STD
@@ -31,13 +32,8 @@ LABELS = {"kinetics400": 400, "ucf101": 101, "hmdb51": 51}
 
 
 @pytest.fixture(scope="module")
-def bpe(shared_data):
-    return shared_data / "clip-bpe" / "bpe_simple_vocab_16e6.txt.gz"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(bpe) -> CLIPTokenizer:
-    return clip_tokenizer(bpe)
+def tokenizer(clip_bpe) -> CLIPTokenizer:
+    return clip_tokenizer(clip_bpe)
 
 
 def small(architecture) -> dict:
@@ -78,8 +74,8 @@ def assert_mean_of_frames(model: VideoCLIP, clip: CLIPModel, videos: torch.Tenso
 
 @pytest.mark.parametrize("name, frames, parameters", [  # parameters in thousands: OpenAI's 151,277,313 and 149,620,737
     ("openai/clip-vit-base-patch32", (1, 8, 16), 151_277), ("openai/clip-vit-base-patch16", (8,), 149_620)])
-def test_a_checkpoint_of_the_hub_becomes_a_video_model_equal_to_it(bpe, tmp_path, name, frames, parameters):
-    random_clip(HUB[name], tmp_path / "clip", bpe=bpe)
+def test_a_checkpoint_of_the_hub_becomes_a_video_model_equal_to_it(clip_bpe, tmp_path, name, frames, parameters):
+    random_clip(HUB[name], tmp_path / "clip", bpe=clip_bpe)
     clip, model = CLIPModel.from_pretrained(tmp_path / "clip"), VideoCLIP.from_image_clip(tmp_path / "clip")
     assert sum(p.numel() for p in clip.parameters()) // 1000 == parameters
     for num_frames in frames:

@@ -1,9 +1,11 @@
+import subprocess
+
 import torch
 from huggingface_hub import ModelCard
 
 from lib.params import AdaptParams, load
-from lib.runs import (append_line, model_card, provenance, read_json, read_lines, run_folder, save_checkpoint,
-                      write_json)
+from lib.runs import (append_line, checkpoints, load_checkpoint, model_card, provenance, read_json, read_lines,
+                      run_folder, save_checkpoint, write_json)
 from lib.train import adapt
 
 
@@ -15,9 +17,30 @@ def test_a_file_is_whole_or_absent(tmp_path):
     except TypeError:
         pass
     assert read_json(tmp_path / "deep" / "record.json") == {"a": 1}
-    save_checkpoint(tmp_path / "state.pt", {"x": torch.ones(2)})
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["x"].tolist() == [1, 1]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_parameters_is_loaded(tmp_path, capsys):
+    def load(params_hash="a"):
+        state = load_checkpoint(tmp_path, params_hash, torch.device("cpu"))
+        return state and state["x"].tolist()
+
+    assert load() is None
+    for step in (3, 6, 10):
+        save_checkpoint(tmp_path, {"params_hash": "a", "step": step, "x": torch.tensor([step])})
+    newest, before = checkpoints(tmp_path)
+    assert [newest.name, before.name] == ["checkpoint-00000010.pt", "checkpoint-00000006.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        name + suffix for name in (newest.name, before.name) for suffix in ("", ".sha256"))
+    assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
+    assert load() == [10] and load("b") is None and "made with other parameters" in capsys.readouterr().out
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load() == [6] and f"{newest} is not whole" in capsys.readouterr().out
+    save_checkpoint(tmp_path, {"params_hash": "a", "step": 9, "x": torch.tensor([9])})
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000009.pt", before.name]
+    (tmp_path / "checkpoint-00000009.pt.sha256").unlink()
+    before.write_text("")
+    assert load() is None
 
 
 def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):

@@ -17,9 +17,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["params", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official", "data", "check",
-         "actions", "world", "pretrain", "checkpoints", "backbone", "concepts", "losses", "metrics", "probes",
-         "objectives", "train", "features", "evaluate", "predict", "suites", "tables", "figures"]
+ORDER = ["params", "distributed", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official", "data",
+         "check", "actions", "world", "pretrain", "checkpoints", "backbone", "vocabulary", "generate", "concepts", "losses",
+         "metrics", "probes", "objectives", "gradients", "watch", "train", "features", "evaluate", "predict", "suites",
+         "results", "tables", "figures"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSTALL = "pip install -c constraints.txt -e '.[test]'"

@@ -1,12 +1,14 @@
 """Tables, from the files that runs leave: made up here, so that every published number can be checked by hand."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from lib import params, suites, tables
+from lib import params, results, suites, tables
 from lib.metrics import paired_bootstrap, pooled_bootstrap
 from lib.params import EvaluateParams, ParamsError
 from lib.runs import read_json, write_json
@@ -71,7 +73,8 @@ def line(table, **where):
 def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
     for path in (params.FOLDER / "suites").glob("*.yaml"):
         suite = suites.read_suite(path.stem)
-        assert {run.ablation for run in suites.runs_of(suite, "embedded")} == set(suite.rows)
+        rows = {*suite.rows, *(row for table in suite.comparisons.values() for row in table.rows)}
+        assert {run.ablation for run in suites.runs_of(suite, "embedded")} == rows
 
 
 @pytest.mark.parametrize(
@@ -139,10 +142,12 @@ def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outp
         "source",
         "commit",
         "params_hash",
+        "runs",
     ]
     lss = line(table, run="lss", dataset="embedded", metric="top1")
     assert (lss["mean"], float(lss["std"]), lss["seeds"], lss["commit"]) == (80.0, 5.0, 2, "abcdef0123")
     assert lss["params_hash"] == " ".join(run.params.stage_hash(EvaluateParams) for run in runs[2:4])
+    assert lss["runs"] == " ".join(str(run.folder) for run in runs[2:4])
     alone = line(table, run="image_clip", dataset="embedded-1", metric="top1")
     assert (alone["mean"], alone["std"], alone["seeds"], alone["paper"]) == (40.0, "", 1, "")
 
@@ -152,7 +157,7 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 16, 30, 36)):
         finish(run, right=right)
-    found = tables.differences(runs, tables.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
+    found = results.differences(runs, results.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
     answers = [np.arange(CLIPS) < right for right in (20, 16, 30, 36)]
     own = paired_bootstrap(answers[3], answers[1], seed=0)
     assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
@@ -207,7 +212,7 @@ def test_failed_and_missing_runs_are_marked_and_not_left_out(outputs):
 def test_numbers_that_other_parameters_made_do_not_count(outputs):
     (run,) = suites.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
     finish(run, right=30, params_hash="other")
-    assert tables.collect([run]).values.empty
+    assert results.collect([run]).values.empty
     assert suites.state_of(run) == ("not run", "")
     (run.folder / "02_adapt.log").write_text("ConceptError")
     assert suites.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
@@ -219,13 +224,13 @@ def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
     suite = suite_of(["lss"], [[0, 0]])
     (run,) = suites.runs_of(suite, "ucf101")
     finish(run, right=30, classes=5, test="test-1", missing=7)
-    subset = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
+    subset = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
     assert set(subset["dataset"]) == {"ucf101 (5 of 101 classes)"} and set(subset["paper"]) == {""}
-    assert "47 test clips decoded; 7 have no file and are left out" in "".join(tables.notes(tables.collect([run]), "lss"))
+    assert "47 test clips decoded; 7 have no file and are left out" in "".join(tables.states_notes(results.collect([run])))
     record = read_json(run.folder / "metrics.json")
     record["datasets"]["ucf101"]["classes"] = [f"c{i}" for i in range(101)]
     write_json(run.folder / "metrics.json", record)
-    whole = tables.long_table(tables.collect([run]), ["zero_shot", "linear_probe"])
+    whole = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
     assert line(whole, protocol="linear_probe", metric="top1")["paper"] == "91.1"
     assert line(whole, protocol="zero_shot", metric="top1")["paper"] == "not available"
 
@@ -241,3 +246,73 @@ def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
     header, row = tables.summary(outputs / "small", outputs / "tables").splitlines()
     assert "published zero-shot" in header and row.split()[:3] == ["lss", "embedded", "75.0"] and "80.0 ± 5.0" in row
     assert "published" not in tables.summary(outputs / "small", outputs / "nothing")
+
+
+def table_suite(**tables):
+    return suites.Suite(folder="", rows=["image_clip", "lss"], reference="lss", replicas=[[0, 0]], tables=tables)
+
+
+def test_a_suite_may_have_tables_with_rows_references_and_replicas_of_their_own(outputs):
+    suite = table_suite(
+        terms={"title": "Terms", "rows": ["distillation", "lss"]},
+        seeds={"title": "Seeds", "rows": ["no_language", "lss"], "reference": "no_language", "replicas": [[0, 0], [0, 1]]},
+    )
+    runs = suites.runs_of(suite, "embedded")
+    assert [(run.ablation, run.seed) for run in runs] == [
+        ("image_clip", 0), ("lss", 0), ("lss", 1), ("distillation", 0), ("no_language", 0), ("no_language", 1)]
+    for run, right in zip(runs, (20, 30, 32, 28, 18, 22)):
+        finish(run, right=right, commit="abcdef0123" if run.ablation != "distillation" else "bbbbbb0123")
+    written = tables.write_tables(suite, runs, outputs / "tables")
+    assert set(written) == {"zero_shot", "linear_probe", "terms", "seeds"}
+    terms = pd.read_csv(outputs / "tables" / "terms.csv", keep_default_na=False)
+    assert set(terms["run"]) == {"distillation", "lss"}
+    assert line(terms, run="lss", protocol="zero_shot", metric="top1")["seeds"] == 1  # its own seed alone
+    seeds = pd.read_csv(outputs / "tables" / "seeds.csv", keep_default_na=False)
+    assert line(seeds, run="lss", protocol="zero_shot", metric="top1")["mean"] == 77.5
+    gap = line(seeds, run="lss", protocol="zero_shot", metric="no_language_minus_row_top1")
+    assert float(gap["mean"]) == -27.5
+    assert "runs of 2 commits are mixed: abcdef0123, bbbbbb0123" in (outputs / "tables" / "terms.md").read_text()
+    assert "are mixed" not in (outputs / "tables" / "seeds.md").read_text()
+    tables.write_tables(suite, runs, outputs / "some", only=["terms"])
+    assert {path.stem for path in (outputs / "some").iterdir()} == {"terms"}
+
+
+def test_a_table_whose_reference_is_no_row_of_it_is_refused():
+    with pytest.raises(ValueError, match="terms: reference 'lss' is none of the rows"):
+        table_suite(terms={"title": "Terms", "rows": ["distillation"]})
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
+    ({"prior": []}, "mine.yaml: has the same parameters as distillation_alignment.yaml"),
+])
+def test_rows_that_change_nothing_or_the_same_are_found_before_anything_runs(tmp_path, monkeypatch, content, message):
+    shutil.copytree(params.FOLDER, tmp_path / "params")
+    (tmp_path / "params" / "ablations" / "mine.yaml").write_text(yaml.safe_dump(content))
+    for module in (params, suites):
+        monkeypatch.setattr(module, "FOLDER", tmp_path / "params")
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    with pytest.raises(ParamsError, match=f"params/ablations/{message}"):
+        suites.runs_of(suite_of(["lss", "distillation_alignment", "mine"], [[0, 0]]), "embedded")
+
+
+def test_numbers_of_others_have_rows_of_their_own_with_their_source(outputs):
+    suite = suite_of(["lss"], [[0, 0]])
+    (run,) = suites.runs_of(suite, "ucf101")
+    finish(run, right=30, classes=101, test="test-1")
+    tables.write_tables(suite, [run], outputs / "tables")
+    table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
+    maxi = line(table, run="MAXI (no labels)")
+    assert (maxi["mean"], maxi["paper"], maxi["source"]) == ("", "78.2 ± 0.8", "arXiv 2303.08914")
+    text = (outputs / "tables" / "linear_probe.md").read_text()
+    assert "91.1 (arXiv 2307.10922)" in text and "| SVT | CVPR 2022 | 90.8 |" in text
+
+
+def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
+    runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [0, 2]]), "embedded")
+    assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 failed, 4 not run"
+    for run, seconds in zip(runs[:2], (60, 240)):
+        finish(run, right=20, seconds=seconds / 2)
+        write_json(run.folder / "adapt.json", {"seconds": seconds / 2})
+    assert suites.progress(runs, at_once=2).splitlines() == [
+        "4 runs: 2 done, 0 failed, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]

@@ -1,19 +1,26 @@
+import json
+import os
+import copy
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
+from torch.nn import functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib.backbone import VideoCLIP
-from lib.params import FOLDER
-from lib.runs import read_json, read_lines
-from lib.train import AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
-from lib.train import read_concepts, update_teacher
+from lib.backbone import VideoCLIP, VideoCLIPOutput
+from lib.concepts import ConceptSpace
+from lib.params import FOLDER, ROOT
+from lib.runs import checkpoints, read_json, read_lines
+from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
+from lib.train import update_teacher
 
 
 def weights(folder, model="teacher"):
@@ -71,6 +78,44 @@ def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path
     assert {"loss", "teacher_entropy", "batch_entropy", "feature_spread", "agreement", "data_wait"} <= set(log[0])
 
 
+@pytest.mark.parametrize("trained", ["temporal", "last_blocks"])
+def test_only_the_weights_that_are_to_learn_change(tiny, tmp_path, trained):
+    changes = {"trained": trained, "trained_last_blocks": 1, "epochs": 1}
+    adapt(tiny(**changes), tmp_path / "run")
+    adapt(tiny(epochs=0), tmp_path / "before")
+    before, after = weights(tmp_path / "before", "student"), weights(tmp_path / "run", "student")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("temporal_" in name for name in changed)
+    blocks = len({name.split("blocks.")[1].split(".")[0] for name in before if "blocks." in name})
+    last = f"blocks.{blocks - 1}."
+    others = {name for name in changed if "temporal_" not in name}
+    assert bool(others) == (trained == "last_blocks") and all(last in name for name in others)
+
+
+def test_concepts_learn_only_if_they_are_told_to(tiny):
+    generator = torch.Generator().manual_seed(0)
+    spaces = {name: ConceptSpace(list("abcd"), F.normalize(torch.randn(4, 8, generator=generator), dim=-1))
+              for name in ("category", "description")}
+    params = tiny(train_concepts=True)
+    objective = make_objective(params, None, copy.deepcopy(spaces))
+    views = [VideoCLIPOutput(torch.zeros(6, 4), torch.randn(6, 8, generator=generator)) for _ in range(2)]
+    objective(views, views, torch.zeros(6)).loss.backward()
+    grads = {name: p.grad for name, p in objective.named_parameters()}
+    assert set(grads) == {"spaces.category.vectors", "spaces.description.vectors"}
+    assert all(grad.abs().sum() > 0 for grad in grads.values())
+    space = objective.spaces["category"]
+    with torch.no_grad():
+        space.vectors.mul_(3.0)
+    torch.testing.assert_close(space.logits(views[0].embedding, 0.1), spaces["category"].logits(views[0].embedding, 0.1))
+    assert not list(make_objective(tiny(), None, spaces).parameters())
+
+
+def test_a_run_may_see_a_part_of_the_videos(tiny, tmp_path):
+    assert adapt(tiny(train_videos=24, epochs=1), tmp_path)["videos"] == 24
+    with pytest.raises(ValueError, match="train_videos is 1000, but there are only 80"):
+        adapt(tiny(train_videos=1000), tmp_path)
+
+
 def test_with_no_epochs_clip_is_saved_as_it_is(tiny, tmp_path):
     params = tiny("image_clip")
     adapt(params, tmp_path)
@@ -85,40 +130,64 @@ def test_a_seed_fixes_the_run_to_the_bit_and_another_changes_it(tiny, tmp_path):
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import yaml
-from lib import train
-from lib.params import load
+def run_with(accident, params, ablation, folder):
+    """The run in a process of its own, to which the accident happens (tests/dying.py)."""
+    command = [sys.executable, "-m", "tests.dying", "embedded", "--ablation", ablation, "--overrides",
+               json.dumps(params.model_dump()), "--folder", str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"ACCIDENT": accident}, stderr=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, text=True)
 
-append_line = train.append_line
 
-def append_line_and_die(path, content):
-    append_line(path, content)
-    if content["step"] == 6:  # a checkpoint is two steps old
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train.append_line = append_line_and_die
-given = yaml.safe_load(sys.argv[2])
-train.adapt(load(profile="embedded", ablation=given.pop("ablation"), **given), Path(sys.argv[1]))
-"""
+def same_run(whole, other):
+    logs = [[(line["step"], line["loss"]) for line in read_lines(run / "log.jsonl")] for run in (whole, other)]
+    assert logs[0] == logs[1] and logs[0]
+    return all(same(weights(whole, model), weights(other, model)) for model in ("student", "teacher"))
 
 
 @pytest.mark.parametrize("ablation", ["lss", "no_language"])
 def test_a_killed_run_goes_on_to_bit_identical_weights(tiny, tmp_path, ablation):
     params = tiny(ablation, epochs=6, checkpoint_every=2)
     adapt(params, tmp_path / "whole")
-    given = yaml.safe_dump(params.model_dump() | {"ablation": ablation})
-    killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), given], stderr=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() and not (tmp_path / "killed" / "adapt.json").exists()
+    assert run_with("SIGKILL 6", params, ablation, tmp_path / "killed").returncode == -signal.SIGKILL
+    assert [path.name for path in checkpoints(tmp_path / "killed")] == ["checkpoint-00000006.pt",
+                                                                      "checkpoint-00000004.pt"]
+    assert not (tmp_path / "killed" / "adapt.json").exists()
     adapt(params, tmp_path / "killed")
-    for model in ("student", "teacher"):
-        assert same(weights(tmp_path / "whole", model), weights(tmp_path / "killed", model))
-    logs = [[(line["step"], line["loss"]) for line in read_lines(tmp_path / name / "log.jsonl")]
-            for name in ("whole", "killed")]
-    assert logs[0] == logs[1] and len(logs[0]) == 24
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
+    board = EventAccumulator(str(tmp_path / "killed" / "tensorboard")).Reload()
+    log = read_lines(tmp_path / "killed" / "log.jsonl")
+    assert [event.step for event in board.Scalars("loss")] == list(range(24))
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
+
+
+def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over(tiny, tmp_path, capsys):
+    params = tiny(epochs=6, checkpoint_every=6)
+    adapt(params, tmp_path / "whole")
+    stopped = run_with("SIGTERM 7", params, "lss", tmp_path / "stopped")
+    assert stopped.returncode == INTERRUPTED == 75 and "stopped after step 7 of 24" in stopped.stdout
+    newest, before = checkpoints(tmp_path / "stopped")
+    assert (newest.name, before.name) == ("checkpoint-00000008.pt", "checkpoint-00000006.pt")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    adapt(params, tmp_path / "stopped")
+    said = capsys.readouterr().out
+    assert "checkpoint-00000008.pt is not whole" in said and "going on from step 6 of 24" in said
+    assert same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_that_is_killed_again_and_again_at_random_moments_ends_in_the_same_bits(tiny, tmp_path):
+    # LSS_KILLS=20 .venv/bin/python -m pytest tests/test_train.py -k again_and_again
+    kills = int(os.environ.get("LSS_KILLS", 3))
+    params = tiny(epochs=4 + 4 * kills, checkpoint_every=3, workers=1)
+    begun = time.time()
+    adapt(params, tmp_path / "whole")
+    longest = (time.time() - begun) / (kills + 1)  # so that hardly a kill comes too late
+    codes = []
+    for kill, moment in enumerate(np.random.default_rng().uniform(0, longest, kills)):
+        done = run_with(f"{('SIGKILL', 'SIGTERM')[kill % 2]} {moment:.6f}", params, "lss", tmp_path / "killed")
+        codes.append(done.returncode)
+    assert {-signal.SIGKILL, INTERRUPTED} & set(codes) and set(codes) <= {-signal.SIGKILL, INTERRUPTED, 0}
+    adapt(params, tmp_path / "killed")
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_checkpoint_of_other_parameters_is_not_taken(tiny, tmp_path, capsys):
@@ -154,16 +223,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
     assert not (tmp_path / "adapt.json").exists()
 
 
+@pytest.mark.parametrize("changes, cure", [
+    ({"teacher_temperature": 10.0}, "Lower teacher_temperature"),
+    ({"collapse_feature_spread": 1.0}, "raise prior_weight"),
+])
+def test_a_run_that_collapses_warns_in_its_record_and_names_the_cure(tiny, tmp_path, changes, cure):
+    quiet = {"collapse_teacher_entropy": 0.999, "collapse_batch_entropy": 0.0, "collapse_feature_spread": 0.0,
+             "collapse_concepts_used": 0.0, "collapse_window": 3}
+    assert adapt(tiny(**quiet), tmp_path / "quiet")["collapse_warnings"] == []
+    (warning,) = adapt(tiny(**quiet | changes), tmp_path / "loud")["collapse_warnings"]
+    assert warning.startswith("step 2: collapse_") and cure in warning
+    assert read_lines(tmp_path / "loud" / "log.jsonl")[2]["warnings"] == [warning]
+
+
 def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         adapt(tiny(data_embedded=str(tmp_path / "nowhere")), tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")
-
-
-def test_concepts_follow_the_classes_and_unknown_ones_are_named(tiny):
-    assert [c.label for c in read_concepts(tiny(), ["wave", "clap"])] == ["wave", "clap"]
-    assert len(read_concepts(tiny())) == 16
-    with pytest.raises(ValueError, match=f"{FOLDER}.*'juggle'"):
-        read_concepts(tiny(), ["wave", "juggle"])

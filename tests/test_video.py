@@ -120,7 +120,9 @@ def test_an_index_of_another_file_does_not_make_another_files_frames(tmp_path, w
     long = write_video(tmp_path / "long.mp4", gray_frames(20), codec="libx264")
     short = write_video(tmp_path / "short.mp4", gray_frames(8), codec="libx264")
     stale = inspect(long).index
-    assert decode(short, lambda n, fps: [n - 1], index=stale).indices.tolist() == [7]
+    counts = []
+    assert decode(short, lambda n, fps: counts.append(n) or [n - 1], index=stale).indices.tolist() == [7]
+    assert counts == [20, 8]  # asked again with the number that decode
 
 
 def test_inspection_finds_damage_that_lies_anywhere(shared_data, tmp_path):
@@ -163,11 +165,11 @@ def test_all_original_ucf101_files_decode_to_their_last_frame(shared_data):
         assert frames.num_source_frames == len(linear_decode(path))
 
 
-def test_selection_is_repeated_with_the_true_count_where_the_packets_promise_too_many_frames(shared_data):
+def test_packets_that_only_repeat_the_last_picture_are_not_counted(shared_data):
     path = shared_data / "video-zoo" / "ucf101-originals" / "v_JugglingBalls_g18_c01.avi"
     counts = []
     frames = decode(path, lambda n, fps: counts.append(n) or [n - 1])
-    assert counts == [254, 251] and frames.num_source_frames == 251 and frames.indices.tolist() == [250]
+    assert counts == [251] and frames.num_source_frames == 251 and frames.indices.tolist() == [250]
 
 
 def test_header_count_that_lies_is_not_believed(tmp_path, write_video, gray_frames):

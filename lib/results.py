@@ -1,0 +1,122 @@
+"""Results: the numbers that the runs of a suite left, and how far a row is from its reference.
+
+`collect` reads what the runs left; only a `metrics.json` that the present parameters made counts.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
+
+from lib.metrics import Difference, pooled_bootstrap
+from lib.params import ROOT
+from lib.runs import read_json
+from lib.suites import Run, state_of
+
+PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
+COUNTS = ("listed", "found", "decoded")
+CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
+
+
+class Collected(NamedTuple):
+    """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit, params_hash, folder; a line a number of a
+    part that is reported on. states: run, world_seed, seed, dataset, state ("done", "failed", "not run"), where (log of
+    a failed run), listed, found, decoded (clips of those parts); a line a run and data set."""
+
+    values: pd.DataFrame
+    states: pd.DataFrame
+
+
+def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
+    """`embedded`, `embedded-1` for a remade world; a subset of an official data set says that it is one."""
+    if dataset == "embedded":
+        return "embedded" + (f"-{world_seed}" if world_seed else "")
+    if num_classes not in (None, CLASSES.get(dataset)) and dataset in CLASSES:
+        return f"{dataset} ({num_classes} of {CLASSES[dataset]} classes)"
+    return dataset
+
+
+def reported(dataset: str, part: str) -> bool:
+    """Whether tables show a part: what choices were made on is no result. Kinetics' test labels are not public."""
+    return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
+
+
+def collect(runs: list[Run]) -> Collected:
+    """Reads the numbers of all finished runs, and notes of the others what became of them."""
+    states = [state_of(run) for run in runs]
+    records = [read_json(run.folder / "metrics.json") if state == "done" else None
+               for run, (state, _) in zip(runs, states)]
+    num_classes = {name: len(found["classes"]) for record in records if record
+                   for name, found in record["datasets"].items()}
+    values, lines = [], []
+    for run, (state, where), record in zip(runs, states, records):
+        for dataset in run.params.evaluate_on:
+            key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
+                   "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
+            counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
+            lines.append(key | {"state": state, "where": where} | counted)
+            for entry in record["metrics"] if record else []:
+                if entry["dataset"] == dataset and reported(dataset, entry["part"]):
+                    number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
+                    values.append(key | number | {name: record[name] for name in ("commit", "params_hash")}
+                                  | {"folder": _place(run)})
+    values += _agreements(runs, states, num_classes)
+    columns = ["run", "world_seed", "seed", "dataset", "part", "protocol", "metric", "value", "commit", "params_hash",
+               "folder"]
+    return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines))
+
+
+def _agreements(runs: list[Run], states: list[tuple[str, str]], num_classes: dict[str, int]) -> list[dict]:
+    """For every trained run: the share of test clips whose middle frame alone it calls what the image CLIP calls it."""
+    done = [run for run, (state, _) in zip(runs, states) if state == "done"]
+    before = {run.world_seed: load_file(run.folder / "correct.safetensors") for run in done if run.ablation == "image_clip"}
+    values = []
+    for run in (run for run in done if run.world_seed in before and run.params.epochs):
+        record, own, other = read_json(run.folder / "metrics.json"), load_file(run.folder / "correct.safetensors"), before[run.world_seed]
+        for key in (key for key in own if key.endswith("/zero_shot_still/predicted") and key in other):
+            dataset, part, protocol, _ = key.split("/")
+            if reported(dataset, part):
+                values.append({"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed, "part": part,
+                               "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset)),
+                               "protocol": protocol, "metric": "agreement", "value": 100 * float((own[key] == other[key]).mean()),
+                               "commit": record["commit"], "params_hash": record["params_hash"], "folder": _place(run)})
+    return values
+
+
+def _place(run: Run) -> str:
+    return str(run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder)
+
+
+def _answers(run: Run, dataset: str, protocol: str) -> np.ndarray | None:
+    """Which clips of the reported parts a run has right, one part after the other; None if it was not asked."""
+    answers = load_file(run.folder / "correct.safetensors")
+    keys = [key for key in answers if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
+            and reported(*key.split("/")[:2])]
+    return np.concatenate([answers[key] for key in sorted(keys)]) if keys else None
+
+
+def differences(runs: list[Run], collected: Collected, reference: str) -> pd.DataFrame:
+    """Top-1 of the reference minus that of each row, on the same clips: run, dataset, protocol, seeds, mean, low, high.
+
+    Worlds have test clips of their own, so each is compared by itself; the data set "<name>-all" is the mean of the
+    worlds' differences, resampled within each. Only finished runs take part; seeds are the row's.
+    """
+    names = collected.states.set_index(["run", "world_seed", "seed"])["dataset"]
+    correct: dict[tuple[str, str, str], dict[str, list]] = {}  # (set, run, protocol) -> its name -> answers by seed
+    for run in (run for run in runs if state_of(run)[0] == "done"):
+        own = names.loc[[(run.ablation, run.world_seed, run.seed)]]
+        for (dataset, name), protocol in itertools.product(zip(run.params.evaluate_on, own), PROTOCOLS):
+            if (answers := _answers(run, dataset, protocol)) is not None:
+                correct.setdefault((dataset, run.ablation, protocol), {}).setdefault(name, []).append(answers)
+    rows, rounds = [], runs[0].params.bootstrap_rounds
+    for (dataset, run, protocol), by_name in correct.items():
+        base = correct.get((dataset, reference, protocol), {})
+        pairs = {name: (base[name], own) for name, own in by_name.items() if name in base and run != reference}
+        compared = {name: [pair] for name, pair in pairs.items()}
+        if len(pairs) > 1:
+            compared[f"{dataset}-all"] = list(pairs.values())
+        rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own in chosen),
+                  **pooled_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
+    return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
