@@ -261,8 +261,11 @@ def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) ->
 
 
 def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure:
-    """Distributions over concepts. panels: title -> probabilities, a row per concept (the same ones everywhere), a column
-    per distribution: the first as bars, the others as points. Of many concepts, the `count` most probable in any."""
+    """Distributions over concepts: of many concepts, the `count` most probable in any of them.
+
+    panels: title -> probabilities, a row per concept (the same ones everywhere), a column per distribution: the first as
+    bars, the others as points.
+    """
     tables = list(panels.values())
     largest = np.max([table.max(axis=1) for table in tables], axis=0)
     rows, high = np.sort(np.argsort(-largest, kind="stable")[:count]), 104 * largest.max()
