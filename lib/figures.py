@@ -218,7 +218,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, colu
 def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
     """Views as rows of frames, in proportion to their pixels. rows: title -> frames 't h w c', uint8 or in 0..1."""
     step = 1.1 * max(frames.shape[2] for frames in rows.values())
-    longest = max(max(len(frames) for frames in rows.values()), 4)  # a few frames would fill the screen
+    longest = max(max(len(frames) for frames in rows.values()), 6)  # a few frames would fill the screen
     with matplotlib.rc_context(STYLE):
         heights = [frames.shape[1] / step * WIDTH / longest for frames in rows.values()]
         figure, axes = _axes(len(rows), 1, sum(heights) + 0.25 * len(rows), height_ratios=heights)
@@ -261,8 +261,11 @@ def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) ->
 
 
 def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure:
-    """Distributions over concepts. panels: title -> probabilities, a row per concept (the same ones everywhere), a column
-    per distribution: the first as bars, the others as points. Of many concepts, the `count` most probable in any."""
+    """Distributions over concepts: of many concepts, the `count` most probable in any of them.
+
+    panels: title -> probabilities, a row per concept (the same ones everywhere), a column per distribution: the first as
+    bars, the others as points.
+    """
     tables = list(panels.values())
     largest = np.max([table.max(axis=1) for table in tables], axis=0)
     rows, high = np.sort(np.argsort(-largest, kind="stable")[:count]), 104 * largest.max()

@@ -46,7 +46,7 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list.
     """
     if isinstance(videos, str | Path):
-        root = existing_folder(Path(videos), "videos, or a folder per class with videos in it (or give a list of files)")
+        root = existing_folder(Path(videos), "videos, or a folder per class with videos (or give a list of files)")
         return list_folder(root, labelled=not any(is_video(entry) for entry in entries(root)))
     files = [Path(file) for file in videos]
     if not files:

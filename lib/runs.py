@@ -138,7 +138,8 @@ def model_card(record: dict[str, Any], role: str) -> str:
                          base_model=p["clip"] if on_hub else None)
     base = Path(p["clip"]).name if Path(p["clip"]).is_absolute() else p["clip"]  # no path of one machine
     labels = p["objective"] == "label" and record["steps"]
-    language = "" if p["objective"] == "feature" else f"""| concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
+    language = "" if p["objective"] == "feature" else f"""\
+| concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
 | temperatures | teacher {p["teacher_temperature"]}, student {p["student_temperature"]} |
 | weights | alignment {p["alignment_weight"]}; prior {"+".join(p["prior"]) or "none"}, {p["prior_weight"]} |
 """
@@ -161,7 +162,8 @@ Made by {how}.
 {language}| made with | commit {record["commit"]}, parameters {record["params_hash"]}, {versions} |
 | time since it was last started | {record["seconds"]} s on {record["hardware"]} |
 
-Every parameter is in `adapt.json` beside this file. How well the model does is not said here: `03_evaluate` measures it.
+Every parameter is in `adapt.json` beside this file. How well the model does is not said here: `03_evaluate` measures
+it.
 
 ```python
 from lib.predict import load_model  # in a checkout of this repository
