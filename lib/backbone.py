@@ -67,7 +67,10 @@ class VideoCLIPOutput(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection and torch's fused kernel; 'b n w -> b n w'."""
+    """Multi-head self-attention with one fused projection and torch's fused kernel; 'b n w -> b n w'.
+
+    Only every `stride`-th token asks, from the first one on; the answers are as many.
+    """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
@@ -76,14 +79,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (three heads w) -> three b heads n w", three=3, heads=self.heads)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        # Cut along the last axis: along an axis of its own for the three, their gradient would be copied twice.
+        q, k, v = (rearrange(part, "b n (heads w) -> b heads n w", heads=self.heads)
+                   for part in self.qkv(x).chunk(3, dim=-1))
+        x = F.scaled_dot_product_attention(q[:, :, ::stride], k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.out(rearrange(x, "b heads n w -> b n (heads w)"))
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's x sigmoid(1.702 x), by torch's fused x sigmoid(x): less is computed, and remembered for the gradient."""
+    return F.silu(1.702 * x).mul_(1 / 1.702)
+
+
 class Block(nn.Module):
-    """One pre-norm transformer block over the tokens of a video, 'b t n w -> b t n w'."""
+    """One pre-norm transformer block over the tokens of a video, 'b t n w -> b t n w'.
+
+    With `class_only` the last block: only the class tokens are computed, 'b t 1 w', as nobody looks at the others.
+    """
 
     def __init__(self, config: VideoCLIPConfig):
         super().__init__()
@@ -97,16 +110,19 @@ class Block(nn.Module):
         self.attention = Attention(vision)
         self.norm2 = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.fc1 = nn.Linear(vision.hidden_size, vision.intermediate_size)
-        self.activation = ACT2FN[vision.hidden_act]
+        self.activation = quick_gelu if vision.hidden_act == "quick_gelu" else ACT2FN[vision.hidden_act]
         self.fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
 
-    def forward(self, x: Tensor, temporal_positions: Tensor | None) -> Tensor:
-        b, t = x.shape[:2]
+    def forward(self, x: Tensor, temporal_positions: Tensor | None, class_only: bool = False) -> Tensor:
+        b, t, n = x.shape[:3]
         if self.divided:
             # After the norm, so that the positions keep their weight however large the residual stream has grown.
-            y = rearrange(self.temporal_norm(x), "b t n w -> (b n) t w") + temporal_positions
+            y = self.temporal_norm(x) + rearrange(temporal_positions, "t w -> t 1 w")
+            # A strided input would make of the projection one product per position, each with a copy of the weights.
+            y = rearrange(y, "b t n w -> (b n) t w").contiguous()
             x = x + rearrange(self.temporal_attention(y), "(b n) t w -> b t n w", b=b)
-        y = self.attention(rearrange(self.norm1(x), f"b t n w -> {self.tokens}"))
+        y = self.attention(rearrange(self.norm1(x), f"b t n w -> {self.tokens}"), stride=n if class_only else 1)
+        x = x[:, :, :1] if class_only else x
         x = x + rearrange(y, f"{self.tokens} -> b t n w", b=b, t=t)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
@@ -171,10 +187,11 @@ class VideoTransformer(nn.Module):
             x = x + rearrange(temporal_positions, "t w -> t 1 w")
         x = self.pre_norm(x)
         for block in self.blocks:
+            class_only = block is self.blocks[-1]
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, temporal_positions, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, temporal_positions, class_only, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, temporal_positions)
+                x = block(x, temporal_positions, class_only)
         features = self.final_norm(x[:, :, 0]).mean(dim=1)
         return VideoCLIPOutput(features, self.projection(features))
 
