@@ -187,7 +187,7 @@ class VideoTransformer(nn.Module):
             x = x + rearrange(temporal_positions, "t w -> t 1 w")
         x = self.pre_norm(x)
         for block in self.blocks:
-            class_only = block is self.blocks[-1]  # nothing else of it is looked at
+            class_only = block is self.blocks[-1]
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, temporal_positions, class_only, use_reentrant=False, preserve_rng_state=False)
             else:
