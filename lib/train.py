@@ -179,7 +179,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     student.visual.activation_checkpointing = params.activation_checkpointing
     if params.compile:
         for block in [*student.visual.blocks, *teacher.visual.blocks]:
-            block.compile(dynamic=True)  # one graph serves all blocks, sizes and numbers of frames (one more: no gradient)
+            block.compile(dynamic=True)  # a graph serves all sizes and numbers of frames, and all blocks but the last
 
     settings = ViewSettings.of(params)
     plan = BatchPlan(len(videos), settings, batch_size=params.batch_size, num_steps=steps, seed=params.seed,

@@ -91,7 +91,7 @@ def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_the_compiled_tower_has_the_same_gradient_by_one_graph_for_all_blocks_and_shapes(tiny):
+def test_the_compiled_tower_has_the_same_gradient_and_no_graph_of_its_own_for_a_shape(tiny):
     student, _, _, views, _ = setting(tiny())
     compiled = copy.deepcopy(student)
     for block in compiled.visual.blocks:
@@ -100,7 +100,7 @@ def test_the_compiled_tower_has_the_same_gradient_by_one_graph_for_all_blocks_an
     for model in (student, compiled):
         outputs = forward_views(model, views, device=CPU, precision="float32")
         sum(view.embedding.pow(2).sum() for view in outputs).backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # of the last block and of all before it
     found, expected = gradients(compiled), gradients(student)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
