@@ -155,18 +155,22 @@ def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]
 
 
 def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
-    """Cosines between concepts as maps side by side, each on a scale of its own. maps: title -> cosines 'k k'."""
+    """Cosines between concepts as maps, each on a scale of its own, up to three in a row. maps: title -> cosines 'k k'."""
+    columns = len(maps) if len(maps) < 4 else 2
+    rows = -(-len(maps) // columns)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, len(maps), WIDTH / len(maps) + 1.1)
-        for panel, (title, cosines) in zip(axes[0], maps.items()):
+        figure, axes = _axes(rows, columns, rows * (WIDTH / columns + 1.1))
+        for panel in axes.flat[len(maps):]:
+            panel.set_axis_off()
+        for panel, (title, cosines) in zip(axes.flat, maps.items()):
             image = panel.imshow(cosines, cmap="rocket")
             many = len(cosines) > 40
             panel.set_xticks([] if many else range(cosines.shape[1]), [] if many else cosines.columns, rotation=90)
-            shown = panel is axes[0, 0] and not many
+            shown = panel in axes[:, 0] and not many
             panel.set_yticks(range(len(cosines)) if shown else [], cosines.index if shown else [])
-            panel.set_title(title)
+            panel.set_title(f"{title} (cosine)")
             panel.grid(False)
-            figure.colorbar(image, ax=panel, orientation="horizontal", shrink=0.7, label="cosine")
+            figure.colorbar(image, ax=panel, orientation="horizontal", shrink=0.7)
         return figure
 
 
