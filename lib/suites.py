@@ -111,7 +111,7 @@ def _check_difference(row: str, profile: str, overrides: dict, params: Params, s
     """An empty ablation file is the profile itself; any other must change something, and no two the same."""
     file = layers(profile, row)[-1].relative_to(FOLDER.parent)
     digest = params.stage_hash(EvaluateParams)
-    if read_yaml(FOLDER.parent / file) and digest == load(profile=profile, **overrides).stage_hash(EvaluateParams):
+    if read_yaml(FOLDER.parent / file) and params == load(profile=profile, **overrides):
         raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own")
     if digest in seen:
         raise ParamsError(f"{file}: has the same parameters as {seen[digest]}.yaml in profile {profile!r}")

@@ -4,9 +4,11 @@ import pytest
 import torch
 from einops import rearrange
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, CLIPConfig, CLIPModel
+from transformers.activations import ACT2FN
 
-from lib.backbone import VideoCLIP, VideoCLIPConfig, is_temporal
+from lib.backbone import VideoCLIP, VideoCLIPConfig, is_temporal, quick_gelu
 
 EVERY_TEMPORAL = ["none", "divided", "divided_copied", "joint"]
 
@@ -148,6 +150,37 @@ def test_temporal_attention_runs_over_the_frames_at_one_position(checkpoint, tem
         expected = block(after, None)
         block.divided = True
         torch.testing.assert_close(block(x, positions), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temporal", EVERY_TEMPORAL)
+def test_the_last_block_computes_the_class_tokens_as_if_it_computed_all(checkpoint, temporal):
+    model = VideoCLIP.from_image_clip(checkpoint[0], temporal=temporal)
+    perturb_temporal(model)
+    x = torch.randn(2, 5, 17, 64, generator=torch.Generator().manual_seed(3))
+    positions = torch.randn(5, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        every, only = (model.visual.blocks[-1](x, positions, class_only) for class_only in (False, True))
+    assert only.shape == (2, 5, 1, 64)
+    torch.testing.assert_close(only, every[:, :, :1], atol=1e-5, rtol=0)
+
+
+def test_quick_gelu_and_its_gradient_are_those_of_transformers():
+    x, same = (torch.linspace(-9, 9, 1001, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    ours, theirs = quick_gelu(x), ACT2FN["quick_gelu"](same)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+    ours.sum().backward()
+    theirs.sum().backward()
+    torch.testing.assert_close(x.grad, same.grad, atol=1e-12, rtol=0)
+
+
+def test_every_projection_is_one_product(checkpoint):
+    """One per spatial position, each with a copy of the weights, made bfloat16 ten times slower."""
+    model = VideoCLIP.from_image_clip(checkpoint[0])
+    for count in (1, 2):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model(random_videos(num_frames=4)[:count])
+        assert set(counter.get_flop_counts()["Global"]) <= {
+            torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu}
 
 
 def test_copied_temporal_attention_starts_as_the_spatial_one(checkpoint):

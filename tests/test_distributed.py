@@ -68,7 +68,7 @@ def test_processes_are_started_again_and_go_on_from_the_checkpoint(
 
 def test_processes_that_fail_say_why_where_they_were_launched(tiny, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(distributed, "RESTARTS", 0)
-    with pytest.raises(RuntimeError, match="exit code 1"):
+    with pytest.raises(RuntimeError, match="exit code is 1"):
         launch(tiny(devices=2, data_embedded=str(tmp_path / "nowhere")), "lss", tmp_path / "run")
     assert "nowhere" in capfd.readouterr().out
 

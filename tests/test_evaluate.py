@@ -123,7 +123,7 @@ def small_ucf101(shared_data, tmp_path_factory):
 def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, small_ucf101, tmp_path):
     params = tiny(
         "image_clip", evaluate_on=["ucf101"], probe_on=["ucf101"], data_ucf101=str(small_ucf101), allow_missing=True,
-        concepts=["ucf101"], concept_spaces=["category"], alignment_weight=0.0, zero_shot_prompts="bare", zero_shot_protocols=["split", "full", "half"],
+        concepts=["ucf101"], class_vocabularies=["ucf101"], concept_spaces=["category"], alignment_weight=0.0, zero_shot_prompts="bare", zero_shot_protocols=["split", "full", "half"],
         zero_shot_views=["2x1x1@24"], probe_views=["2x1x1@24", "4x2x3@16"], manifests=str(tmp_path), probe_held_out=0.3)
     adapt(params, tmp_path / "run")
     record = evaluate(params, tmp_path / "run")
@@ -151,7 +151,7 @@ def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, s
 
 
 def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, small_ucf101, tmp_path):
-    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(small_ucf101), concepts=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
+    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(small_ucf101), concepts=["ucf101"], class_vocabularies=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
                   manifests=str(tmp_path / "manifests"))
     with pytest.raises(DataError, match=r"(?s)ucf101.*521 of 646 .*allow_missing"):
         adapt(params, tmp_path / "run")
