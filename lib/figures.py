@@ -175,7 +175,8 @@ def attention_maps(clips: dict[str, tuple[np.ndarray, Maps]]) -> Figure:
     patch of the middle frame (outlined) looks at the same place in each frame.
 
     clips: title -> frames 't h w c' in 0..1, and their maps. Heat is in multiples of an even look, with a scale for
-    each strip; below the last one stands the share of the middle class token's look that goes to each frame.
+    each strip, and is the clearer the further it lies from none (within a frame) or from even (over time); below the last
+    strip stands the share of the middle class token's look that goes to each frame.
     """
     t = len(next(iter(clips.values()))[0])
     names = ["", "class token,\nwithin a frame", "patches,\nover time"]
@@ -183,19 +184,24 @@ def attention_maps(clips: dict[str, tuple[np.ndarray, Maps]]) -> Figure:
         figure, axes = subplots(3 * len(clips), t, 3 * len(clips) * (0.85 * WIDTH / t + 0.12) + 0.3 * len(clips))
         for (title, (frames, maps)), strips in zip(clips.items(), np.split(axes, len(clips))):
             middle, extent = t // 2, (0, frames.shape[2], frames.shape[1], 0)
-            heats = [None, maps.space * (maps.space[0].size + 1), maps.patches[middle] * t]
-            for name, heat, strip in zip(names, heats, strips):
+            space, over_time = maps.space * (maps.space[0].size + 1), maps.patches[middle] * t
+            spread = max(0.05, np.abs(over_time - 1).max())
+            looks = [None, (space, "viridis", 0, 0, space.max()), (over_time, "vlag", 1, 1 - spread, 1 + spread)]
+            for name, look, strip in zip(names, looks, strips):
                 for number, panel in enumerate(strip):
                     panel.set(xticks=[], yticks=[])
-                    if heat is None:
+                    if look is None:
                         panel.imshow(frames[number], extent=extent)
                         continue
                     panel.imshow(frames[number].mean(axis=-1), extent=extent, cmap="gray", vmin=0, vmax=1)
-                    image = panel.imshow(heat[number], extent=extent, cmap="inferno", alpha=0.6, vmin=0, vmax=heat.max(),
-                                         interpolation="bilinear")
+                    heat, colours, neutral, low, high = look
+                    far = np.abs(heat[number] - neutral) / (high - neutral)
+                    panel.imshow(heat[number], extent=extent, cmap=colours, alpha=0.85 * far, vmin=low, vmax=high,
+                                 interpolation="bilinear")
                 strip[0].set_ylabel(name, fontsize="small")
-                if heat is not None:
-                    figure.colorbar(image, ax=strip, label="x even", pad=0.01, aspect=8)
+                if look is not None:
+                    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(low, high), colours)
+                    figure.colorbar(scale, ax=strip, label="times even", pad=0.01, aspect=8)
             strips[0, 0].set_title(title, loc="left", fontsize="small")
             strips[2, middle].spines[:].set(color=PALETTE[1], linewidth=2.5)
             for panel, share in zip(strips[2], maps.class_token[middle]):

@@ -37,17 +37,19 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid #c8c8c8; text-align: lef
 td { white-space: nowrap; }
 thead th { border-bottom: 2px solid #1a1a1a; vertical-align: bottom; min-width: 4rem; }
 figure { margin: 1.5rem 0; }
-img { display: block; max-width: 100%; height: auto; }
+img { display: block; width: 100%; min-width: 40rem; height: auto; } /* on a phone it scrolls, to stay legible */
 figcaption, .notes { font-size: .875rem; color: #444; }
 @media print {
   @page { margin: 14mm; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; break-inside: avoid; }
+  img { min-width: 0; }
+  figcaption, .notes { font-size: 8pt; }
   table { font-size: 7.5pt; width: 100%; }
-  th, td, thead th { padding: .15rem .3rem; min-width: 0; white-space: normal; }
+  th, td, thead th { padding: .15rem .3rem; min-width: 0; }
   h2, h3 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
+  figure { break-inside: avoid; }
 }
 """
 
@@ -114,7 +116,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
     records, first = [read_json(file) for file in files], runs[0].params
     times = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(file.stat().st_mtime)) for file in files]
     hours = sum(record["seconds"] for record in records) / 3600
-    mentioned = ("commit", "hardware", "torch", "transformers", "av")
+    mentioned = {"Commit": "commit", "Hardware": "hardware", "torch": "torch", "transformers": "transformers", "PyAV": "av"}
     facts = {
         "Command": f"make reproduce PROFILE={profile} SUITE={name}",
         "Videos": f"adapted to {first.dataset}, evaluated on {', '.join(first.evaluate_on)}",
@@ -123,7 +125,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
         "Runs": f"{len(done)} of {len(runs)} done",
         "When": f"between {min(times)} and {max(times)} (the times of the result files)" if times else "no run is done",
         "Time": f"{hours:.2f} hours of adaptation and evaluation, an interrupted adaptation from its last start on",
-        **{key.capitalize(): _shares(record[key] for record in records) for key in mentioned},
+        **{spoken: _shares(record[key] for record in records) for spoken, key in mentioned.items()},
     }
     return "<dl>" + "".join(f"<dt>{key}</dt><dd>{escape(text)}</dd>" for key, text in facts.items()) + "</dl>"
 
@@ -183,7 +185,9 @@ def _figures(suite: Suite, folder: Path) -> str:
         picture = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         parts.append(f"""<h3>{escape(title)}</h3>
 <figure>
+<div class="scroll" role="region" aria-label="Figure {number}" tabindex="0">
 <img src="data:image/png;base64,{picture}" alt="{escape(f"{title}. {seen}")}">
+</div>
 <figcaption>Figure {number}. {escape(seen)} For print: <code>figures/{name}.pdf</code></figcaption>
 </figure>""")
     if record["left_out"]:

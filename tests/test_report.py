@@ -120,7 +120,7 @@ def test_what_was_run_is_told_with_commits_hardware_and_hours(made):
     facts = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert facts["Runs"] == "3 of 5 done" and facts["Time"].startswith("6.00 hours")
     assert facts["Commit"] == "1234567890 (3 files); abcdef0123 (3 files)"
-    assert facts["Hardware"] == "a <small> laptop, 2 cores" and facts["Torch"] == "2.13.0"
+    assert facts["Hardware"] == "a <small> laptop, 2 cores" and facts["torch"] == "2.13.0"
     assert facts["Command"] == "make reproduce PROFILE=embedded SUITE=mine"
 
 
