@@ -1,4 +1,4 @@
-# The suite as a graph of papermill runs: world, clip -> adapt -> evaluate -> tables, figures. `make reproduce` calls
+# The suite as a graph of papermill runs: world, clip -> adapt -> evaluate -> tables, figures -> report. `make reproduce` calls
 # it; `snakemake -n --config profile=embedded suite=objectives` shows the plan.
 #
 # config: profile, suite (params/profiles, params/suites); data: another folder of videos than the profile's for the data
@@ -91,13 +91,14 @@ rule all:
     input:
         [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()],
         f"{PLACE}/figures/figures.json",
+        f"{PLACE}/report.html",
 
 
 onsuccess:
     if all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
         print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")
         print(summary(ROOT / PLACE / "tables", ROOT / OUT / "tables"))
-        print(f"\ntables and figures: {PLACE}/tables, {PLACE}/figures\n")
+        print(f"\ntables and figures: {PLACE}/tables, {PLACE}/figures; all of it on one page: {PLACE}/report.html\n")
 
 
 for record, run in worlds.items():
@@ -219,5 +220,19 @@ rule figures:
         executed=f"{PLACE}/91_figures.ipynb",
         arguments=arguments(suite=SUITE),
         suite=suite.model_dump_json(),
+        seen=seen(runs),
+    shell: PAPERMILL
+
+
+rule report:
+    input:
+        [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()],
+        f"{PLACE}/figures/figures.json",
+    output: f"{PLACE}/report.html"
+    log: f"{PLACE}/99_report.log"
+    params:
+        notebook="99_report",
+        executed=f"{PLACE}/99_report.ipynb",
+        arguments=arguments(suite=SUITE),
         seen=seen(runs),
     shell: PAPERMILL

@@ -1,6 +1,6 @@
-"""Figures: from data frames to matplotlib, in one style: print width, a colour-blind palette, PNG and PDF.
+"""Figures of videos, concepts and distributions, in one style: print width, a colour-blind palette, PNG and PDF.
 
-Each function returns a Figure and touches no file and no global state of pyplot; `save` writes both formats.
+What runs measured is drawn by `lib/charts.py` in the same style. Each function returns a Figure and touches no file and no global state of pyplot; `save` writes both formats.
 """
 
 import os
@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from lib.attention import Maps
 
 WIDTH = 6.75  # inches, the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")
@@ -20,13 +21,34 @@ BEFORE, AFTER = PALETTE[7], PALETTE[0]
 STYLE = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper", font_scale=0.9), "font.family": "sans-serif",
          "font.sans-serif": ["DejaVu Sans"], "grid.linewidth": 0.5, "axes.edgecolor": "0.3", "figure.dpi": 120,
          "pdf.fonttype": 42, "savefig.facecolor": "white"}
-PROTOCOLS = {"zero_shot": "Zero-shot", "linear_probe": "Linear probe"}
-DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (nats)",
-               "batch_entropy": "Entropy of their mean\n(nats)", "feature_spread": "Spread of the features",
-               "agreement": "Student agrees\nwith teacher"}
+
+# name of a figure of notebook 91, or its beginning -> title, and what there is to be seen, for those who cannot see it
+CAPTIONS = {
+    "accuracies": ("Accuracy of every run", "Bars of mean top-1 accuracy for each row, zero-shot and linear probe, with a point "
+                   "for each run. The tables have the same numbers."),
+    "pairs": ("Confusable pairs", "Bars for each row: how often it chooses the right one of two actions that only their motion "
+              "tells apart. A dashed line marks chance, 50 per cent."),
+    "gain_per_class": ("Gain per class", "For each action its accuracy with the image CLIP and after the adaptation, two points "
+                       "joined by a line, ordered by the gain in zero-shot."),
+    "confusion": ("Confusions before and after", "Two heat maps, image CLIP and adapted model: the share of each action's clips "
+                  "that zero-shot calls each action. Right answers lie on the diagonal."),
+    "scaling_videos": ("Unlabelled videos", "Accuracy against the number of unlabelled videos, zero-shot and linear probe, means "
+                       "with error bars over seeds. A dashed line is the image CLIP."),
+    "scaling_epochs": ("Length of the adaptation", "Accuracy against the epochs, zero-shot and linear probe, means with error "
+                       "bars over seeds. A dashed line is the image CLIP."),
+    "shots": ("Labelled examples", "Linear-probe accuracy against the labelled examples per class, a line with error bars over "
+              "seeds for each of image CLIP, baseline without language and reference."),
+    "concepts": ("The concept spaces", "Three heat maps of cosines between actions: within the category space, within the "
+                 "description space, and across the two, where the diagonal is each action with itself."),
+    "training": ("Training", "Curves over the epochs of every trained run: loss, two entropies, spread of the features, agreement "
+                 "of student and teacher. In a collapse an entropy or the spread falls to zero."),
+    "attention": ("Where the adapted model looks", "For two test clips the frames; overlaid with what each frame's class token "
+                  "looks at; overlaid with how much the patches of the middle frame look at each frame."),
+}
 
 
-def _axes(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as the page and `height` inches high, and its panels 'rows columns'."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -42,124 +64,12 @@ def save(figure: Figure, stem: Path) -> None:
         os.replace(partial, stem.with_name(f"{stem.name}.{suffix}"))
 
 
-def _runs_panel(axes: Axes, values: pd.DataFrame, order: Sequence[str], highlight: str) -> None:
-    """Bars: the mean over seeds of the first world. Points: every run, open for the remade worlds."""
-    for place, run in enumerate(order):
-        own = values[values["run"] == run]
-        first = own[own["world_seed"] == 0]["value"]
-        if own.empty:
-            axes.text(1, place, "no result", va="center", color="0.4", fontstyle="italic")
-            continue
-        if len(first):
-            axes.barh(place, first.mean(), height=0.66, color=AFTER if run == highlight else "0.8", zorder=2)
-            colour = "white" if run == highlight else "0.2"
-            axes.text(2, place, f"{first.mean():.1f}", va="center", color=colour, zorder=3)
-        for world, points in own.groupby("world_seed"):
-            axes.scatter(points["value"], np.full(len(points), place), s=14, linewidths=0.8, zorder=4, clip_on=False,
-                         edgecolors="0.15", facecolors="none" if world else "0.15")
-    axes.set_yticks(range(len(order)), [run.replace("_", " ") for run in order])
-    axes.set_ylim(len(order) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.grid(False, axis="y")
-    sns.despine(ax=axes, left=True)
-
-
-def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, metric: str = "top1",
-               chance: float | None = None) -> Figure:
-    """Zero-shot and linear-probe accuracy of every run.
-
-    values: run, world_seed, protocol, metric, value; order: the rows; chance: per cent, a dashed line.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, 2, 0.9 + 0.27 * len(order), sharey=True)
-        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
-            shown = (values["protocol"] == protocol) & (values["metric"] == metric)
-            _runs_panel(panel, values[shown], order, highlight)
-            label = {"top1": "top-1 (%)", "pair_top1": "right one of a confusable pair (%)"}[metric]
-            panel.set(title=title, xlabel=label if chance is None else f"{label}\ndashed: chance")
-            if chance is not None:
-                panel.axvline(chance, color=PALETTE[3], linestyle="--", linewidth=1, zorder=5)
-        if values["world_seed"].nunique() > 1:
-            figure.supxlabel("bars: mean over seeds   ● a run   ○ a run in a remade world", fontsize="small")
-        return figure
-
-
-def training_curves(logs: pd.DataFrame, *, smooth: int = 10) -> Figure:
-    """Loss and collapse diagnostics over the epochs of every run, as running means over `smooth` steps.
-
-    logs: run, world_seed, seed, epoch and the columns of `DIAGNOSTICS`. Losses of different objectives have different
-    terms and scales: each is to be compared with itself. Lines of one colour are seeds and worlds.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(2, 3, 3.9)
-        colours = dict(zip(logs["run"].unique(), [*PALETTE[:7], *PALETTE[8:], "black"]))
-        for panel, (column, title) in zip(axes.flat, DIAGNOSTICS.items()):
-            for (run, _, _), log in logs.groupby(["run", "world_seed", "seed"], sort=False):
-                running = log[column].rolling(smooth, min_periods=1).mean()
-                panel.plot(log["epoch"], running, color=colours[run], linewidth=1)
-            panel.set_title(title)
-            sns.despine(ax=panel)
-            panel.set_xlabel("epoch")
-        axes.flat[-1].axis("off")
-        handles = [matplotlib.lines.Line2D([], [], color=colour, label=run.replace("_", " "))
-                   for run, colour in colours.items()]
-        axes.flat[-1].legend(handles=handles, loc="center left", frameon=False)
-        return figure
-
-
-def gain_per_class(classes: Sequence[str], before: dict[str, Sequence[float]], after: dict[str, Sequence[float]], *,
-                   names: tuple[str, str]) -> Figure:
-    """Accuracy of every class before and after, in both protocols, ordered by the gain in zero-shot.
-
-    before, after: protocol -> accuracy in per cent, in the order of `classes`; names: of the two runs.
-    """
-    gain = np.subtract(after["zero_shot"], before["zero_shot"])
-    order = np.argsort(gain, kind="stable")[::-1]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, 2, 1.1 + 0.17 * len(classes), sharey=True)
-        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
-            low, high = np.asarray(before[protocol])[order], np.asarray(after[protocol])[order]
-            rows = np.arange(len(classes))
-            panel.hlines(rows, low, high, color="0.6", linewidth=1.5, zorder=2)
-            panel.scatter(low, rows, color=BEFORE, s=22, zorder=3, clip_on=False)
-            panel.scatter(high, rows, color=AFTER, s=22, zorder=4, clip_on=False)
-            panel.set(title=title, xlabel="accuracy of the class (%)", xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5))
-            panel.set_yticks(rows, [classes[i] for i in order])
-            panel.grid(False, axis="y")
-            sns.despine(ax=panel, left=True)
-        handles = [matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour, label=name.replace("_", " "))
-                   for colour, name in zip((BEFORE, AFTER), names)]
-        figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
-        return figure
-
-
-def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]]) -> Figure:
-    """Confusion matrices side by side: rows the true class, columns the prediction, per cent of the row.
-
-    tables: title -> counts 'c c'.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, len(tables), WIDTH / 2 + 0.6, sharey=True)
-        for panel, (title, counts) in zip(axes[0], tables.items()):
-            counts = np.asarray(counts, dtype=float)
-            share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            image = panel.imshow(share, cmap="rocket_r", vmin=0, vmax=100)
-            many = len(classes) > 40  # names would not be legible
-            panel.set_xticks([] if many else range(len(classes)), [] if many else classes, rotation=90)
-            panel.set_yticks([] if many else range(len(classes)), [] if many else classes)
-            panel.set(title=title.replace("_", " "), xlabel="predicted")
-            panel.grid(False)
-        axes[0, 0].set_ylabel("true")
-        figure.colorbar(image, ax=axes, shrink=0.6, label="% of the clips of the class")
-        return figure
-
-
 def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
     """Cosines between concepts as maps, each on a scale of its own, up to three in a row. maps: title -> cosines 'k k'."""
     columns = len(maps) if len(maps) < 4 else 2
     rows = -(-len(maps) // columns)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(rows, columns, rows * (WIDTH / columns + 1.1))
+        figure, axes = subplots(rows, columns, rows * (WIDTH / columns + 1.1))
         for panel in axes.flat[len(maps):]:
             panel.set_axis_off()
         for panel, (title, cosines) in zip(axes.flat, maps.items()):
@@ -180,7 +90,7 @@ def own_against_others(groups: dict[str, pd.DataFrame]) -> Figure:
     every = pd.concat(groups, names=["group"]).reset_index("group")
     worst = every[~every["right"]].assign(gap=lambda t: t["cosine"] - t["own"]).nlargest(6, "gap")
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 4.2)
+        figure, axes = subplots(1, 1, 4.2)
         panel = axes[0, 0]
         sns.scatterplot(every, x="cosine", y="own", hue="group", style="group", palette="colorblind", s=16, ax=panel)
         ends = [every[["own", "cosine"]].min().min() - 0.02, every[["own", "cosine"]].max().max() + 0.02]
@@ -196,7 +106,7 @@ def own_against_others(groups: dict[str, pd.DataFrame]) -> Figure:
 def shares(classes: Sequence[str], columns: dict[str, Sequence[float]]) -> Figure:
     """Bars of per-class percentages, a panel for each column. columns: title -> per cent, in the order of `classes`."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, len(columns), 0.9 + 0.17 * len(classes), sharey=True)
+        figure, axes = subplots(1, len(columns), 0.9 + 0.17 * len(classes), sharey=True)
         for panel, (title, percent) in zip(axes[0], columns.items()):
             panel.barh(range(len(classes)), percent, color=AFTER, height=0.7, zorder=2)
             panel.set_yticks(range(len(classes)), classes)
@@ -210,7 +120,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], *, colu
     """Pictures 'h w c' uint8 in a grid, each below its title (an empty one for none)."""
     rows = -(-len(pictures) // columns)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(rows, columns, WIDTH / columns * rows * (1.15 if any(titles) else 1.02))
+        figure, axes = subplots(rows, columns, WIDTH / columns * rows * (1.15 if any(titles) else 1.02))
         for panel in axes.flat:
             panel.axis("off")
         for panel, picture, title in zip(axes.flat, pictures, titles, strict=False):
@@ -225,7 +135,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
     longest = max(max(len(frames) for frames in rows.values()), 6)  # a few frames would fill the screen
     with matplotlib.rc_context(STYLE):
         heights = [frames.shape[1] / step * WIDTH / longest for frames in rows.values()]
-        figure, axes = _axes(len(rows), 1, sum(heights) + 0.25 * len(rows), height_ratios=heights)
+        figure, axes = subplots(len(rows), 1, sum(heights) + 0.25 * len(rows), height_ratios=heights)
         for panel, (title, frames) in zip(axes[:, 0], rows.items()):
             height, width = frames.shape[1:3]
             for number, frame in enumerate(frames):
@@ -246,7 +156,7 @@ def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) ->
     x, y = (column + 0.5) * patch, (row + 0.5) * patch
     places = np.arange(t) * (width + gap)
     with matplotlib.rc_context(STYLE):
-        figure, ((axes,),) = _axes(1, 1, 0.4 + WIDTH * (height + above) / (t * (width + gap)))
+        figure, ((axes,),) = subplots(1, 1, 0.4 + WIDTH * (height + above) / (t * (width + gap)))
         for place, frame in zip(places, frames):
             axes.imshow(frame, extent=(place, place + width, height, 0), interpolation="nearest", zorder=1)
             axes.vlines(place + np.arange(0, width + 1, patch), 0, height, color="white", linewidth=0.4, zorder=2)
@@ -264,6 +174,45 @@ def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) ->
         return figure
 
 
+def attention_maps(clips: dict[str, tuple[np.ndarray, Maps]]) -> Figure:
+    """Where a model looks, three strips of frames a clip: the frames; where each frame's class token looks; how much every
+    patch of the middle frame (outlined) looks at the same place in each frame.
+
+    clips: title -> frames 't h w c' in 0..1, and their maps. Heat is in multiples of an even look, with a scale for
+    each strip, and is the clearer the further it lies from none (within a frame) or from even (over time); below the last
+    strip stands the share of the middle class token's look that goes to each frame.
+    """
+    t = len(next(iter(clips.values()))[0])
+    names = ["", "class token,\nwithin a frame", "patches,\nover time"]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(3 * len(clips), t, 3 * len(clips) * (0.85 * WIDTH / t + 0.12) + 0.3 * len(clips))
+        for (title, (frames, maps)), strips in zip(clips.items(), np.split(axes, len(clips))):
+            middle, extent = t // 2, (0, frames.shape[2], frames.shape[1], 0)
+            space, over_time = maps.space * (maps.space[0].size + 1), maps.patches[middle] * t
+            spread = max(0.05, np.abs(over_time - 1).max())
+            looks = [None, (space, "viridis", 0, 0, space.max()), (over_time, "vlag", 1, 1 - spread, 1 + spread)]
+            for name, look, strip in zip(names, looks, strips):
+                for number, panel in enumerate(strip):
+                    panel.set(xticks=[], yticks=[])
+                    if look is None:
+                        panel.imshow(frames[number], extent=extent)
+                        continue
+                    panel.imshow(frames[number].mean(axis=-1), extent=extent, cmap="gray", vmin=0, vmax=1)
+                    heat, colours, neutral, low, high = look
+                    far = np.abs(heat[number] - neutral) / (high - neutral)
+                    panel.imshow(heat[number], extent=extent, cmap=colours, alpha=0.85 * far, vmin=low, vmax=high,
+                                 interpolation="bilinear")
+                strip[0].set_ylabel(name, fontsize="small")
+                if look is not None:
+                    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(low, high), colours)
+                    figure.colorbar(scale, ax=strip, label="times even", pad=0.01, aspect=8)
+            strips[0, 0].set_title(title, loc="left", fontsize="small")
+            strips[2, middle].spines[:].set(color=PALETTE[1], linewidth=2.5)
+            for panel, share in zip(strips[2], maps.class_token[middle]):
+                panel.set_xlabel(f"class token {100 * share:.0f} %", fontsize="x-small")
+        return figure
+
+
 def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure:
     """Distributions over concepts: of many concepts, the `count` most probable in any of them.
 
@@ -274,7 +223,7 @@ def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure
     largest = np.max([table.max(axis=1) for table in tables], axis=0)
     rows, high = np.sort(np.argsort(-largest, kind="stable")[:count]), 104 * largest.max()
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1, len(panels), 1.2 + 0.17 * len(rows), sharey=True, sharex=True)
+        figure, axes = subplots(1, len(panels), 1.2 + 0.17 * len(rows), sharey=True, sharex=True)
         for panel, (title, table) in zip(axes[0], panels.items()):
             shown, places = 100 * table.iloc[rows], np.arange(len(rows))
             panel.barh(places, shown.iloc[:, 0], color="0.8", height=0.75, zorder=2, label=shown.columns[0])
@@ -297,7 +246,7 @@ def pair_losses(tables: dict[str, pd.DataFrame]) -> Figure:
     """
     with matplotlib.rc_context(STYLE):
         rows, columns = next(iter(tables.values())).shape
-        figure, axes = _axes(2, -(-len(tables) // 2), 2 * (1.1 + 0.3 * rows))
+        figure, axes = subplots(2, -(-len(tables) // 2), 2 * (1.1 + 0.3 * rows))
         high = max(np.nanmax(table) for table in tables.values())
         for panel, (title, table) in zip(axes.flat, tables.items()):
             sns.heatmap(table, ax=panel, annot=True, fmt=".2f", cmap="rocket_r", vmin=0, vmax=high, cbar=False,

@@ -4,6 +4,7 @@
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -120,3 +121,34 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
         rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own in chosen),
                   **pooled_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
     return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
+
+
+def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Top-1 in world 0 where nothing but an amount sets a run apart from the reference: axis, run, amount, protocol,
+    seed, value.
+
+    axis "videos": unlabelled videos (`train_videos`, whatever the epochs); "epochs": length alone. The reference lies on
+    both. values: of `collect`, one data set's; several test parts are lines of their own.
+    """
+    runs = [run for run in runs if run.world_seed == 0]
+    base = next((run.params.model_dump() for run in runs if run.ablation == reference), {})
+    top1 = values[(values["metric"] == "top1") & values["protocol"].isin(list(PROTOCOLS)) & (values["world_seed"] == 0)]
+    found = []
+    for run in runs if base else []:
+        changed = {name for name, value in run.params.model_dump().items() if value != base[name]} - {"seed"}
+        own = top1[(top1["run"] == run.ablation) & (top1["seed"] == run.seed)]
+        if own.empty or not changed <= {"train_videos", "epochs"} or not run.params.epochs:
+            continue
+        amounts = {"videos": read_json(run.folder / "adapt.json")["videos"]} if changed != {"epochs"} else {}
+        amounts |= {"epochs": run.params.epochs} if changed <= {"epochs"} else {}
+        found += [own.assign(axis=axis, amount=amount) for axis, amount in amounts.items()]
+    columns = ["axis", "run", "amount", "protocol", "seed", "value"]
+    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def shots(values: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
+    """Top-1 of the linear probe in world 0 by labelled examples per class (inf: all): run, amount, seed, value."""
+    amount = values["protocol"].str.extract(r"^linear_probe_(\d+)_shot$")[0].astype(float)
+    amount = amount.mask(values["protocol"] == "linear_probe", np.inf)
+    chosen = values.assign(amount=amount)[amount.notna() & (values["metric"] == "top1") & (values["world_seed"] == 0)]
+    return pd.concat([chosen[chosen["run"] == row] for row in rows])[["run", "amount", "seed", "value"]]

@@ -6,78 +6,9 @@ import pytest
 from PIL import Image
 
 from lib import figures
+from lib.attention import Maps
 
 CLASSES = ["sit down", "stand up", "walk"]
-
-
-@pytest.fixture
-def values():
-    rows = [("image_clip", 0, 0, 40.0), ("lss", 0, 0, 60.0), ("lss", 0, 1, 64.0), ("lss", 1, 0, 30.0)]
-    return pd.DataFrame(
-        [
-            {
-                "run": run,
-                "world_seed": world,
-                "seed": seed,
-                "protocol": protocol,
-                "metric": metric,
-                "value": value + extra,
-            }
-            for run, world, seed, value in rows
-            for protocol, extra in (("zero_shot", 0), ("linear_probe", 20))
-            for metric in ("top1", "pair_top1")
-        ]
-    )
-
-
-def test_bars_are_means_over_seeds_of_the_first_world_and_points_are_runs(values):
-    figure = figures.accuracies(values, ["image_clip", "no_language", "lss"], highlight="lss")
-    zero_shot, probe = figure.axes
-    assert [bar.get_width() for bar in zero_shot.patches] == [40.0, 62.0]
-    assert [bar.get_width() for bar in probe.patches] == [60.0, 82.0]
-    assert sorted(x for points in zero_shot.collections for x, _ in points.get_offsets()) == [30.0, 40.0, 60.0, 64.0]
-    assert "no result" in [text.get_text() for text in zero_shot.texts]
-    assert [label.get_text() for label in zero_shot.get_yticklabels()] == ["image clip", "no language", "lss"]
-
-
-def test_the_pair_figure_shows_chance(values):
-    figure = figures.accuracies(values, ["image_clip", "lss"], highlight="lss", metric="pair_top1", chance=50)
-    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == [50]
-
-
-def test_training_curves_are_running_means_of_every_run():
-    logs = pd.DataFrame(
-        [
-            {
-                "run": run,
-                "world_seed": 0,
-                "seed": seed,
-                "epoch": step / 4,
-                **dict.fromkeys(figures.DIAGNOSTICS, float(step)),
-            }
-            for run in ("no_language", "lss")
-            for seed in (0, 1)
-            for step in range(8)
-        ]
-    )
-    figure = figures.training_curves(logs, smooth=2)
-    curves = figure.axes[0].lines
-    assert len(curves) == 4
-    assert list(curves[0].get_ydata()) == [0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
-    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["no language", "lss"]
-
-
-def test_classes_are_ordered_by_their_gain():
-    before = {"zero_shot": [50, 40, 30], "linear_probe": [70, 70, 70]}
-    after = {"zero_shot": [40, 80, 35], "linear_probe": [80, 80, 80]}
-    figure = figures.gain_per_class(CLASSES, before, after, names=("image_clip", "lss"))
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["stand up", "walk", "sit down"]
-
-
-def test_confusions_are_shares_of_the_true_class():
-    figure = figures.confusions(CLASSES, {"before": np.diag([4, 2, 0]), "after": [[1, 3, 0], [0, 2, 0], [0, 0, 0]]})
-    after = figure.axes[1].images[0].get_array()
-    assert after.tolist() == [[25, 75, 0], [0, 100, 0], [0, 0, 0]]
 
 
 def test_similarity_maps_bars_and_contact_sheets_can_be_saved(tmp_path):
@@ -94,13 +25,13 @@ def test_similarity_maps_bars_and_contact_sheets_can_be_saved(tmp_path):
     )
 
 
-def test_files_are_print_wide_and_the_same_for_the_same_numbers(values, tmp_path):
+def test_files_are_print_wide_and_the_same_for_the_same_numbers(tmp_path):
     for name in ("once", "again"):
-        figures.save(figures.accuracies(values, ["image_clip", "lss"], highlight="lss"), tmp_path / name / "accuracies")
+        figures.save(figures.shares(CLASSES, {"accuracy": [0, 50, 100]}), tmp_path / name / "shares")
     for suffix in ("png", "pdf"):
-        once, again = ((tmp_path / name / f"accuracies.{suffix}").read_bytes() for name in ("once", "again"))
+        once, again = ((tmp_path / name / f"shares.{suffix}").read_bytes() for name in ("once", "again"))
         assert once == again
-    assert Image.open(tmp_path / "once" / "accuracies.png").width == int(figures.WIDTH * 200)
+    assert Image.open(tmp_path / "once" / "shares.png").width == int(figures.WIDTH * 200)
 
 
 def test_a_filmstrip_shows_every_frame_of_every_view_in_proportion():
@@ -138,3 +69,13 @@ def test_pair_losses_leave_out_the_views_that_are_not_compared():
     figure = figures.pair_losses({name: table for name in "abcd"})
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "2.00", "3.00", "4.00"]
     assert figure.axes[0].get_xlabel() == "mean: 2.500 nats"
+
+
+def test_attention_is_laid_over_every_frame_in_multiples_of_an_even_look():
+    frames, even = np.zeros((3, 16, 16, 3)), Maps(np.full((3, 2, 2), 1 / 5), np.full((3, 3, 2, 2), 1 / 3), np.eye(3))
+    panels = figures.attention_maps({"clip one": (frames, even)}).axes[:9]
+    assert [len(panel.images) for panel in panels] == [1] * 3 + [2] * 6
+    for panel in panels[3:]:
+        assert np.allclose(panel.images[1].get_array(), 1)
+    assert [panel.get_xlabel() for panel in panels[6:]] == ["class token 0 %", "class token 100 %", "class token 0 %"]
+    assert [panel.spines["left"].get_linewidth() > 2 for panel in panels[6:]] == [False, True, False]

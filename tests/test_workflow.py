@@ -120,7 +120,7 @@ def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subproces
 
 
 def test_the_plan_has_every_run_of_the_suite(fresh):
-    assert fresh.plan() == {"world_0": 1, "clip_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}
+    assert fresh.plan() == {"world_0": 1, "clip_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     many = fresh.plan(profile="embedded", suite="objectives")
     rows = yaml.safe_load((ROOT / "params/suites/objectives.yaml").read_text())["rows"]
     untrained = sum(params.load(profile="embedded", ablation=row).epochs == 0 for row in rows)
@@ -188,7 +188,10 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
     assert "failed: broken, world 0, seed 0 (see outputs/tiny/runs/broken/world0-seed0/02_adapt.log)" in text
     assert "32 of 32 test clips decoded" in text
     figures = json.loads((copy.folder / "outputs/tiny/figures/figures.json").read_text())
-    assert figures["made"] == ["accuracies", "pairs", "training"]
+    assert figures["made"] == ["accuracies", "attention", "concepts", "pairs", "shots", "training"]
+    page = (copy.folder / "outputs/tiny/report.html").read_text()
+    assert "<td>failed</td><td>outputs/tiny/runs/broken/world0-seed0/02_adapt.log</td>" in page
+    assert page.count("<img ") == len(figures["made"])
     assert figures["left_out"]["confusion"] == "image_clip and lss are needed; done: ['lss']"
     for name in figures["made"]:
         assert (copy.folder / f"outputs/tiny/figures/{name}.png").stat().st_size > 0
@@ -197,7 +200,7 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
 
 def test_a_suite_goes_on_with_what_is_missing(done):
     copy, _, _ = done
-    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}  # the broken run
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
     assert copy.plan(partial=1) == {}
 
 
@@ -224,15 +227,15 @@ def test_a_changed_parameter_reruns_what_depends_on_it(done):
     copy, _, _ = done
     copy.write("params/ablations/broken.yaml", {"epochs": 0})  # what it takes to be planned, whatever else is changed
     copy.write("params/ablations/lss.yaml", {"alignment_weight": 0.5})
-    assert copy.plan() == {"adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}
+    assert copy.plan() == {"adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/ablations/lss.yaml", {"score_spaces": ["description"]})
-    assert copy.plan() == {"adapt": 1, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}
+    assert copy.plan() == {"adapt": 1, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/ablations/lss.yaml", {"workers": 1})
-    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/ablations/lss.yaml", {})
     profile = copy.folder / "params/profiles/tiny.yaml"
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 48})
-    assert copy.plan() == {"world_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}
+    assert copy.plan() == {"world_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 32, "clip_epochs": 2})
     stopped = copy("--dry-run", "--quiet", "all")
     assert stopped.returncode != 0
