@@ -70,14 +70,6 @@ for record, run in clips.items():
         stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}): restore the clip_* and "
              "world_* parameters, or remove the folder to have it made again")
 
-# Snakemake sees changed parameters only in its own records. Results that came here without them (copied, or of an older
-# commit) say themselves what made them: they are replaced, each when its job starts.
-if workflow.is_main_process and not PARTIAL:
-    stale = {str(path.relative_to(ROOT)) for run in runs for path in made_otherwise(run)}
-    stale |= {record for record, run in worlds.items() if (ROOT / record).exists()
-              and json.loads((ROOT / record).read_text())["params_hash"] != run.params.stage_hash(WorldParams)}
-    workflow.dag_settings.forcerun = frozenset(workflow.dag_settings.forcerun) | stale
-
 
 def arguments(**parameters):
     """A notebook's parameters for papermill, as JSON (which YAML contains)."""
@@ -162,8 +154,19 @@ def gpus(p, count):
     return count if p.device == "cuda" else 0
 
 
+def replace_what_others_made(run):
+    """Snakemake sees changed parameters only in its own records. Results that came without them (copied, of an older
+    commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it starts."""
+    workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in made_otherwise(run))
+    record = f"{run.params.data_embedded}/world.json"
+    if record in worlds and (ROOT / record).exists():
+        if json.loads((ROOT / record).read_text())["params_hash"] != run.params.stage_hash(WorldParams):
+            workflow.dag.forcefiles.add(record)
+
+
 def inputs_of_adapt(wildcards):
     p = by_folder[wildcards.folder].params
+    replace_what_others_made(by_folder[wildcards.folder])
     made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
     made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result

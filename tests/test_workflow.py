@@ -5,6 +5,7 @@ The workflow runs in a copy of the repository with a profile that is tiny in eve
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,37 @@ def test_the_notebook_of_the_concepts_runs_with_the_clip_of_the_suite(done):
     subprocess.run(command, cwd=copy.folder, env=os.environ | {"PYTHONPATH": str(copy.folder)}, check=True)
     result = json.loads((copy.folder / "outputs/tiny/concepts/embedded-world0.json").read_text())
     assert result["labels"] == 16 and 1 <= result["effective_rank"]["category"] <= 15
+
+
+def test_results_of_other_parameters_are_made_again_also_without_snakemakes_records(done):
+    copy, _, _ = done
+    nothing = {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "all": 1}  # the broken run
+    records = copy.folder / ".snakemake/metadata"
+    records.rename(records.with_name("elsewhere"))
+    try:
+        assert copy.plan() == nothing
+        for name, again in (("metrics.json", {"evaluate": 2}), ("adapt.json", {"adapt": 2, "evaluate": 2})):
+            result = copy.folder / RUN / name
+            whole, times = result.read_text(), result.stat()
+            result.write_text(json.dumps(json.loads(whole) | {"params_hash": "0123456789ab"}))
+            os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))
+            assert copy.plan() == nothing | again
+            assert (copy.folder / RUN / "teacher/model.safetensors").exists() and result.exists()  # nothing goes before
+            assert copy.plan(partial=1).keys() <= {"tables_protocols", "tables_objectives", "figures", "all"}
+            result.write_text(whole)
+            os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert copy.plan() == nothing
+    finally:
+        records.with_name("elsewhere").rename(records)
+
+
+def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one(fresh):
+    fresh.write("params/profiles/cuda.yaml", yaml.safe_load((fresh.folder / "params/profiles/tiny.yaml").read_text())
+                | {"device": "cuda", "devices": 2, "workers": 3})
+    asked = re.findall(r"rule (adapt|evaluate):.*?resources: (.*?)\n", fresh("--dry-run", profile="cuda").stdout, re.DOTALL)
+    assert {rule: ("gpu=2" in resources, "gpu=1" in resources) for rule, resources in asked} == \
+        {"adapt": (True, False), "evaluate": (False, True)}
+    assert all(f"cpus_per_task={8 if rule == 'adapt' else 4}" in resources for rule, resources in asked)
 
 
 def test_a_changed_parameter_reruns_what_depends_on_it(done):
