@@ -269,3 +269,21 @@ def test_a_changed_parameter_reruns_what_depends_on_it(done):
     stopped = copy("--dry-run", "--quiet", "all")
     assert stopped.returncode != 0
     assert stopped.stdout.startswith("outputs/embedded/clip/0: this CLIP was made with other parameters")
+
+
+def test_slurm_runs_the_suite_each_step_a_job(tmp_path):
+    """On a cluster that this machine submits to, `params/cluster/one_node.md` for one."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -c constraints.txt -e '.[cluster]'")
+    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("no Slurm answers here: params/cluster/one_node.md starts one")
+    copy = Copy(tmp_path)
+    copy.write("params/suites/tiny.yaml",
+               {"folder": "", "rows": ["image_clip", "lss"], "reference": "lss", "replicas": [[0, 0]]})
+    done = copy("--profile", "params/cluster/slurm", "--jobs", "2", "--default-resources", "mem_mb=2000", "runtime=30",
+                "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5",
+                "--slurm-keep-successful-logs")
+    assert done.returncode == 0, done.stdout
+    jobs = {path.parent.name for path in (tmp_path / ".snakemake/slurm_logs").rglob("*.log")}
+    assert {name.split("_")[1] for name in jobs} == {"world", "clip", "adapt", "evaluate", "tables", "figures"}
+    table = pd.read_csv(tmp_path / "outputs/tiny/tables/zero_shot.csv").set_index(["run", "metric"])["mean"]
+    assert 0 <= table["image_clip", "top1"] <= 100 and 0 <= table["lss", "top1"] <= 100
