@@ -154,10 +154,13 @@ def gpus(p, count):
     return count if p.device == "cuda" else 0
 
 
-def replace_what_others_made(run):
+def plan_what_is_not_done(run):
     """Snakemake sees changed parameters only in its own records. Results that came without them (copied, of an older
-    commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it starts."""
+    commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it
+    starts. So is a run without metrics whose tables came along."""
     workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in made_otherwise(run))
+    if state_of(run)[0] != "done":
+        workflow.dag.forcefiles.add(f"{path_of(run)}/metrics.json")
     record = f"{run.params.data_embedded}/world.json"
     if record in worlds and (ROOT / record).exists():
         if json.loads((ROOT / record).read_text())["params_hash"] != run.params.stage_hash(WorldParams):
@@ -166,7 +169,7 @@ def replace_what_others_made(run):
 
 def inputs_of_adapt(wildcards):
     p = by_folder[wildcards.folder].params
-    replace_what_others_made(by_folder[wildcards.folder])
+    plan_what_is_not_done(by_folder[wildcards.folder])
     made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
     made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
