@@ -1,4 +1,7 @@
 # make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
+# make ablations   the same with the suite of the study, params/suites/embedded.yaml, or any: PROFILE=... SUITE=... CORES=...
+#                  GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
+# make status      how many runs of a suite are done, failed and not run, and the minutes left
 # make check-data  reads every file of a profile's data sets once, and says what is missing or broken
 # make test        the tests
 # make lab         JupyterLab, opened on the tour
@@ -6,9 +9,11 @@
 
 PYTHON  ?= python3
 PROFILE ?= embedded
-SUITE   ?= reproduce
+SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),embedded,reproduce)
 DATA    ?=
 CORES   ?= 2
+GPUS    ?=
+CLUSTER ?=
 
 # On small models two processes of one thread each are faster than one process of two.
 export OMP_NUM_THREADS := 1
@@ -17,20 +22,24 @@ export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-SNAKEMAKE = .venv/bin/snakemake -c $(CORES) --rerun-incomplete --rerun-triggers mtime params input \
+WHERE = $(if $(CLUSTER),--profile params/cluster/$(CLUSTER),-c $(CORES)) $(if $(GPUS),--resources gpu=$(GPUS))
+SNAKEMAKE = .venv/bin/snakemake $(WHERE) --rerun-incomplete --rerun-triggers mtime params input \
             --nolock --keep-going --config 'profile=$(PROFILE)' 'suite=$(SUITE)' 'data=$(DATA)'
 
-.PHONY: reproduce check-data test lab
+.PHONY: reproduce ablations status check-data test lab
 
 # The dry run tells first, and once, what is wrong with what was asked for. When a run has failed, the tables are still
 # made from the others, with the failed ones marked, and make fails at the end.
-reproduce: .venv/installed
+reproduce ablations: .venv/installed
 	@trap 'exit 130' INT TERM; \
 	plan=$$($(SNAKEMAKE) --dry-run --quiet all 2>&1) || { echo "$$plan" >&2; exit 2; }; \
 	$(SNAKEMAKE) && exit 0; \
 	$(SNAKEMAKE) partial=1; \
-	echo 'make reproduce: some runs failed (messages above); the tables are made from the others.' >&2; \
+	echo 'make $@: some runs failed (messages above); the tables are made from the others.' >&2; \
 	exit 1
+
+status: .venv/installed
+	@.venv/bin/python -m lib.suites '$(PROFILE)' '$(SUITE)' $(CORES)
 
 check-data: .venv/installed
 	.venv/bin/python -m lib.check '$(PROFILE)' --data '$(DATA)' --workers $(CORES)

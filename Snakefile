@@ -16,7 +16,7 @@ from pathlib import Path
 from lib.check import absent, datasets_of
 from lib.data import manifest_path
 from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load
-from lib.suites import read_suite, runs_of, runs_of_table, state_of
+from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary
 
 ROOT = Path(workflow.basedir)
@@ -85,6 +85,7 @@ shell.prefix(f"set -euo pipefail; export {THREADS}; ")
 PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
     -y {params.arguments:q} --log-output --no-progress-bar > {log} 2>&1 \\
     || {{ status=$?; tail -n 25 {log}; exit $status; }}"""
+ON_DEVICES = sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
 
 
 rule all:
@@ -141,15 +142,35 @@ for dataset in datasets_of(first):
         name: f"check_{dataset}"
         output: update(manifest_of(first, dataset))  # what it knows of unchanged files is kept
         log: f"{OUT}/check_{dataset}.log"
-        params: dataset=dataset, profile=PROFILE, data=DATA, python=sys.executable, workers=workflow.cores
+        params: dataset=dataset, profile=PROFILE, data=DATA, python=sys.executable
+        threads: workflow.cores or 8  # no limit where a cluster runs it
         # what is missing or broken stops the runs themselves, unless `allow_missing`
         shell:
             "{params.python} -m lib.check {params.profile} --dataset {params.dataset} --data={params.data:q} "
-            "--workers {params.workers} 2>&1 | tee {log} || test -f {output}"
+            "--workers {threads} 2>&1 | tee {log} || test -f {output}"
+
+
+def gpus(p, count):
+    """How many devices a run is lent for itself. What names one (`device: cuda:1`) does without, and may share it."""
+    return count if p.device == "cuda" else 0
+
+
+def plan_what_is_not_done(run):
+    """Snakemake sees changed parameters only in its own records. Results that came without them (copied, of an older
+    commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it
+    starts. So is a run without metrics whose tables came along."""
+    workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in made_otherwise(run))
+    if state_of(run)[0] != "done":
+        workflow.dag.forcefiles.add(f"{path_of(run)}/metrics.json")
+    record = f"{run.params.data_embedded}/world.json"
+    if record in worlds and (ROOT / record).exists():
+        if json.loads((ROOT / record).read_text())["params_hash"] != run.params.stage_hash(WorldParams):
+            workflow.dag.forcefiles.add(record)
 
 
 def inputs_of_adapt(wildcards):
     p = by_folder[wildcards.folder].params
+    plan_what_is_not_done(by_folder[wildcards.folder])
     made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
     made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
@@ -166,7 +187,11 @@ rule adapt:
         executed="{folder}/02_adapt.ipynb",
         arguments=lambda wildcards: arguments_of(by_folder[wildcards.folder]),
         hash=lambda wildcards: by_folder[wildcards.folder].params.stage_hash(AdaptParams),
-    shell: PAPERMILL
+    resources:
+        gpu=lambda wildcards: gpus((p := by_folder[wildcards.folder].params), p.devices),
+        # of a cluster's job; on one machine `-c` counts runs
+        cpus_per_task=lambda wildcards: (p := by_folder[wildcards.folder].params).devices * (p.threads + p.workers),
+    shell: ON_DEVICES
 
 
 rule evaluate:
@@ -179,7 +204,10 @@ rule evaluate:
         executed="{folder}/03_evaluate.ipynb",
         arguments=lambda wildcards: arguments_of(by_folder[wildcards.folder]),
         hash=lambda wildcards: by_folder[wildcards.folder].params.stage_hash(EvaluateParams),
-    shell: PAPERMILL
+    resources:
+        gpu=lambda wildcards: gpus(by_folder[wildcards.folder].params, 1),
+        cpus_per_task=lambda wildcards: (p := by_folder[wildcards.folder].params).threads + p.workers,
+    shell: ON_DEVICES
 
 
 def seen(shown):

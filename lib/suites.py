@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lib.params import FOLDER, ROOT, EvaluateParams, Params, ParamsError, layers, load, read_yaml
+from lib.params import FOLDER, ROOT, AdaptParams, EvaluateParams, Params, ParamsError, layers, load, read_yaml
 from lib.runs import read_json, run_folder
 
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
@@ -125,10 +125,17 @@ def runs_of_table(runs: list[Run], rows: list[str], replicas: Replicas) -> list[
         (run.world_seed, run.seed) in shown or run.params.epochs == 0 and run.world_seed in {w for w, _ in shown})]
 
 
+def made_otherwise(run: Run) -> list[Path]:
+    """Those of a run's records (adapt.json, metrics.json) that say other parameters than its own, whatever wrote them."""
+    stages = {run.folder / "adapt.json": AdaptParams, run.folder / "metrics.json": EvaluateParams}
+    return [path for path, stage in stages.items()
+            if path.exists() and read_json(path).get("params_hash") != run.params.stage_hash(stage)]
+
+
 def state_of(run: Run) -> tuple[str, str]:
     """("done" | "failed" | "not run", the log of a failed run). Metrics of other parameters are not the run's."""
     metrics = run.folder / "metrics.json"
-    if metrics.exists() and read_json(metrics)["params_hash"] == run.params.stage_hash(EvaluateParams):
+    if metrics.exists() and metrics not in made_otherwise(run):
         return "done", ""
     names = ("02_adapt.ipynb", "02_adapt.log", "03_evaluate.ipynb", "03_evaluate.log")
     logs = [run.folder / name for name in names if (run.folder / name).exists()]
@@ -159,4 +166,7 @@ def progress(runs: list[Run], *, at_once: int) -> str:
 
 if __name__ == "__main__":
     _, profile, suite, cores = sys.argv
-    print(progress(runs_of(read_suite(suite), profile), at_once=int(cores)))
+    try:
+        print(progress(runs_of(read_suite(suite), profile), at_once=int(cores)))
+    except ParamsError as error:
+        sys.exit(str(error))

@@ -17,8 +17,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["params", "distributed", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official", "data",
-         "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate", "concepts", "losses",
+ORDER = ["params", "distributed", "devices", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official",
+         "data", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
+         "concepts", "losses",
          "metrics", "probes", "objectives", "gradients", "watch", "train", "features", "evaluate", "predict", "suites",
          "results", "tables", "figures", "charts", "report"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")

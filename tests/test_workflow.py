@@ -5,6 +5,7 @@ The workflow runs in a copy of the repository with a profile that is tiny in eve
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,37 @@ def test_the_notebook_of_the_concepts_runs_with_the_clip_of_the_suite(done):
     assert result["labels"] == 16 and 1 <= result["effective_rank"]["category"] <= 15
 
 
+def test_results_of_other_parameters_are_made_again_also_without_snakemakes_records(done):
+    copy, _, _ = done
+    nothing = {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
+    records = copy.folder / ".snakemake/metadata"
+    records.rename(records.with_name("elsewhere"))
+    try:
+        assert copy.plan() == nothing
+        for name, again in (("metrics.json", {"evaluate": 2}), ("adapt.json", {"adapt": 2, "evaluate": 2})):
+            result = copy.folder / RUN / name
+            whole, times = result.read_text(), result.stat()
+            result.write_text(json.dumps(json.loads(whole) | {"params_hash": "0123456789ab"}))
+            os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))
+            assert copy.plan() == nothing | again
+            assert (copy.folder / RUN / "teacher/model.safetensors").exists() and result.exists()  # nothing goes before
+            assert copy.plan(partial=1).keys() <= {"tables_protocols", "tables_objectives", "figures", "all"}
+            result.write_text(whole)
+            os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert copy.plan() == nothing
+    finally:
+        records.with_name("elsewhere").rename(records)
+
+
+def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one(fresh):
+    fresh.write("params/profiles/cuda.yaml", yaml.safe_load((fresh.folder / "params/profiles/tiny.yaml").read_text())
+                | {"device": "cuda", "devices": 2, "workers": 3})
+    asked = re.findall(r"rule (adapt|evaluate):.*?resources: (.*?)\n", fresh("--dry-run", profile="cuda").stdout, re.DOTALL)
+    assert {rule: ("gpu=2" in resources, "gpu=1" in resources) for rule, resources in asked} == \
+        {"adapt": (True, False), "evaluate": (False, True)}
+    assert all(f"cpus_per_task={8 if rule == 'adapt' else 4}" in resources for rule, resources in asked)
+
+
 def test_a_changed_parameter_reruns_what_depends_on_it(done):
     copy, _, _ = done
     copy.write("params/ablations/broken.yaml", {"epochs": 0})  # what it takes to be planned, whatever else is changed
@@ -230,13 +262,30 @@ def test_a_changed_parameter_reruns_what_depends_on_it(done):
     assert copy.plan() == {"adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/ablations/lss.yaml", {"score_spaces": ["description"]})
     assert copy.plan() == {"adapt": 1, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
-    copy.write("params/ablations/lss.yaml", {"workers": 1})
-    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/ablations/lss.yaml", {})
     profile = copy.folder / "params/profiles/tiny.yaml"
+    copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"workers": 1})
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 48})
     assert copy.plan() == {"world_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 32, "clip_epochs": 2})
     stopped = copy("--dry-run", "--quiet", "all")
     assert stopped.returncode != 0
     assert stopped.stdout.startswith("outputs/embedded/clip/0: this CLIP was made with other parameters")
+
+
+def test_slurm_runs_the_suite_each_step_a_job(tmp_path):
+    """On a cluster that this machine submits to, `params/cluster/one_node.md` for one."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -c constraints.txt -e '.[cluster]'")
+    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("no Slurm answers here: params/cluster/one_node.md starts one")
+    copy = Copy(tmp_path)
+    copy.write("params/suites/tiny.yaml", {"folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]]})
+    done = copy("--profile", "params/cluster/slurm", "--jobs", "2", "--default-resources", "mem_mb=2000", "runtime=30",
+                "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5",
+                "--slurm-keep-successful-logs")
+    assert done.returncode == 0, done.stdout
+    jobs = {path.parent.name for path in (tmp_path / ".snakemake/slurm_logs").rglob("*.log")}
+    assert {name.split("_")[1] for name in jobs} == {"world", "clip", "adapt", "evaluate", "tables", "figures"}
+    table = pd.read_csv(tmp_path / "outputs/tiny/tables/zero_shot.csv").set_index(["run", "metric"])["mean"]
+    assert 0 <= table["lss", "top1"] <= 100
