@@ -131,7 +131,7 @@ def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]
 
 
 def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label: str) -> Figure:
-    """Zero-shot and linear probe against an amount, both in one panel: means over seeds, bars one standard deviation.
+    """Zero-shot and linear probe against an amount, a panel each: means over seeds, bars one standard deviation.
 
     points: a table of `results.scaling`, of which those of `axis` are drawn; before: protocol -> accuracy of the image
     CLIP in per cent, a dashed line; label: of the amount.

@@ -39,7 +39,8 @@ def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
     rows = []
     for (run, dataset), group in states.groupby(["run", "dataset"], sort=False):
         for protocol, metric in itertools.product(protocols, metrics):
-            if protocol not in PROTOCOLS and not (values["protocol"] == protocol).any():
+            of_protocol = values.loc[values["protocol"] == protocol, "metric"]
+            if protocol not in PROTOCOLS and of_protocol.empty or metric == "agreement" and metric not in set(of_protocol):
                 continue
             wanted = (run, dataset, protocol, metric)
             found = values[(values[["run", "dataset", "protocol", "metric"]] == list(wanted)).all(axis=1)]
@@ -101,6 +102,9 @@ def objectives_tables(table: pd.DataFrame, compared: pd.DataFrame, collected: Co
     for protocol, spoken in PROTOCOLS.items():
         own = cells[datasets[0], protocol]
         wide |= {spoken: own["top-1"]} | ({f"{spoken}, pairs": own["pairs"]} if "pairs" in own else {})
+    if (datasets[0], "zero_shot_still") in cells:
+        own = cells[datasets[0], "zero_shot_still"]
+        wide |= {"stills": own["top-1"]} | ({"agreement on stills": own["agreement"]} if "agreement" in own else {})
     wide |= {f"{reference} - run, {spoken}": gap(datasets[0], protocol) for protocol, spoken in PROTOCOLS.items()}
     states = collected.states[collected.states["dataset"] == datasets[0]].groupby("run", sort=False)["state"]
     wide["seeds"] = states.agg(lambda s: str(len(s)) if (s == "done").all() else f"{(s == 'done').sum()} of {len(s)}")
@@ -120,8 +124,10 @@ def notes(collected: Collected, reference: str) -> list[str]:
     """What a reader must know of the measures."""
     pairs = "; pairs: the choice between the two actions of a confusable pair (chance: 50)" \
         if (collected.values["metric"] == "pair_top1").any() else ""
+    stills = "; stills: zero-shot on the middle frame of each clip alone, and how often it is called what the image CLIP " \
+        "calls it" if (collected.values["protocol"] == "zero_shot_still").any() else ""
     return ["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official "
-            f"splits{pairs}.",
+            f"splits{pairs}{stills}.",
             f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over "
             "test clips and seeds, paired by clip), bold where the interval excludes zero."]
 
