@@ -45,6 +45,7 @@ SUFFIXES = ("csv", "md", "tex")
 TABLES = {"protocols": (["zero_shot", "linear_probe"], runs_of_table(runs, suite.rows, suite.replicas))}
 TABLES |= {name: ([name], runs_of_table(runs, t.rows, t.replicas)) for name, t in suite.comparisons.items()}
 PLACE = f"{OUT}/{suite.folder}".rstrip("/")
+TABLE_FILES = [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()]
 
 
 def clip_record(params):
@@ -90,7 +91,7 @@ ON_DEVICES = sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
 
 rule all:
     input:
-        [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()],
+        TABLE_FILES,
         f"{PLACE}/figures/figures.json",
         f"{PLACE}/report.html",
 
@@ -254,7 +255,7 @@ rule figures:
 
 rule report:
     input:
-        [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()],
+        TABLE_FILES,
         f"{PLACE}/figures/figures.json",
     output: f"{PLACE}/report.html"
     log: f"{PLACE}/99_report.log"

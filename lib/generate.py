@@ -6,7 +6,6 @@ what it writes is parsed, checked by `vocabulary.guideline_problems`, and only w
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lib.lists import spoken_name
 from lib.params import FOLDER
-from lib.runs import append_line, read_lines
+from lib.runs import append_line, read_lines, write_text
 from lib.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary
 
 Writer = Callable[[list[str], int], list[str]]  # prompts of a batch, seed -> what is written after each
@@ -127,7 +126,4 @@ def write_vocabulary(path: Path, concepts: Sequence[Concept], *, origin: str) ->
     """Writes a vocabulary file with a first line that says where it comes from; renamed into place when it is whole."""
     content = {concept.label: {"spoken": concept.spoken, "descriptions": list(concept.descriptions)}
                for concept in concepts}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(f"# {origin}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120),
-                       encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, f"# {origin}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))

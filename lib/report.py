@@ -17,7 +17,7 @@ import pandas as pd
 
 from lib.figures import CAPTIONS
 from lib.results import PROTOCOLS, collect
-from lib.runs import read_json
+from lib.runs import read_json, write_text
 from lib.suites import Run, Suite
 
 STYLE = """
@@ -105,9 +105,7 @@ NeurIPS 2023 (arXiv 2307.10922).</p>
 </html>
 """
     path = folder / "report.html"
-    partial = path.with_name("report.html.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text)
     return path
 
 

@@ -51,39 +51,33 @@ def collect(runs: list[Run]) -> Collected:
                for run, (state, _) in zip(runs, states)]
     num_classes = {name: len(found["classes"]) for record in records if record
                    for name, found in record["datasets"].items()}
+    before = {run.world_seed: load_file(run.folder / "correct.safetensors")
+              for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
     values, lines = [], []
     for run, (state, where), record in zip(runs, states, records):
+        entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
         for dataset in run.params.evaluate_on:
             key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
                    "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
             counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
             lines.append(key | {"state": state, "where": where} | counted)
-            for entry in record["metrics"] if record else []:
+            for entry in entries:
                 if entry["dataset"] == dataset and reported(dataset, entry["part"]):
                     number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
                     values.append(key | number | {name: record[name] for name in ("commit", "params_hash")}
                                   | {"folder": _place(run)})
-    values += _agreements(runs, states, num_classes)
     columns = ["run", "world_seed", "seed", "dataset", "part", "protocol", "metric", "value", "commit", "params_hash",
                "folder"]
     return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines))
 
 
-def _agreements(runs: list[Run], states: list[tuple[str, str]], num_classes: dict[str, int]) -> list[dict]:
-    """For every trained run: the share of test clips whose middle frame alone it calls what the image CLIP calls it."""
-    done = [run for run, (state, _) in zip(runs, states) if state == "done"]
-    before = {run.world_seed: load_file(run.folder / "correct.safetensors") for run in done if run.ablation == "image_clip"}
-    values = []
-    for run in (run for run in done if run.world_seed in before and run.params.epochs):
-        record, own, other = read_json(run.folder / "metrics.json"), load_file(run.folder / "correct.safetensors"), before[run.world_seed]
-        for key in (key for key in own if key.endswith("/zero_shot_still/predicted") and key in other):
-            dataset, part, protocol, _ = key.split("/")
-            if reported(dataset, part):
-                values.append({"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed, "part": part,
-                               "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset)),
-                               "protocol": protocol, "metric": "agreement", "value": 100 * float((own[key] == other[key]).mean()),
-                               "commit": record["commit"], "params_hash": record["params_hash"], "folder": _place(run)})
-    return values
+def _agreements(run: Run, before: dict[str, np.ndarray]) -> list[dict]:
+    """Of a trained run, as entries of `metrics`: the share of clips whose middle frame alone it calls what the image CLIP
+    (`before`: its predictions) calls it."""
+    own = load_file(run.folder / "correct.safetensors") if before and run.params.epochs else {}
+    return [dict(zip(("dataset", "part", "protocol"), key.split("/"))) | {
+                "metric": "agreement", "value": 100 * float((own[key] == before[key]).mean())}
+            for key in own if key.endswith("/zero_shot_still/predicted") and key in before]
 
 
 def _place(run: Run) -> str:

@@ -23,14 +23,15 @@ def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it, so that no reader ever sees half of it."""
-    _write(path, json.dumps(content, indent=1) + "\n")
+    """Writes JSON so that no reader ever sees half of it."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a text (UTF-8) under a temporary name and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -54,7 +55,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Replaces a JSON-lines log as a whole."""
-    _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -74,7 +75,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    _write(_checksum(path), f"{_sha256(partial)}  {path.name}\n")
+    write_text(_checksum(path), f"{_sha256(partial)}  {path.name}\n")
     os.replace(partial, path)
     earlier = [other for other in checkpoints(folder) if other <= path]
     for other in set(checkpoints(folder)) - set(earlier[:2]):

@@ -4,7 +4,6 @@ Each is written as CSV (all numbers, one a line, with the runs they come from), 
 """
 
 import itertools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from lib.params import FOLDER
 from lib.results import COUNTS, PROTOCOLS, Collected, collect, differences
+from lib.runs import write_text
 from lib.suites import Run, Suite, runs_of_table
 
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]
@@ -197,14 +197,11 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str
         published[name] = (pd.concat([numbers, difference_table(compared, table.reference)]),
                            objectives_tables(numbers, compared, collected, table.reference),
                            notes(collected, table.reference) + states_notes(collected))
-    folder.mkdir(parents=True, exist_ok=True)
     for name, (numbers, readable, below) in published.items():
         texts = {"csv": numbers.to_csv(index=False), "md": markdown(readable, below),
                  "tex": "\n".join(map(latex, readable))}
         for suffix, text in texts.items():
-            partial = folder / f"{name}.{suffix}.partial"
-            partial.write_text(text)
-            os.replace(partial, folder / f"{name}.{suffix}")
+            write_text(folder / f"{name}.{suffix}", text)
     return {name: readable for name, (_, readable, _) in published.items()}
 
 
