@@ -6,6 +6,7 @@ against the first, balancing and centring (here: the priors) against the second.
 """
 
 import math
+import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -77,16 +78,19 @@ class Watch:
         if self.keeps:
             before = [line for line in read_lines(self.log) if line["step"] < first_step]
             write_lines(self.log, before)
+            # Anew from the log: TensorBoard reads the files of one run in the order of their names, second and process
+            # number, which need not be the order in which a killed run and its next start wrote them.
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            self.board = SummaryWriter(folder / "tensorboard")
             for line in before:
+                self._show(line)
                 self._judge(line)
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=first_step)
 
     def step(self, line: dict[str, Any]) -> None:
         """Takes what is known of a step: `step`, `loss`, `seconds`, `data_wait`, the collapse diagnostics, and more."""
         if not self.keeps:
             return
-        for name, value in line.items():
-            self.board.add_scalar(name, value, line["step"])
+        self._show(line)
         if warnings := self._judge(line):
             line = line | {"warnings": warnings}
             self.bar.write("\n".join(f"warning: {text}" for text in warnings), file=sys.stderr)
@@ -102,6 +106,11 @@ class Watch:
         self.bar.close()
         if self.keeps:
             self.board.close()
+
+    def _show(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "warnings":
+                self.board.add_scalar(name, value, line["step"])
 
     def _judge(self, line: dict[str, Any]) -> list[str]:
         """The signs of collapse that are new with this step."""
