@@ -1,5 +1,6 @@
 # make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
 # make ablations   the same with the suite of the study, params/suites/embedded.yaml, or any: PROFILE=... SUITE=... CORES=...
+#                  DEVICES=2: each adaptation in two processes, as `devices` in params/base.yaml
 #                  GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
 # make status      how many runs of a suite are done, failed and not run, and the minutes left
 # make check-data  reads every file of a profile's data sets once, and says what is missing or broken
@@ -12,6 +13,7 @@ PROFILE ?= embedded
 SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),embedded,reproduce)
 DATA    ?=
 CORES   ?= 2
+DEVICES ?=
 GPUS    ?=
 CLUSTER ?=
 
@@ -24,7 +26,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 WHERE = $(if $(CLUSTER),--profile params/cluster/$(CLUSTER),-c $(CORES)) $(if $(GPUS),--resources gpu=$(GPUS))
 SNAKEMAKE = .venv/bin/snakemake $(WHERE) --rerun-incomplete --rerun-triggers mtime params input \
-            --nolock --keep-going --config 'profile=$(PROFILE)' 'suite=$(SUITE)' 'data=$(DATA)'
+            --nolock --keep-going --config 'profile=$(PROFILE)' 'suite=$(SUITE)' 'data=$(DATA)' 'devices=$(DEVICES)'
 
 .PHONY: reproduce ablations status check-data test lab
 

@@ -2,7 +2,8 @@
 # it; `snakemake -n --config profile=embedded suite=objectives` shows the plan.
 #
 # config: profile, suite (params/profiles, params/suites); data: another folder of videos than the profile's for the data
-# set that it adapts to; partial=1: tables and figures from the runs that are finished, nothing else.
+# set that it adapts to; devices: of each adaptation, another number than the profile's; partial=1: tables and figures from
+# the runs that are finished, nothing else.
 #
 # The tracked output of a notebook is the result file that it writes last, so what was interrupted is done again (an
 # adaptation goes on from its checkpoint). A rule's `params` carry the hash of what its stage depends on: a changed
@@ -35,7 +36,9 @@ def stop(message):
 try:
     suite = read_suite(SUITE)
     OVERRIDES = {f"data_{load(profile=PROFILE).dataset}": DATA} if DATA else {}
-    runs = runs_of(suite, PROFILE, OVERRIDES)
+    # how a run is computed, not what: not in its rule's `params`, else a finished one would run again
+    HOW = OVERRIDES | ({"devices": config["devices"]} if config.get("devices") not in (None, "") else {})
+    runs = runs_of(suite, PROFILE, HOW)
 except ParamsError as error:
     stop(error)
 first = runs[0].params
@@ -83,8 +86,9 @@ def arguments_of(run):
 
 THREADS = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false"
 shell.prefix(f"set -euo pipefail; export {THREADS}; ")
+HOW_OVERRIDES = json.dumps({"overrides": HOW})
 PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
-    -y {params.arguments:q} --log-output --no-progress-bar > {log} 2>&1 \\
+    -y {params.arguments:q} -y {HOW_OVERRIDES:q} --log-output --no-progress-bar > {log} 2>&1 \\
     || {{ status=$?; tail -n 25 {log}; exit $status; }}"""
 ON_DEVICES = sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
 
@@ -156,6 +160,11 @@ def gpus(p, count):
     return count if p.device == "cuda" else 0
 
 
+def cores(p):
+    """How much of `-c` an adaptation takes: each of its processes on the CPU is one, on GPUs they are limited by these."""
+    return p.devices if p.device == "cpu" else 1
+
+
 def plan_what_is_not_done(run):
     """Snakemake sees changed parameters only in its own records. Results that came without them (copied, of an older
     commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it
@@ -188,9 +197,10 @@ rule adapt:
         executed="{folder}/02_adapt.ipynb",
         arguments=lambda wildcards: arguments_of(by_folder[wildcards.folder]),
         hash=lambda wildcards: by_folder[wildcards.folder].params.stage_hash(AdaptParams),
+    threads: lambda wildcards: cores(by_folder[wildcards.folder].params)
     resources:
         gpu=lambda wildcards: gpus((p := by_folder[wildcards.folder].params), p.devices),
-        # of a cluster's job; on one machine `-c` counts runs
+        # of a cluster's job; on one machine `-c` counts runs, or their processes on the CPU
         cpus_per_task=lambda wildcards: (p := by_folder[wildcards.folder].params).devices * (p.threads + p.workers),
     shell: ON_DEVICES
 

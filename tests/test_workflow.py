@@ -255,6 +255,14 @@ def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one
     assert all(f"cpus_per_task={8 if rule == 'adapt' else 4}" in resources for rule, resources in asked)
 
 
+def test_devices_asked_for_take_cores_and_run_nothing_again(fresh, done):
+    plan = fresh("--dry-run", devices=2).stdout
+    assert re.findall(r"rule (\w+):(?:(?!rule ).)*?threads: 2", plan, re.DOTALL) == ["adapt", "adapt"]
+    copy, _, _ = done
+    assert copy.plan(devices=2) == copy.plan()
+    assert "batch_size, 8, is over all devices: make it a multiple of 3" in fresh("--dry-run", devices=3).stdout
+
+
 def test_a_changed_parameter_reruns_what_depends_on_it(done):
     copy, _, _ = done
     copy.write("params/ablations/broken.yaml", {"epochs": 0})  # what it takes to be planned, whatever else is changed
