@@ -55,11 +55,14 @@ def constraints() -> dict[str, str]:
     return pins([line for line in lines if line and not line.startswith("#")])
 
 
-def test_environment_and_pyproject_ask_for_the_same(pyproject, required):
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    blocks = [item["pip"] for item in conda if isinstance(item, dict)]
-    assert len(blocks) == 1 and blocks[0][0] == "-c constraints.txt" and blocks[0][-1] == "-e ."
-    assert pins(blocks[0][1:-1]) == required
+@pytest.mark.parametrize("path, options, itself, local", [
+    ("environment.yml", ["-c constraints.txt"], "-e .", ""),
+    (".binder/environment.yml", ["--extra-index-url https://download.pytorch.org/whl/cpu", "-c ../constraints.txt"], "-e ..", "+cpu")])
+def test_environments_and_pyproject_ask_for_the_same(pyproject, required, path, options, itself, local):
+    conda = yaml.safe_load((ROOT / path).read_text())["dependencies"]
+    (block,) = [item["pip"] for item in conda if isinstance(item, dict)]
+    assert block[:len(options)] == options and block[-1] == itself
+    assert pins(block[len(options):-1]) == required | {"torch": required["torch"] + local}
     (python,) = [item for item in conda if isinstance(item, str) and item.startswith("python=")]
     assert Version(python.removeprefix("python=")) in SpecifierSet(pyproject["project"]["requires-python"])
 

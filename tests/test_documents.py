@@ -1,0 +1,132 @@
+"""What the documents say is so: tables, paths, and every command, as far as it can be run in seconds."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lib.world import render
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:make|papermill|pip|conda|python3?|torchrun|tensorboard|\.venv/bin/\w+)(?: |$)"
+
+
+def commands() -> list[str]:
+    """Every command of the documents: the lines of their bash blocks, and what stands between backticks and is one."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text()
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+            found += [line for line in block.splitlines() if line]
+        words = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+        found += [code for code in words if re.match(PROGRAMS, code)]
+    return sorted({part for line in found for part in re.sub(r"\s+#.*", "", line).split(" && ")})
+
+
+def run(*words: str, **environment: str) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_documents_is_one(command, tmp_path):
+    """Those that take longer than seconds, or need a network or a GPU, up to where they would begin."""
+    words = shlex.split(command)
+    while "=" in words[0]:
+        words.pop(0)
+    program, arguments = Path(words[0]).name, words[1:]
+    if program == "make":
+        settings = dict(word.split("=", 1) for word in arguments if "=" in word)
+        for name, where in (("PROFILE", "profiles"), ("SUITE", "suites")):
+            for value in settings.get(name, "").split("+"):
+                assert value in ("", "mine") or (ROOT / "params" / where / f"{value}.yaml").exists(), value
+        known = re.findall(r"^([A-Z]+)\s*\?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert settings.keys() <= set(known)
+        run("make", "--dry-run", "--always-make", *arguments)
+    elif program == "papermill":
+        if "<name>" in arguments[0]:
+            return
+        arguments[1] = str(tmp_path / arguments[1])
+        said = run(sys.executable, "-m", "papermill", *arguments, "--prepare-only")
+        assert "unknown parameter" not in said, said
+    elif program == "snakemake":
+        if "--profile" in arguments:  # a cluster's: its plugin is not part of the tests' environment
+            assert yaml.safe_load((ROOT / arguments[1] / "config.yaml").read_text())["executor"] == "slurm"
+        else:
+            assert "total" in run(sys.executable, "-m", "snakemake", *arguments, "--nolock")
+    elif program in ("pip", "python3"):
+        extras = re.findall(r"^\.\[(\w+)\]$", arguments[-1])
+        assert set(extras) <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+        run(sys.executable, "-m", arguments[1] if arguments[0] == "-m" else "pip", "--help")
+    elif program == "python":  # tests that are asked for by name are there
+        run(sys.executable, *arguments, *(["--collect-only", "-q"] if "pytest" in arguments else ["--help"]))
+    elif program == "torchrun":
+        module = arguments[arguments.index("-m") + 1]
+        said = run(sys.executable, "-m", module, "--help")
+        assert all(word in said for word in arguments[arguments.index(module):] if word.startswith("--"))
+        said = run(sys.executable, "-m", "torch.distributed.run", "--help")
+        assert all(word in said for word in arguments[:arguments.index(module)] if word.startswith("--"))
+    elif program == "tensorboard":
+        assert arguments[0] in run(sys.executable, "-m", "tensorboard.main", "--help")
+    else:
+        assert program == "conda" and (ROOT / arguments[arguments.index("-f") + 1]).exists()
+
+
+def test_the_citation_file_is_valid():
+    """By cffconvert, which needs older versions of what the notebooks need: an environment of its own (`pipx install cffconvert`)."""
+    if not shutil.which("cffconvert"):
+        pytest.skip("no cffconvert: pipx install cffconvert")
+    assert "valid" in run("cffconvert", "--validate")
+
+
+def test_the_models_in_the_card_have_the_accuracies_of_their_records():
+    rows = re.findall(r"^\| \[\d\]\((.*?)\) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "MODEL_CARD.md").read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    for folder, *said in rows:
+        record = json.loads((ROOT / folder / "record.json").read_text())
+        assert said == [f"{record['parameters']:,}", *(f"{record['stills'][name]:.1f}" for name in ("top1", "up_to_direction"))]
+
+
+def test_the_results_in_the_readme_are_the_generated_table():
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.DOTALL)[1]
+    table = ROOT / "outputs" / "embedded" / "tables" / "objectives.md"
+    assert shown.strip() == (table.read_text().strip() if table.exists() else "not run")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_path_and_notebook_that_a_document_names_exists(path):
+    text = path.read_text()
+    named = re.findall(r"`((?:lib|params|notebooks|tests)/[\w./-]*)`", text) + re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
+    named += [f"notebooks/{name}.ipynb" for name in re.findall(r"`(\d\d_\w+)`", text)]
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, write_video, capsys):
+    readme = (ROOT / "README.md").read_text()
+    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "zero_shot" in block)
+    assert len(lines.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    files = [name for name in re.findall(r'"([\w/]+\.mp4)"', lines)]
+    for seed, name in enumerate(files):
+        frames, _ = render("walk", np.random.default_rng(seed), size=64, num_frames=24, fps=12, still=False,
+                           difficulty=0.0)
+        write_video(tmp_path / name, frames)
+    names = {}
+    exec(lines, names)
+    table, labels = names["table"], list(names["table"].columns[5:])
+    assert len(files) >= 2 and table["video"].tolist() == files and (table["error"] == "").all()
+    assert set(table["prediction"]) <= set(labels) and np.allclose(table[labels].sum(axis=1), 1)
+    assert all(name in capsys.readouterr().out for name in files[:1])
