@@ -114,35 +114,54 @@ class SampleKey(NamedTuple):
     num_frames: tuple[int, ...]  # of every view, globals first
 
 
+class Uncut(NamedTuple):
+    """A decoded training video whose views are cut later, by `cut_views`."""
+
+    pixels: Tensor  # 't h w c' uint8
+    rows: list[np.ndarray]  # per view its frames' rows in `pixels`
+    generator: np.random.Generator  # draws the crops
+
+
 class Sample(NamedTuple):
     index: int
-    views: list[Tensor] | None
+    views: list[Tensor] | Uncut | None
     error: VideoError | None  # in place of views
 
 
 class Batch(NamedTuple):
     """Samples stacked view by view. Videos that can't be decoded are in `errors` and the batch is smaller by them."""
 
-    views: list[Tensor]  # training: 'b c t h w' each, globals first; evaluation: one 'b v c t h w'; [] if all failed
+    # training: 'b c t h w' each, globals first (or what they are cut from, per video); evaluation: one 'b v c t h w'; [] if all failed
+    views: list[Tensor] | list[Uncut]
     indices: Tensor  # 'b', into the list of videos
     errors: list[tuple[int, VideoError]]  # index of the video, reason
 
 
 def collate(samples: list[Sample]) -> Batch:
     good = [sample for sample in samples if sample.error is None]
-    views = [torch.stack(view) for view in zip(*(sample.views for sample in good))]
+    whole = [sample.views for sample in good]
+    views = whole if good and isinstance(whole[0], Uncut) else [torch.stack(view) for view in zip(*whole)]
     errors = [(sample.index, sample.error) for sample in samples if sample.error is not None]
     return Batch(views, torch.tensor([sample.index for sample in good], dtype=torch.long), errors)
+
+
+def cut_views(videos: list[Uncut], settings: ViewSettings, device: torch.device) -> list[Tensor]:
+    """The views of a batch, 'b c t h w' each, cut on the device: the same as TrainingViews cuts, up to its rounding."""
+    views = [training_views(video.pixels.to(device, non_blocking=True), video.rows, settings, video.generator)
+             for video in videos]
+    return [torch.stack(view) for view in zip(*views)]
 
 
 class TrainingViews(Dataset):
     """The random views of a video by SampleKey. One decoding pass serves all views.
 
-    short_side: pixels to which videos are scaled while they are decoded; None: as they are.
+    short_side: pixels to which videos are scaled while they are decoded; None: as they are. cut: False leaves the
+    cutting to `cut_views`.
     """
 
-    def __init__(self, videos: VideoList, settings: ViewSettings, *, seed: int, short_side: int | None = None):
-        self.videos, self.settings, self.seed, self.short_side = videos, settings, seed, short_side
+    def __init__(self, videos: VideoList, settings: ViewSettings, *, seed: int, short_side: int | None = None,
+                 cut: bool = True):
+        self.videos, self.settings, self.seed, self.short_side, self.cut = videos, settings, seed, short_side, cut
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -160,7 +179,9 @@ class TrainingViews(Dataset):
         except VideoError as error:
             return Sample(key.index, None, error)
         rows = np.split(frames.rows, np.cumsum(key.num_frames)[:-1])
-        return Sample(key.index, training_views(frames.pixels, rows, self.settings, generator), None)
+        pixels = torch.from_numpy(frames.pixels)
+        views = training_views(pixels, rows, self.settings, generator) if self.cut else Uncut(pixels, rows, generator)
+        return Sample(key.index, views, None)
 
 
 class BatchPlan(Sampler[list[SampleKey]]):

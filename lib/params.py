@@ -29,8 +29,7 @@ Above0 = Annotated[float, Field(gt=0)]
 Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Choices = Annotated[list[Positive], Field(min_length=1)]
 DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "charades"]
-# frames x temporal clips x spatial crops @ pixels, as the field writes it
-ViewName = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]
+ViewName = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]  # frames x clips x crops @ pixels
 EvalViews = Annotated[list[ViewName], Field(min_length=1)]
 
 
@@ -231,6 +230,7 @@ class Params(EvaluateParams):
     activation_checkpointing: bool
     compile: bool
     workers: Count
+    views_on_device: bool
     checkpoint_every: Positive
     eval_batch_size: Positive
     collapse_window: Positive

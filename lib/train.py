@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import BatchPlan, TrainingViews, collate, list_dataset, long_tailed, some_videos, train_part
+from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
 from lib.gradients import backward
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
@@ -184,8 +184,9 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     settings = ViewSettings.of(params)
     plan = BatchPlan(len(videos), settings, batch_size=params.batch_size, num_steps=steps, seed=params.seed,
                      first_step=first_step, rank=distributed.rank(), processes=distributed.processes())
-    loader = DataLoader(TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side),
-                        batch_sampler=plan, collate_fn=collate, num_workers=params.workers,
+    samples = TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side,
+                            cut=not params.views_on_device)
+    loader = DataLoader(samples, batch_sampler=plan, collate_fn=collate, num_workers=params.workers,
                         worker_init_fn=_outlive_sigterm, pin_memory=labels.device.type == "cuda")
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
@@ -213,8 +214,9 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                     step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
             momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
 
+            views = cut_views(batch.views, settings, labels.device) if params.views_on_device else batch.views
             optimizer.zero_grad(set_to_none=True)
-            result, features = backward(params, student, teacher, objective, batch.views, labels[indices],
+            result, features = backward(params, student, teacher, objective, views, labels[indices],
                                         [len(own) for own, _ in shares])
             if not math.isfinite(result.loss.item()):
                 raise AdaptationError(

@@ -114,21 +114,20 @@ def training_indices(
 
 
 def training_views(
-    frames: np.ndarray, rows: list[np.ndarray], settings: ViewSettings, generator: np.random.Generator
+    pixels: Tensor, rows: list[np.ndarray], settings: ViewSettings, generator: np.random.Generator
 ) -> list[Tensor]:
     """Cuts and augments the views, each on its own and alike over its frames.
 
-    frames: decoded 't h w c' uint8. rows: per view its frames' rows in `frames`, globals first.
-    Returns float tensors 'c t h w', normalised with CLIP's mean and standard deviation.
+    pixels: decoded frames 't h w c' uint8, on any device. rows: per view its frames' rows in `pixels`, globals first.
+    Returns float tensors 'c t h w' on that device, normalised with CLIP's mean and standard deviation.
     """
-    pixels = torch.from_numpy(frames)
     views = []
     for number, chosen in enumerate(rows):
         is_global = number < settings.global_views
         scale = settings.global_scale if is_global else settings.local_scale
         size = settings.image_size if is_global else settings.local_image_size
-        top, left, height, width = _random_crop(*frames.shape[1:3], scale, generator)
-        crop = pixels[:, top : top + height, left : left + width][torch.from_numpy(chosen)]
+        top, left, height, width = _random_crop(*pixels.shape[1:3], scale, generator)
+        crop = pixels[:, top : top + height, left : left + width][torch.from_numpy(chosen).to(pixels.device)]
         view = _resize(rearrange(crop, "t h w c -> t c h w").float().div_(255), (size, size))
         if generator.random() < settings.flip:
             view = view.flip(-1)
@@ -214,11 +213,11 @@ def _jitter(view: Tensor, settings: ViewSettings, generator: np.random.Generator
 
 
 def _gray(view: Tensor) -> Tensor:
-    return torch.einsum("tchw,c->thw", view, torch.tensor(LUMA)).unsqueeze(1)
+    return torch.einsum("tchw,c->thw", view, torch.tensor(LUMA, device=view.device)).unsqueeze(1)
 
 
 def _normalise(pixels: Tensor) -> Tensor:
     """'t c h w' in 0..1 to CLIP's range, as 'c t h w'."""
-    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
-    pixels = (pixels - rearrange(mean, "c -> c 1 1")) / rearrange(std, "c -> c 1 1")
+    mean, std = (rearrange(torch.tensor(values, device=pixels.device), "c -> c 1 1") for values in (CLIP_MEAN, CLIP_STD))
+    pixels = (pixels - mean) / std
     return rearrange(pixels, "t c h w -> c t h w").contiguous()

@@ -17,6 +17,7 @@ from lib.data import (
     SampleKey,
     TrainingViews,
     collate,
+    cut_views,
     list_dataset,
     long_tailed,
     manifest_path,
@@ -109,6 +110,16 @@ def test_training_batches_are_stacked_by_view_and_follow_from_their_keys(small_v
         expected = dataset[good[0]].views
         assert all(torch.allclose(view[0], alone, atol=1e-5) for view, alone in zip(batch.views, expected))
     assert failed == [(5, "5.mp4")] * 2  # once an epoch
+
+
+def test_views_cut_where_the_model_is_are_those_that_decoding_processes_cut(small_videos):
+    plan = BatchPlan(len(small_videos), SMALL, batch_size=3, num_steps=2, seed=7)
+    cut, uncut = ([*DataLoader(TrainingViews(small_videos, SMALL, seed=7, cut=now), batch_sampler=plan, collate_fn=collate,
+                               num_workers=workers)] for now, workers in ((True, 0), (False, 1)))
+    for first, second in zip(cut, uncut, strict=True):
+        assert torch.equal(first.indices, second.indices) and len(first.errors) == len(second.errors)
+        views = cut_views(second.views, SMALL, torch.device("cpu"))
+        assert all(torch.equal(view, again) for view, again in zip(first.views, views, strict=True))
 
 
 def test_sample_differs_by_epoch_and_seed_only(small_videos):

@@ -28,7 +28,7 @@ def colours(view):
 
 
 def one_view(settings, frames, seed=0):
-    return colours(training_views(frames, [np.arange(len(frames))], settings, np.random.default_rng(seed))[0])
+    return colours(training_views(torch.from_numpy(frames), [np.arange(len(frames))], settings, np.random.default_rng(seed))[0])
 
 
 def plain_frames(rgb, count=2, size=32):
@@ -87,21 +87,30 @@ def test_number_of_frames_is_drawn_from_the_choices_of_every_view():
     assert all(set(column) == {2, 4, 8, 16} for column in drawn.T[2:])
 
 
+def test_views_are_cut_where_the_pictures_are():
+    """On torch's device without data, which refuses operations between it and the CPU."""
+    settings = svt_settings(image_size=40, local_image_size=24, local_views=1, jitter_probability=1, gray_probability=1)
+    pixels = torch.empty(9, 48, 64, 3, dtype=torch.uint8, device="meta")
+    views = training_views(pixels, [np.arange(4), np.arange(4), np.arange(2)], settings, np.random.default_rng(0))
+    assert all(view.device.type == "meta" for view in views)
+    assert [tuple(view.shape) for view in views] == [(3, 4, 40, 40), (3, 4, 40, 40), (3, 2, 24, 24)]
+
+
 def test_views_have_their_sizes_and_frames():
     settings = svt_settings(image_size=40, local_image_size=24, local_views=2)
     frames = np.random.default_rng(0).integers(0, 256, (9, 48, 64, 3), dtype=np.uint8)
     rows = [np.arange(8), np.arange(9), np.array([3, 3]), np.array([8])]
-    views = training_views(frames, rows, settings, np.random.default_rng(0))
+    views = training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(0))
     assert [tuple(v.shape) for v in views] == [(3, 8, 40, 40), (3, 9, 40, 40), (3, 2, 24, 24), (3, 1, 24, 24)]
     assert all(view.dtype == torch.float32 and view.is_contiguous() for view in views)
-    again = training_views(frames, rows, settings, np.random.default_rng(0))
+    again = training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(0))
     assert all(torch.equal(a, b) for a, b in zip(views, again))
-    assert not torch.equal(views[0], training_views(frames, rows, settings, np.random.default_rng(1))[0])
+    assert not torch.equal(views[0], training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(1))[0])
 
 
 def test_without_augmentation_a_view_is_the_normalised_picture():
     frames = plain_frames((10, 128, 250))
-    view = training_views(frames, [np.array([1, 0])], PLAIN, np.random.default_rng(0))[0]
+    view = training_views(torch.from_numpy(frames), [np.array([1, 0])], PLAIN, np.random.default_rng(0))[0]
     expected = (torch.tensor([10, 128, 250]) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     assert torch.allclose(view, expected.view(3, 1, 1, 1).expand(3, 2, 32, 32), atol=1e-5)
 
@@ -109,7 +118,7 @@ def test_without_augmentation_a_view_is_the_normalised_picture():
 def test_augmentation_is_the_same_for_all_frames_of_a_view_and_differs_between_views():
     settings = svt_settings(image_size=32, local_views=0)
     picture = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 3), dtype=np.uint8)
-    views = training_views(picture, [np.zeros(8, int)] * 2, settings, np.random.default_rng(0))
+    views = training_views(torch.from_numpy(picture), [np.zeros(8, int)] * 2, settings, np.random.default_rng(0))
     for view in views:
         assert torch.equal(view, view[:, :1].expand_as(view))
     assert not torch.allclose(views[0], views[1], atol=0.1)
