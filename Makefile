@@ -41,7 +41,7 @@ reproduce ablations: .venv/installed
 	exit 1
 
 status: .venv/installed
-	@.venv/bin/python -m lib.suites '$(PROFILE)' '$(SUITE)' $(CORES)
+	@.venv/bin/python -m lib.suites '$(PROFILE)' '$(SUITE)' $(CORES) '$(DATA)'
 
 check-data: .venv/installed
 	.venv/bin/python -m lib.check '$(PROFILE)' --data '$(DATA)' --workers $(CORES)

@@ -205,8 +205,14 @@ rule adapt:
     shell: ON_DEVICES
 
 
+def inputs_of_evaluate(wildcards):
+    p = by_folder[wildcards.folder].params
+    return [f"{wildcards.folder}/adapt.json", "params/concepts/merge.yaml", f"params/prompts/{p.zero_shot_prompts}.yaml",
+            *(f"params/concepts/{name}.yaml" for name in p.class_vocabularies)]
+
+
 rule evaluate:
-    input: "{folder}/adapt.json"
+    input: inputs_of_evaluate
     output: "{folder}/metrics.json"
     priority: 1  # before the next adaptation: an interrupted suite has numbers of what it did
     log: "{folder}/03_evaluate.log"
@@ -238,7 +244,7 @@ for name, (names, shown) in TABLES.items():
 
     rule:
         name: f"tables_{name}"
-        input: metrics_of(shown)
+        input: metrics_of(shown), "params/reported.csv"
         output: expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES)
         log: f"{PLACE}/90_tables/{name}.log"
         params:

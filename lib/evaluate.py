@@ -9,6 +9,7 @@ listed; the test part is looked at once, after every choice was made inside the 
 - Charades: mean average precision of its multi-label test part.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -30,8 +31,8 @@ from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_pr
                          prediction_summary, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
 from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
-from lib.runs import provenance, read_json, write_json
-from lib.vocabulary import Concept, class_concepts, file_hash
+from lib.runs import file_hash, provenance, read_json, write_json
+from lib.vocabulary import Concept, class_concepts
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
@@ -86,6 +87,7 @@ def evaluate(params: Params, folder: Path) -> dict:
                                 "run 02_adapt with the same parameters first")
     if read_json(folder / "adapt.json")["params_hash"] != params.stage_hash(AdaptParams):
         raise ValueError(f"{folder}: the model here was adapted with other parameters; run 02_adapt with these first")
+    (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
     everything = {dataset: list_dataset(params, dataset) for dataset in params.evaluate_on}
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
@@ -110,11 +112,12 @@ def evaluate(params: Params, folder: Path) -> dict:
                 "absent_classes": videos.absent_classes}
             for part, videos in used.items()}}
 
-    save_file(record.correct, folder / "correct.safetensors")
+    save_file(record.correct, folder / "correct.safetensors.partial")
+    os.replace(folder / "correct.safetensors.partial", folder / "correct.safetensors")
     content = {
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
-        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys([*params.concepts, *params.class_vocabularies])),
+        "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),
         "seconds": round(time.time() - started, 1), **provenance(params, EvaluateParams)}
     write_json(folder / "metrics.json", content)
     return content

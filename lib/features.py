@@ -14,8 +14,8 @@ from tqdm import tqdm
 from lib.backbone import VideoCLIP
 from lib.data import EvaluationViews, collate
 from lib.lists import Video, VideoList
-from lib.params import AdaptParams, Params
-from lib.runs import read_json, write_json
+from lib.params import Params
+from lib.runs import file_hash, read_json, write_json
 from lib.views import EvalView
 
 
@@ -73,8 +73,8 @@ def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
     files = [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
-    settings = [params.stage_hash(AdaptParams), params.evaluate_model, params.zero_shot_views, params.still_views, params.probe_views,
-                params.eval_precision]
+    weights = [file_hash(path) for path in sorted((folder / params.evaluate_model).glob("*.safetensors"))]
+    settings = [weights, params.zero_shot_views, params.still_views, params.probe_views, params.eval_precision]
     path, record = folder / "features" / f"{dataset}.safetensors", folder / "features" / f"{dataset}.json"
     if record.exists() and (known := read_json(record))["settings"] == settings and known["files"] == files:
         return Features(paths, load_file(path), known["failed"])

@@ -72,8 +72,8 @@ def video_features(model: VideoCLIP, videos: VideoList, *, num_frames: int, work
     workers: decoding processes; batch_size: videos.
     """
     view = f"{num_frames}x1x1@{model.config.vision_config.image_size}"
-    params = load(profile="paper", zero_shot_views=[view], probe_views=[view], device=str(model.device),
-                  workers=workers, eval_batch_size=batch_size, eval_precision="float32")
+    params = load(profile="paper", zero_shot_views=[view], still_views=[], probe_views=[view],
+                  device=str(model.device), workers=workers, eval_batch_size=batch_size, eval_precision="float32")
     found = extract(params, model, videos.videos, "the videos")
     kinds = [found.of(videos, kind, [view], average=True)[:, 0] for kind in ("embedding", "features")]
     return VideoRows(*kinds, [found.failed.get(str(video.path), "") for video in videos.videos])

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from lib.figures import CAPTIONS
+from lib.params import load
 from lib.results import PROTOCOLS, collect
 from lib.runs import read_json, write_text
 from lib.suites import Run, Suite
@@ -112,11 +113,12 @@ NeurIPS 2023 (arXiv 2307.10922).</p>
 def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
     files = [run.folder / file for run in done for file in ("adapt.json", "metrics.json")]
     records, first = [read_json(file) for file in files], runs[0].params
+    data, usual = (getattr(params, f"data_{first.dataset}") for params in (first, load(profile=profile, world_seed=first.world_seed)))
     times = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(file.stat().st_mtime)) for file in files]
     hours = sum(record["seconds"] for record in records) / 3600
     mentioned = {"Commit": "commit", "Hardware": "hardware", "torch": "torch", "transformers": "transformers", "PyAV": "av"}
     facts = {
-        "Command": f"make reproduce PROFILE={profile} SUITE={name}",
+        "Command": f"make reproduce PROFILE={profile} SUITE={name}" + (f" DATA={data}" if data != usual else ""),
         "Videos": f"adapted to {first.dataset}, evaluated on {', '.join(first.evaluate_on)}",
         "CLIP": ", ".join(dict.fromkeys(run.params.clip for run in runs)),
         "Rows": ", ".join(dict.fromkeys(run.ablation for run in runs)),

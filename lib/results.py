@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lib.metrics import Difference, pooled_bootstrap
@@ -22,8 +23,8 @@ CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
 
 
 class Collected(NamedTuple):
-    """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit, params_hash, folder; a line a number of a
-    part that is reported on. states: run, world_seed, seed, dataset, state ("done", "failed", "not run"), where (log of
+    """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit (of the adaptation, and of the evaluation
+    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed, dataset, state ("done", "failed", "not run"), where (log of
     a failed run), listed, found, decoded (clips of those parts); a line a run and data set."""
 
     values: pd.DataFrame
@@ -49,12 +50,13 @@ def collect(runs: list[Run]) -> Collected:
     states = [state_of(run) for run in runs]
     records = [read_json(run.folder / "metrics.json") if state == "done" else None
                for run, (state, _) in zip(runs, states)]
+    adapted = [read_json(run.folder / "adapt.json")["commit"] if record else "" for run, record in zip(runs, records)]
     num_classes = {name: len(found["classes"]) for record in records if record
                    for name, found in record["datasets"].items()}
-    before = {run.world_seed: load_file(run.folder / "correct.safetensors")
+    before = {run.world_seed: _correct(run)
               for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
     values, lines = [], []
-    for run, (state, where), record in zip(runs, states, records):
+    for run, (state, where), record, commit in zip(runs, states, records, adapted):
         entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
         for dataset in run.params.evaluate_on:
             key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
@@ -64,8 +66,8 @@ def collect(runs: list[Run]) -> Collected:
             for entry in entries:
                 if entry["dataset"] == dataset and reported(dataset, entry["part"]):
                     number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
-                    values.append(key | number | {name: record[name] for name in ("commit", "params_hash")}
-                                  | {"folder": _place(run)})
+                    values.append(key | number | {"commit": words_once(commit, record["commit"]), "folder": _place(run),
+                                                  "params_hash": record["params_hash"]})
     columns = ["run", "world_seed", "seed", "dataset", "part", "protocol", "metric", "value", "commit", "params_hash",
                "folder"]
     return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines))
@@ -74,10 +76,24 @@ def collect(runs: list[Run]) -> Collected:
 def _agreements(run: Run, before: dict[str, np.ndarray]) -> list[dict]:
     """Of a trained run, as entries of `metrics`: the share of clips whose middle frame alone it calls what the image CLIP
     (`before`: its predictions) calls it."""
-    own = load_file(run.folder / "correct.safetensors") if before and run.params.epochs else {}
+    own = _correct(run) if before and run.params.epochs else {}
     return [dict(zip(("dataset", "part", "protocol"), key.split("/"))) | {
-                "metric": "agreement", "value": 100 * float((own[key] == before[key]).mean())}
+                "metric": "agreement", "value": 100 * float(((own[key] == before[key]) & (own[key] >= 0)).mean())}
             for key in own if key.endswith("/zero_shot_still/predicted") and key in before]
+
+
+def _correct(run: Run) -> dict[str, np.ndarray]:
+    """What the evaluation left of single clips. Raises ValueError, naming the file, if it is not whole."""
+    path = run.folder / "correct.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is not whole ({error}): remove metrics.json beside it, and both are made again") from None
+
+
+def words_once(*texts: str) -> str:
+    """The words of some texts, each once."""
+    return " ".join(dict.fromkeys(" ".join(texts).split()))
 
 
 def _place(run: Run) -> str:
@@ -86,7 +102,7 @@ def _place(run: Run) -> str:
 
 def _answers(run: Run, dataset: str, protocol: str) -> np.ndarray | None:
     """Which clips of the reported parts a run has right, one part after the other; None if it was not asked."""
-    answers = load_file(run.folder / "correct.safetensors")
+    answers = _correct(run)
     keys = [key for key in answers if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
             and reported(*key.split("/")[:2])]
     return np.concatenate([answers[key] for key in sorted(keys)]) if keys else None

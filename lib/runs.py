@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCardData
 
 from lib.distributed import say
-from lib.params import ROOT, Params, SceneParams
+from lib.params import FOLDER, ROOT, Params, SceneParams
 
 
 def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
@@ -36,7 +36,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """A JSON file. Raises ValueError, naming it, if it is cut short or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole ({error}): remove it, and it is made again") from None
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
@@ -83,8 +87,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         _checksum(other).unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, params_hash: str, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole and was made with these parameters; of every other it says why not.
+def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], device: torch.device) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole and was made with these parameters and sources; of every other it says why not.
 
     None if there is none. Nothing in a file is executed.
     """
@@ -94,14 +98,29 @@ def load_checkpoint(folder: Path, params_hash: str, device: torch.device) -> dic
             say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
             continue
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] == params_hash:
+        if state["params_hash"] == params_hash and state.get("sources") == sources:
             return state
-        say(f"{path} was made with other parameters: it is not used")
+        what = "another CLIP, concepts or prompts" if state["params_hash"] == params_hash else "other parameters"
+        say(f"{path} was made with {what}: it is not used")
     return None
 
 
 def _checksum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def sources_of(params: Params) -> dict[str, str]:
+    """SHA-256 of the files that an adaptation is made of besides parameters and videos: concepts, prompts, a CLIP that
+    is a folder."""
+    names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
+    files = [*(FOLDER / "concepts" / f"{name}.yaml" for name in names), FOLDER / "prompts" / f"{params.prompts}.yaml",
+             *sorted((ROOT / params.clip).glob("*.safetensors"))]
+    return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files}
+
+
+def file_hash(path: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a file, to stand beside the results made with it."""
+    return _sha256(path)[:12]
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Suites: which runs tables are made of, and what became of them.
 
 A suite (`params/suites/`) names rows (ablations) and replicas (world and seed of each run), and tables with rows of
-their own. `python -m lib.suites PROFILE SUITE` says how far it is, and how long the rest will take.
+their own. `python -m lib.suites PROFILE SUITE CORES DATA` says how far it is, and how long the rest will take.
 """
 
 import sys
@@ -135,7 +135,7 @@ def made_otherwise(run: Run) -> list[Path]:
 def state_of(run: Run) -> tuple[str, str]:
     """("done" | "failed" | "not run", the log of a failed run). Metrics of other parameters are not the run's."""
     metrics = run.folder / "metrics.json"
-    if metrics.exists() and metrics not in made_otherwise(run):
+    if metrics.exists() and (run.folder / "adapt.json").exists() and not made_otherwise(run):
         return "done", ""
     names = ("02_adapt.ipynb", "02_adapt.log", "03_evaluate.ipynb", "03_evaluate.log")
     logs = [run.folder / name for name in names if (run.folder / name).exists()]
@@ -165,8 +165,9 @@ def progress(runs: list[Run], *, at_once: int) -> str:
 
 
 if __name__ == "__main__":
-    _, profile, suite, cores = sys.argv
+    _, profile, suite, cores, data = sys.argv
     try:
-        print(progress(runs_of(read_suite(suite), profile), at_once=int(cores)))
+        overrides = {f"data_{load(profile=profile).dataset}": data} if data else {}
+        print(progress(runs_of(read_suite(suite), profile, overrides), at_once=int(cores)))
     except ParamsError as error:
         sys.exit(str(error))

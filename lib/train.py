@@ -30,7 +30,8 @@ from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, AdaptParams, Params, load
-from lib.runs import load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, write_json
+from lib.runs import (load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, sources_of,
+                      write_json)
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
@@ -129,7 +130,8 @@ def adapt(params: Params, folder: Path) -> dict:
         raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
                          f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapt.json").unlink(missing_ok=True)  # from here on the models are not whole
+    for name in ("metrics.json", "adapt.json"):  # from here on the models are not whole, nor measured
+        (folder / name).unlink(missing_ok=True)
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
@@ -155,7 +157,7 @@ def adapt(params: Params, folder: Path) -> dict:
                            num_concepts) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
-              "seconds": round(time.time() - started, 1), **provenance(params, AdaptParams)}
+              "seconds": round(time.time() - started, 1), "sources": sources_of(params), **provenance(params, AdaptParams)}
     if distributed.rank() == 0:
         for name, model in (("student", student), ("teacher", teacher)):
             save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
@@ -170,7 +172,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
-    if state := load_checkpoint(folder, stage, labels.device):
+    sources = sources_of(params)
+    if state := load_checkpoint(folder, stage, sources, labels.device):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random"].cpu())
@@ -240,7 +243,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
             interrupted = distributed.any_process(bool(stopping))
             if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
                 if distributed.rank() == 0:
-                    save_checkpoint(folder, {"params_hash": stage, "step": step + 1, "random": torch.get_rng_state(),
+                    save_checkpoint(folder, {"params_hash": stage, "sources": sources, "step": step + 1, "random": torch.get_rng_state(),
                                              "bad": list(bad.items()),
                                              **{name: part.state_dict() for name, part in parts.items()}})
             if interrupted:

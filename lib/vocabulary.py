@@ -4,7 +4,6 @@ A vocabulary is a file `params/concepts/<name>.yaml` of `label: {spoken: text, d
 `GUIDELINE.md` beside it. `merge.yaml` says which labels of different vocabularies are the same action.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -101,11 +100,6 @@ def read_prompts(path: str | Path) -> list[str]:
     if problems:
         raise ConceptError(path, problems)
     return templates
-
-
-def file_hash(path: str | Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a file, to stand beside the results made with it."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 # The files are read as YAML's own nodes: these keep lines and repeated keys, which loading into a dict loses silently.

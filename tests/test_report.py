@@ -8,6 +8,7 @@ import pytest
 from test_tables import finish, outputs  # noqa: F401 - runs made up by hand, and the folder that they lie in
 
 from lib import figures, report, suites, tables
+from lib.params import AdaptParams
 from lib.runs import write_json
 
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -55,7 +56,7 @@ def made(outputs, suite):  # noqa: F811
     for run, right in zip(runs, (20, 24, 26)):  # image_clip, and lss with both seeds
         versions = {"hardware": "a <small> laptop, 2 cores", "torch": "2.13.0", "transformers": "5.23.0", "av": "18.1.0"}
         finish(run, right=right, seconds=1800, **versions)
-        write_json(run.folder / "adapt.json", {"seconds": 5400, "commit": "1234567890", **versions})
+        write_json(run.folder / "adapt.json", {"seconds": 5400, "commit": "1234567890", "params_hash": run.params.stage_hash(AdaptParams), **versions})
     runs[3].folder.mkdir(parents=True)
     (runs[3].folder / "02_adapt.log").write_text("killed\n")
     tables.write_tables(suite, runs, outputs / "tables")

@@ -1,11 +1,12 @@
 import subprocess
 
+import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from lib.params import AdaptParams, load
-from lib.runs import (append_line, checkpoints, load_checkpoint, model_card, provenance, read_json, read_lines,
-                      run_folder, save_checkpoint, write_json)
+from lib.runs import (append_line, checkpoints, file_hash, load_checkpoint, model_card, provenance, read_json, read_lines,
+                      run_folder, save_checkpoint, sources_of, write_json)
 from lib.train import adapt
 
 
@@ -21,26 +22,44 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 
 def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_parameters_is_loaded(tmp_path, capsys):
-    def load(params_hash="a"):
-        state = load_checkpoint(tmp_path, params_hash, torch.device("cpu"))
+    def load(params_hash="a", **sources):
+        state = load_checkpoint(tmp_path, params_hash, sources, torch.device("cpu"))
         return state and state["x"].tolist()
 
     assert load() is None
     for step in (3, 6, 10):
-        save_checkpoint(tmp_path, {"params_hash": "a", "step": step, "x": torch.tensor([step])})
+        save_checkpoint(tmp_path, {"params_hash": "a", "sources": {}, "step": step, "x": torch.tensor([step])})
     newest, before = checkpoints(tmp_path)
     assert [newest.name, before.name] == ["checkpoint-00000010.pt", "checkpoint-00000006.pt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         name + suffix for name in (newest.name, before.name) for suffix in ("", ".sha256"))
     assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
     assert load() == [10] and load("b") is None and "made with other parameters" in capsys.readouterr().out
+    assert load(concepts="edited") is None and "another CLIP, concepts or prompts" in capsys.readouterr().out
     newest.write_bytes(newest.read_bytes()[:-1])
     assert load() == [6] and f"{newest} is not whole" in capsys.readouterr().out
-    save_checkpoint(tmp_path, {"params_hash": "a", "step": 9, "x": torch.tensor([9])})
+    save_checkpoint(tmp_path, {"params_hash": "a", "sources": {}, "step": 9, "x": torch.tensor([9])})
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000009.pt", before.name]
     (tmp_path / "checkpoint-00000009.pt.sha256").unlink()
     before.write_text("")
     assert load() is None
+
+
+def test_a_record_that_is_cut_short_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"metrics": [')
+    with pytest.raises(ValueError, match=r"metrics.json is not whole .*remove it"):
+        read_json(tmp_path / "metrics.json")
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_hash(tmp_path / "file") == "ba7816bf8f01"  # the SHA-256 standard's own example
+
+
+def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():
+    made_of = sources_of(load(profile="embedded"))
+    assert made_of.keys() == {"concepts/merge.yaml", "concepts/embedded.yaml", "prompts/photo.yaml", "0/model.safetensors"}
+    assert "clip" not in str(sources_of(load(profile="paper")).keys()).replace("clip_kinetics", "")  # the hub's has a name
 
 
 def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):

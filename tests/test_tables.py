@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from lib import params, results, suites, tables
 from lib.metrics import paired_bootstrap, pooled_bootstrap
-from lib.params import EvaluateParams, ParamsError
+from lib.params import AdaptParams, EvaluateParams, ParamsError
 from lib.runs import read_json, write_json
 
 CLIPS = 40
@@ -47,6 +47,8 @@ def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", 
         for part in ("validation", test)
     ]
     run.folder.mkdir(parents=True)
+    adapted = {"commit": commit, **record, "params_hash": run.params.stage_hash(AdaptParams)}
+    write_json(run.folder / "adapt.json", adapted)
     save_file(correct, run.folder / "correct.safetensors")
     write_json(
         run.folder / "metrics.json",
@@ -215,9 +217,29 @@ def test_numbers_that_other_parameters_made_do_not_count(outputs):
     assert results.collect([run]).values.empty
     assert suites.state_of(run) == ("not run", "")
     (run.folder / "02_adapt.log").write_text("ConceptError")
-    assert suites.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
-    (run.folder / "adapt.json").write_text("{}")
     assert suites.state_of(run)[0] == "not run"
+    (run.folder / "adapt.json").unlink()
+    assert suites.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
+
+
+def test_numbers_of_a_model_that_is_no_longer_there_do_not_count(outputs):
+    (run,) = suites.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
+    finish(run, right=30)
+    (run.folder / "02_adapt.log").write_text("killed")
+    assert suites.state_of(run) == ("done", "")
+    (run.folder / "adapt.json").unlink()
+    assert suites.state_of(run)[0] == "failed" and results.collect([run]).values.empty
+
+
+def test_a_cut_file_of_answers_is_named(outputs):
+    runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0]]), "embedded")
+    for run in runs:
+        finish(run, right=30)
+    path = runs[1].folder / "correct.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=f"{path} is not whole"):
+        results.differences(runs, results.Collected(None, pd.DataFrame([
+            {"run": run.ablation, "world_seed": 0, "seed": 0, "dataset": "embedded"} for run in runs])), "lss")
 
 
 def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
@@ -313,6 +335,5 @@ def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
     assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 failed, 4 not run"
     for run, seconds in zip(runs[:2], (60, 240)):
         finish(run, right=20, seconds=seconds / 2)
-        write_json(run.folder / "adapt.json", {"seconds": seconds / 2})
     assert suites.progress(runs, at_once=2).splitlines() == [
         "4 runs: 2 done, 0 failed, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]

@@ -6,7 +6,6 @@ from lib.vocabulary import (
     Concept,
     ConceptError,
     class_concepts,
-    file_hash,
     guideline_problems,
     read_concepts,
     read_merge,
@@ -116,12 +115,6 @@ def test_every_problem_of_a_prompt_file_is_listed_with_its_line(tmp_path):
         "line 6: the template must be a text, not a list or mapping",
         "line 6: template '' must contain '{}' exactly once",
     ]
-
-
-def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    assert file_hash(path) == "ba7816bf8f01"  # the SHA-256 standard's own example
 
 
 @pytest.mark.parametrize("name, count", [("kinetics400", 400), ("ucf101", 101), ("hmdb51", 51), ("embedded", 16)])
