@@ -59,10 +59,9 @@ def line_of(key: str, profile: str) -> str:
 
 
 def _on_hub(name: str) -> bool:
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return True
     try:
-        HfApi().model_info(name, timeout=10)
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
     except Exception:  # no such repository, no connection, no such name: in each case it can't be had
         return False
     return True
@@ -100,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ParamsError as error:
         print(error, file=sys.stderr)
         return 2
+    if chosen.dataset and chosen.dataset not in datasets_of(params):
+        parser.error(f"--dataset: {chosen.profile} reads {', '.join(datasets_of(params))}, not {chosen.dataset}")
     datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
     if not all(place_of(params, name).is_dir() for name in datasets):
         print("\n".join(absent(params, profile=chosen.profile)), file=sys.stderr)

@@ -41,19 +41,31 @@ def train_part(params: Params) -> str:
     return f"train-{params.split}" if params.dataset in ("ucf101", "hmdb51") else "train"
 
 
+def test_parts(params: Params, dataset: str) -> list[str]:
+    """The parts that numbers are reported on. Kinetics has no public test labels: its validation part is it."""
+    if dataset in ("ucf101", "hmdb51"):
+        return [f"test-{split}" for split in params.evaluate_splits]
+    return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
+
+
 def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
     """The parts of a data set (`lists.list_videos`), what the manifest knows of its files attached.
 
     A file that has changed since the manifest was made is decoded as if it were unknown. Raises FileNotFoundError if
-    there is no such data set; DataError if files are missing, or broken as far as the manifest knows, unless
-    `allow_missing`.
+    there is no such data set; DataError if it lacks a part that the parameters ask for, or if files are missing, or
+    broken as far as the manifest knows, unless `allow_missing`.
     """
     lists = list_videos(dataset, place_of(params, dataset), lists=getattr(params, f"lists_{dataset}", "") or None)
+    needed = [*([train_part(params)] if dataset == params.dataset else []),
+              *(test_parts(params, dataset) if dataset in params.evaluate_on else [])]
+    if lacking := [part for part in needed if part not in lists]:
+        raise DataError(f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(lists)}: "
+                        "add it, or change dataset, evaluate_on or evaluate_parts")
     path, place, broken = manifest_path(params, dataset), place_of(params, dataset), {}
     if path.exists():
         table = manifest.read(path)
         indices = manifest.indices(table, place)
-        broken = {place / row.path: row.error for row in table.itertuples() if row.error}
+        broken = manifest.errors(table, place)
         lists = {part: replace(videos, videos=[replace(video, index=indices.get(video.path))
                                                for video in videos.videos]) for part, videos in lists.items()}
     if not params.allow_missing and dataset != "embedded":

@@ -25,7 +25,7 @@ def visible() -> list[str]:
     """The devices of this machine, as CUDA_VISIBLE_DEVICES names them: those that it allows, or all."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return [name for name in dict.fromkeys(allowed.split(",")) if name not in ("", "-1")]
+        return [name for name in dict.fromkeys(map(str.strip, allowed.split(","))) if name not in ("", "-1")]
     import torch  # it takes seconds, which a run on the CPU need not wait for
 
     return [str(index) for index in range(torch.cuda.device_count())]
@@ -48,7 +48,7 @@ def take(count: int, place: Path) -> list[str]:
         fcntl.flock(queue, fcntl.LOCK_EX)
         while True:
             for name in names:
-                if len(held) < count and name not in held and (lock := _lock(place / name)):
+                if len(held) < count and name not in held and (lock := _lock(place / name.replace("/", "-"))):
                     held[name] = lock
             if len(held) == count:
                 break

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
 from lib.concepts import concept_spaces
-from lib.data import list_dataset
+from lib.data import list_dataset, test_parts
 from lib.features import Features, cached_features
 from lib.lists import VideoList, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
@@ -80,7 +80,7 @@ def evaluate(params: Params, folder: Path) -> dict:
         DataError: files are missing or cannot be decoded, and `allow_missing` is false.
         ValueError: a class without a concept, a checkpoint that is none; ProbeError: a probe that did not converge.
     """
-    started = time.time()
+    started, made = time.time(), provenance(params, EvaluateParams)
     torch.set_num_threads(params.threads)
     if not (folder / "adapt.json").exists():
         raise FileNotFoundError(f"{folder}: no finished adaptation here (adapt.json); "
@@ -93,7 +93,7 @@ def evaluate(params: Params, folder: Path) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
     record, datasets = Record(), {}
     for dataset, lists in everything.items():
-        tests = {part: lists[part] for part in _test_parts(params, dataset)}
+        tests = {part: lists[part] for part in test_parts(params, dataset)}
         classes = next(iter(tests.values())).classes
         if other := {part: v.classes for part, v in lists.items() if v.classes != classes}:
             raise ValueError(f"{dataset}: the classes of its parts differ: {sorted(other)} from {sorted(tests)}")
@@ -118,7 +118,7 @@ def evaluate(params: Params, folder: Path) -> dict:
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
         "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),
-        "seconds": round(time.time() - started, 1), **provenance(params, EvaluateParams)}
+        "seconds": round(time.time() - started, 1), **made}
     write_json(folder / "metrics.json", content)
     return content
 
@@ -132,13 +132,6 @@ def _counts(lists: Collection[VideoList], found: Features) -> dict[str, int]:
 
 def _hashed(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
-
-
-def _test_parts(params: Params, dataset: str) -> list[str]:
-    """The parts that numbers are reported on. Kinetics has no public test labels: its validation part is it."""
-    if dataset in ("ucf101", "hmdb51"):
-        return [f"test-{split}" for split in params.evaluate_splits]
-    return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
 
 
 def _train_part(test_part: str) -> str:

@@ -5,6 +5,7 @@ where a crash or a hang is an outcome and not the end. Used by notebook 94_zoo a
 """
 
 import ctypes
+import os
 import sys
 import tempfile
 import time
@@ -126,13 +127,17 @@ def fuzz(sources: Sequence[Path], *, count: int, seed: int, limit: float) -> pd.
     rows, pool = [], None
     for number in tqdm(range(count), desc="spoilt files", unit="file"):
         source = sources[number % len(sources)]
-        pool = pool or ProcessPoolExecutor(1)
+        if pool is None:
+            pool = ProcessPoolExecutor(1)
+            worker = psutil.Process(pool.submit(os.getpid).result())
         try:
             outcome = pool.submit(attempt, source, seed + number).result(timeout=limit)
         except (BrokenProcessPool, TimeoutError) as error:
             hung = isinstance(error, TimeoutError)
             outcome = Outcome("timed out" if hung else "crashed", "", limit if hung else float("nan"), float("nan"))
-            pool.kill_workers() if hasattr(pool, "kill_workers") else pool.shutdown(wait=not hung, cancel_futures=True)
+            if hung:  # else the program would wait for it at its end
+                worker.kill()
+            pool.shutdown()
             pool = None
         rows.append({"source": source.name, "seed": seed + number} | outcome._asdict())
     if pool:

@@ -101,6 +101,12 @@ def indices(table: pd.DataFrame, root: Path) -> dict[Path, VideoIndex]:
     return found
 
 
+def errors(table: pd.DataFrame, root: Path) -> dict[Path, str]:
+    """Why a file cannot be decoded, of every broken one that has not changed since."""
+    return {path: row["error"] for row in table.to_dict("records")
+            if row["error"] and (path := root / row["path"]).exists() and _unchanged(row, path)}
+
+
 def _unchanged(row: dict[str, Any], path: Path) -> bool:
     stat = path.stat()
     return (row["bytes"], row["modified_ns"]) == (stat.st_size, stat.st_mtime_ns)

@@ -198,6 +198,10 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
         places = [existing_folder(lists, "Kinetics' lists")] if lists else [root, root / "annotations"]
         files = [file for place in places if place.is_dir() for file in entries(place)
                  if re.match(rf"(kinetics[-_]?(400)?_)?({'|'.join(names)})(_list_videos\.txt|\.csv)$", file.name)]
+        if lists and not files:
+            raise ListError(f"{lists}: no list of the part {part}: expected {names[0]}.csv or "
+                            f"kinetics400_{names[0]}_list_videos.txt; there are: {[path.name for path in entries(lists)][:5]}")
+        files.sort(key=lambda file: file.suffix != ".csv")
         videos = sorted(path for path in folder.rglob("*") if is_video(path) and not path.name.startswith("."))
         make = _kinetics_csv if files and files[0].suffix == ".csv" else _kinetics_txt if files else _kinetics_folders
         taken, missing = make(folder, videos, label_of, classes, *files[:1])
@@ -211,7 +215,7 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
 
 def _kinetics_csv(folder: Path, videos: list[Path], label_of: dict[str, int], classes: list[str], path: Path):
     by_id, taken, missing = {video.stem[:11]: video for video in videos}, [], []
-    for number, row in enumerate(_rows(path), start=2):
+    for number, row in enumerate(_rows(path, "label", "youtube_id"), start=2):
         label = label_of.get(name_key(row["label"]))
         if label is None:
             raise ListError(f"{path}, line {number}: {row['label']!r} is none of Kinetics-400's 400 classes")
@@ -250,8 +254,11 @@ def list_charades(root: Path, *, lists: Path | None = None) -> dict[str, VideoLi
     existing_folder(root, "charades: videos, with Charades_v1_train.csv, Charades_v1_test.csv, Charades_v1_classes.txt")
     place = existing_folder(lists, "Charades' annotations") if lists else root
     names = dict(line.split(maxsplit=1) for line in _lines(place / "Charades_v1_classes.txt"))
-    files = {path.stem: path for path in sorted(root.rglob("*")) if is_video(path)}
-    rows = {part: _rows(place / f"Charades_v1_{part}.csv") for part in ("train", "test")}
+    files = {}
+    for path in filter(is_video, sorted(root.rglob("*"))):
+        if (other := files.setdefault(path.stem, path)) != path:
+            raise ValueError(f"{root}: two files of one clip, {other} and {path}: remove one")
+    rows = {part: _rows(place / f"Charades_v1_{part}.csv", "id", "actions") for part in ("train", "test")}
     listed = {row["id"] for own in rows.values() for row in own}
     extra = [str(path.relative_to(root)) for stem, path in files.items() if stem not in listed]
     order, parts = {code: label for label, code in enumerate(names)}, {}
@@ -276,6 +283,10 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a csv. Raises ListError if it lacks one of the columns, FileNotFoundError."""
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if lacking := sorted(set(columns) - set(reader.fieldnames or ())):
+            raise ListError(f"{path}: it has no column {', '.join(lacking)}; its first line is {reader.fieldnames}")
+        return list(reader)

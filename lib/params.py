@@ -1,12 +1,10 @@
 """What a run is told: flat parameters, read from YAML, checked before any compute.
 
-`params/base.yaml` holds every parameter with its unit and where it comes from. A profile (`params/profiles/`) changes
-what a place needs (data, sizes), an ablation (`params/ablations/`) what a row of a table needs, and overrides what one
-run needs. Later layers win; the merged mapping must fit `Params` exactly.
+`params/base.yaml` holds every parameter with its unit and its source. A profile changes what a place needs (data,
+sizes), an ablation what a row of a table needs, overrides what one run needs. Later layers win; all must fit `Params`.
 
-The classes say what depends on what: the videos and the embedded CLIP on the scene, an adaptation on both, an
-evaluation on the adaptation. `Params.stage_hash` therefore changes for a stage exactly when one of its own
-parameters, or one of an earlier stage, does.
+The classes say what depends on what: videos and embedded CLIP on the scene, an adaptation on both, an evaluation on it.
+`Params.stage_hash` therefore changes for a stage exactly when one of its parameters, or of an earlier stage, does.
 """
 
 import difflib
@@ -264,15 +262,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else \
-            f"; there are: {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
+        names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        near = difflib.get_close_matches(path.stem, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {names}"
         raise ParamsError(f"{path}: no such file{hint}") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
-    if isinstance(content, dict):
-        return content
-    raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
+    keys = [key.value for key, _ in yaml.compose(path.read_text(), Loader=yaml.SafeLoader).value]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ParamsError(f"{path}: {', '.join(twice)}: given more than once; keep one")
+    return content
 
 
 def layers(profile: str, ablation: str | None = None) -> list[Path]:
@@ -315,6 +316,5 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
         return f"{where}: unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
     if problem["type"] == "missing":
         return f"{where}: missing"
-    value = problem["input"]
-    hint = " (YAML reads 3e-5 as text: write 3.0e-5)" if isinstance(value, str) and "float" in problem["type"] else ""
-    return f"{where}: {problem['msg']}, got {value!r}{hint}"
+    is_text = isinstance(problem["input"], str) and "float" in problem["type"]
+    return f"{where}: {problem['msg']}, got {problem['input']!r}" + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text

@@ -162,8 +162,12 @@ def pretrain(params: Params) -> dict:
 
     Returns:
         the record: parameters, steps, provenance, and the accuracy on held-out stills (`name_stills`).
+    Raises:
+        FileExistsError: `params.clip` is a folder with something else in it.
     """
-    started = time.time()
+    started, made, target = time.time(), provenance(params, ClipParams), ROOT / params.clip
+    if target.is_dir() and any(target.iterdir()) and not (target / "record.json").is_file():
+        raise FileExistsError(f"{target} exists and is no embedded CLIP; choose another `clip` or remove it")
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.world_seed)  # Hugging Face initialises from the global generator
     rng = np.random.default_rng([params.world_seed, 98])
@@ -204,8 +208,8 @@ def pretrain(params: Params) -> dict:
               "parameters": model.num_parameters(), "stills": name_stills(model.eval(), tokenizer, params),
               "command": "papermill notebooks/10_embedded_clip.ipynb out.ipynb -k python3 "
                          f"-p world_seed {params.world_seed}",
-              "seconds": round(time.time() - started), **provenance(params, ClipParams)}
-    save_model(model, tokenizer, ROOT / params.clip, record=record)
+              "seconds": round(time.time() - started), **made}
+    save_model(model, tokenizer, target, record=record)
     return record
 
 

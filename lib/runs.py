@@ -93,7 +93,8 @@ def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], dev
     None if there is none. Nothing in a file is executed.
     """
     for path in checkpoints(folder):
-        known = _checksum(path).read_text().split()[0] if _checksum(path).exists() else "no checksum"
+        noted = _checksum(path).read_text().split() if _checksum(path).exists() else []
+        known = noted[0] if noted else "no checksum"
         if (found := _sha256(path)) != known:
             say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
             continue

@@ -129,6 +129,8 @@ def adapt(params: Params, folder: Path) -> dict:
     if distributed.processes() != params.devices:
         raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
                          f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
+    ViewSettings.of(params)  # views that cannot be cut are told before anything is made
+    made = {"sources": sources_of(params), **provenance(params, AdaptParams)}  # now: files and commit may change meanwhile
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "adapt.json"):  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
@@ -154,10 +156,10 @@ def adapt(params: Params, folder: Path) -> dict:
     steps = params.epochs * (len(videos) // params.batch_size)
     num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
     bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
-                           num_concepts) if steps else ([], [])
+                           num_concepts, made["sources"]) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
-              "seconds": round(time.time() - started, 1), "sources": sources_of(params), **provenance(params, AdaptParams)}
+              "seconds": round(time.time() - started, 1), **made}
     if distributed.rank() == 0:
         for name, model in (("student", student), ("teacher", teacher)):
             save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
@@ -167,12 +169,12 @@ def adapt(params: Params, folder: Path) -> dict:
 
 
 def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
-           videos: VideoList, labels: Tensor, steps: int, num_concepts: int) -> tuple[list[tuple[str, str]], list[str]]:
+           videos: VideoList, labels: Tensor, steps: int, num_concepts: int,
+           sources: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse."""
     stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
-    sources = sources_of(params)
     if state := load_checkpoint(folder, stage, sources, labels.device):
         for name, part in parts.items():
             part.load_state_dict(state[name])

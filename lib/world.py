@@ -259,7 +259,7 @@ def build(params: Params) -> dict:
               "validation": params.world_validation, "test": params.world_test}
     if root.exists() and any(root.iterdir()):
         if not (root / "world.json").is_file():
-            raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data` or remove it")
+            raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
         if read_json(root / "world.json") == record:
             return record
     partial = root.with_name(f"{root.name}.partial")

@@ -46,3 +46,9 @@ def test_absent_data_is_an_error_of_the_command_with_the_line_to_edit(capsys, tm
 def test_the_line_of_the_last_profile_counts():
     assert check.line_of("clip", "paper+rehearsal").startswith("params/profiles/rehearsal.yaml, line ")
     assert check.line_of("epochs", "paper").startswith("params/base.yaml, line ")
+
+
+def test_a_data_set_that_the_profile_does_not_read_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        check.main(["ucf101", "--dataset", "hmdb"])
+    assert "--dataset: ucf101 reads ucf101, not hmdb" in capsys.readouterr().err

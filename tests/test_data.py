@@ -180,6 +180,23 @@ def test_a_manifest_is_used_until_a_file_changes_and_knows_what_is_broken(own_fo
     assert "allow_missing: true" in str(caught.value)
 
 
+def test_a_file_that_was_mended_since_is_not_broken(own_folder, small_videos):
+    params = own_folder.model_copy(update={"allow_missing": False})
+    paths = [v.path for videos in list_dataset(own_folder, "folder").values() for v in videos.videos]
+    manifest.write(manifest.check(paths, root=Path(params.data_folder), workers=1), manifest_path(params, "folder"))
+    with pytest.raises(DataError, match="2 of 12"):
+        list_dataset(params, "folder")
+    for path in paths:
+        if path.name == "5.mp4":
+            shutil.copy(small_videos.videos[0].path, path)
+    assert len(list_dataset(params, "folder")["train"]) == 6
+
+
+def test_a_part_that_is_asked_for_and_not_there_is_an_error_before_anything_is_made(own_folder):
+    with pytest.raises(DataError, match="folder: .* has no part validation, only train, test: add it, or change"):
+        list_dataset(own_folder.model_copy(update={"evaluate_parts": ["validation"]}), "folder")
+
+
 def test_views_are_the_same_with_a_manifest_and_without(own_folder):
     plain = list_dataset(own_folder, "folder")["train"]
     table = manifest.check([v.path for v in plain.videos], root=Path(own_folder.data_folder), workers=1)

@@ -75,3 +75,10 @@ def test_more_devices_than_there_are_is_an_error_that_says_so(lend):
 def test_without_devices_the_command_runs_as_it_is(lend):
     process = lend(0, [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES']); raise SystemExit(3)"])
     assert process.communicate()[0].strip() == "0,1,2" and process.returncode == 3
+
+
+def test_a_name_is_one_device_however_it_is_written(lend):
+    first = lend(1, shown=" 7")
+    assert seen(first) == {"7"}
+    second = lend(1, shown="MIG-GPU-x/1/0, 7")
+    assert seen(second) == {"MIG-GPU-x/1/0"}

@@ -226,6 +226,19 @@ def test_kinetics_by_lines_of_path_and_number(tmp_path):
         list_kinetics400(tmp_path)
 
 
+def test_kinetics_takes_the_csv_before_other_lists_and_no_other_than_those_it_is_given(tmp_path):
+    make_files(tmp_path, "train/zumba/abcdefghijk.mp4")
+    (tmp_path / "kinetics400_train_list_videos.txt").write_text("gone.mp4 0\n")
+    (tmp_path / "train.csv").write_text("label,youtube_id\nzumba,abcdefghijk\n")
+    assert [video.name for video in list_kinetics400(tmp_path)["train"].videos] == ["zumba/abcdefghijk"]
+    (tmp_path / "train.csv").write_text("path,label\nabcdefghijk.mp4,zumba\n")
+    with pytest.raises(ListError, match="train.csv: it has no column youtube_id; its first line is .'path', 'label'"):
+        list_kinetics400(tmp_path)
+    make_files(tmp_path, "mine/k400.csv")
+    with pytest.raises(ListError, match="mine: no list of the part train: expected train.csv or .* there are: .'k400.csv'"):
+        list_kinetics400(tmp_path, lists=tmp_path / "mine")
+
+
 def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     make_files(tmp_path, "Charades_v1_480/A.mp4", "Charades_v1_480/B.mp4", "Charades_v1_480/X.mp4")
     (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
@@ -237,4 +250,7 @@ def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     assert found["train"].classes == ["Holding some clothes", "Putting clothes somewhere"]
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nB,Bed,c002 1 2,30\n")
     with pytest.raises(ListError, match="Charades_v1_test.csv, line 2: .'c002'. is in no class"):
+        list_charades(tmp_path)
+    make_files(tmp_path, "Charades_v1/A.mp4")
+    with pytest.raises(ValueError, match="two files of one clip"):
         list_charades(tmp_path)

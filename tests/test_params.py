@@ -98,3 +98,9 @@ def test_the_stage_that_evaluates_depends_on_the_place_of_what_it_evaluates_on()
 def test_a_second_profile_changes_the_first():
     both, paper = load(profile="paper+embedded"), load(profile="paper")
     assert (both.dataset, both.zero_shot_protocols) == ("embedded", paper.zero_shot_protocols)
+
+
+def test_a_key_that_stands_twice_in_a_file_is_an_error(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 5\n")
+    with pytest.raises(ParamsError, match=r"mine.yaml: epochs: given more than once"):
+        read_yaml(tmp_path / "mine.yaml")
