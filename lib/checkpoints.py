@@ -37,7 +37,7 @@ def load_whole(load: Callable, name_or_path: str, *, expected: str, **kwargs: An
     """Calls `load` (a `from_pretrained`) for a checkpoint with every weight.
 
     Raises ValueError, naming the checkpoint and what was found, if it is of another type, cannot be read as tensors
-    alone, or lacks weights; weights left over are an error but in an image CLIP, whose older files hold positions.
+    alone, lacks weights or has some left over (transformers itself drops the positions that older CLIPs hold).
     """
     if (found := model_type(name_or_path)) != expected:
         raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint, its config.json has model_type {found!r}")
@@ -49,8 +49,7 @@ def load_whole(load: Callable, name_or_path: str, *, expected: str, **kwargs: An
                          ) from error
     except Exception as error:  # of many types, as above
         raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint that can be read: {error}") from error
-    left_over = report["unexpected_keys"] if expected != CLIPConfig.model_type else []
-    for what, keys in (("lacks", report["missing_keys"]), ("has unknown", left_over)):
+    for what, keys in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
         if keys:
             names = ", ".join(sorted(keys)[:5]) + (", ..." if len(keys) > 5 else "")
             raise ValueError(f"{name_or_path}: not a {expected!r} checkpoint, it {what} {len(keys)} weights: {names}")
@@ -58,13 +57,19 @@ def load_whole(load: Callable, name_or_path: str, *, expected: str, **kwargs: An
 
 
 def normalisation(name_or_path: str) -> dict[str, tuple[float, ...]]:
-    """`image_mean` and `image_std` of a checkpoint's image processor, in its newer or older file; {} without one."""
+    """`image_mean` and `image_std` of a checkpoint's image processor, in its newer or older file; {} without one.
+
+    Raises ValueError, naming the file, if it is cut short.
+    """
     for name in ("processor_config.json", "preprocessor_config.json"):
         path = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False)
-        settings = json.loads(Path(path).read_text()) if path else {}
-        settings = settings.get("image_processor", settings)
-        if "image_mean" in settings:
-            return {key: tuple(settings[key]) for key in ("image_mean", "image_std")}
+        try:
+            settings = json.loads(Path(path).read_text()) if path else {}
+            settings = settings.get("image_processor", settings)
+            if "image_mean" in settings:
+                return {key: tuple(settings[key]) for key in ("image_mean", "image_std")}
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{name_or_path}: {name} is cut short or lacks {error}: mend it") from error
     return {}
 
 

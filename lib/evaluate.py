@@ -50,8 +50,9 @@ class Record:
         self.metrics.append({"dataset": dataset, "part": part, "protocol": protocol, "metric": metric,
                              "value": float(value)})
 
-    def scores(self, dataset: str, part: str, protocol: str, scores: np.ndarray, videos: VideoList) -> None:
-        """Everything that is measured of the scores 'n c' of a list of clips with one label each."""
+    def scores(self, dataset: str, part: str, protocol: str, scores: np.ndarray, videos: VideoList, *, top: int = 5) -> None:
+        """Everything that is measured of the scores 'n c' of a list of clips with one label each; `top` stands for 5 where
+        fewer scores are no ties."""
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
@@ -59,7 +60,7 @@ class Record:
         self.per_class[key] = np.asarray(summary["per_class_accuracy"]).tolist()
         self.confusion[key] = np.asarray(summary["confusion"]).tolist()
         values = {"top1": 100 * right.mean(),
-                  "top5": 100 * topk_correct(scores, truth, min(5, len(classes))).mean(),
+                  "top5": 100 * topk_correct(scores, truth, top).mean(),
                   "prediction_entropy": summary["prediction_entropy"]}
         if pairs := [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]:
             of_pairs = pair_correct(scores, truth, pairs)
@@ -238,5 +239,5 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
         for k in params.knn_k:
             votes = mean_over_views(lambda rows: knn(known["features"][decoded], labels, rows,
                                                  num_classes=len(videos.classes), k=k), features)
-            record.scores(dataset, part, f"knn_{k}", votes, videos)
+            record.scores(dataset, part, f"knn_{k}", votes, videos, top=min(5, k))
     return probes

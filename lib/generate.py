@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from lib.lists import spoken_name
 from lib.params import FOLDER
-from lib.runs import append_line, read_lines, write_text
+from lib.runs import append_line, read_lines, write_lines, write_text
 from lib.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary
 
 Writer = Callable[[list[str], int], list[str]]  # prompts of a batch, seed -> what is written after each
@@ -94,7 +94,9 @@ def generate_vocabulary(
     prompts = {label: prompt_for(name, [other for other in names if other != name])
                for label, name in zip(labels, names)}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    answers = {line["key"]: line["text"] for line in read_lines(cache)}
+    known = read_lines(cache)
+    write_lines(cache, known)  # without a line that was cut short, else the next one would be glued to it
+    answers = {line["key"]: line["text"] for line in known}
     concepts = {label: Concept(label, name, ()) for label, name in zip(labels, names)}
     todo, problems = list(labels), []
     for attempt in range(attempts):

@@ -101,7 +101,7 @@ def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], dev
         state = torch.load(path, map_location=device, weights_only=True)
         if state["params_hash"] == params_hash and state.get("sources") == sources:
             return state
-        what = "another CLIP, concepts or prompts" if state["params_hash"] == params_hash else "other parameters"
+        what = "another CLIP, concepts, prompts or list of videos" if state["params_hash"] == params_hash else "other parameters"
         say(f"{path} was made with {what}: it is not used")
     return None
 
@@ -115,7 +115,7 @@ def sources_of(params: Params) -> dict[str, str]:
     is a folder."""
     names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
     files = [*(FOLDER / "concepts" / f"{name}.yaml" for name in names), FOLDER / "prompts" / f"{params.prompts}.yaml",
-             *sorted((ROOT / params.clip).glob("*.safetensors"))]
+             *sorted([*(ROOT / params.clip).glob("*.safetensors"), *(ROOT / params.clip).glob("*.bin")])]
     return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files}
 
 

@@ -3,11 +3,12 @@
 A student sees all views of a video, its exponential moving average, the teacher, the global ones; the objective
 compares what they say (`lib/objectives.py`). Only the visual tower learns: the text tower, hence the concept spaces, is
 CLIP's own to the end. What a step does follows from the parameters and its number alone, so a run that was killed goes
-on from its last checkpoint to the very same weights.
+on from its last checkpoint: on the CPU to the very same weights, on CUDA up to the order in which its kernels add.
 """
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import signal
@@ -57,6 +58,8 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
     if params.objective == "feature":
         return FeatureObjective(params, model.config.vision_config.hidden_size)
     if params.concept_directions == "random":  # one draw for both spaces: they stay index-matched
+        if len({space.vectors.shape for space in spaces.values()}) > 1:
+            raise ValueError("concept_directions: random needs spaces of one shape: set description_axes to mean")
         spaces = {name: random_space(space, seed=params.seed) for name, space in spaces.items()}
     if params.objective == "label":
         return LabelObjective(params, spaces["category"])
@@ -132,7 +135,7 @@ def adapt(params: Params, folder: Path) -> dict:
     ViewSettings.of(params)  # views that cannot be cut are told before anything is made
     made = {"sources": sources_of(params), **provenance(params, AdaptParams)}  # now: files and commit may change meanwhile
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.json", "adapt.json"):  # from here on the models are not whole, nor measured
+    for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
@@ -142,6 +145,7 @@ def adapt(params: Params, folder: Path) -> dict:
         videos = some_videos(videos, count=params.train_videos, seed=params.seed)
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
+    made["sources"]["videos"] = hashlib.sha256("\n".join(video.name for video in videos.videos).encode()).hexdigest()[:12]
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
@@ -181,6 +185,9 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
         torch.set_rng_state(state["random"].cpu())
         first_step, bad = state["step"], dict(state["bad"])
         distributed.say(f"going on from step {first_step} of {steps} ({folder})")
+    if len(steps_found := set(distributed.gather_objects(first_step))) > 1:
+        raise AdaptationError(f"{folder}: the processes would go on from different steps, {sorted(steps_found)}: "
+                              "it must be the same folder on every machine")
     student.visual.activation_checkpointing = params.activation_checkpointing
     if params.compile:
         for block in [*student.visual.blocks, *teacher.visual.blocks]:
@@ -230,6 +237,9 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                     "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature")
             trained = [p for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
+            if not math.isfinite(norm.item()):
+                raise AdaptationError(f"step {step}: the loss is {result.loss.item()}, but the norm of its gradient is "
+                                      f"{norm.item()}. Try a lower learning_rate or a longer warmup_epochs")
             optimizer.step()
             update_teacher(teacher.visual, student.visual, momentum)
             if isinstance(objective, FeatureObjective):
@@ -256,7 +266,11 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:
     """For the ceiling: the row of every video's label in the category space, 'n'."""
     row = {concept.action: i for i, concept in enumerate(concepts)}
-    of_class = [row[concept.action] for concept in class_concepts(params, videos.classes)]
+    of_classes = class_concepts(params, videos.classes)
+    if lacking := [concept.label for concept in of_classes if concept.action not in row]:
+        raise ValueError(f"objective: label needs every class among the concepts, and these are not: {lacking}. "
+                         "Change concepts, concept_names or num_concepts")
+    of_class = [row[concept.action] for concept in of_classes]
     return torch.tensor([of_class[video.label] for video in videos.videos])
 
 

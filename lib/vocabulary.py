@@ -258,6 +258,9 @@ def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
     if params.num_concepts:
         chosen = np.sort(generator.permutation(len(concepts))[: params.num_concepts])
         concepts = [concepts[i] for i in chosen]
+    if len(concepts) < 2:
+        raise ValueError(f"a softmax needs two concepts or more, there is {[concept.label for concept in concepts]}: change "
+                         "concepts, concept_names or num_concepts")
     if params.concept_texts == "shuffled":
         return shuffled(concepts, generator)
     return random_words(concepts, generator) if params.concept_texts == "random_words" else concepts

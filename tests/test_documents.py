@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lib.params import load
 from lib.world import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +113,7 @@ def test_every_path_and_notebook_that_a_document_names_exists(path):
     text = path.read_text()
     named = re.findall(r"`((?:lib|params|notebooks|tests)/[\w./-]*)`", text) + re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
     named += [f"notebooks/{name}.ipynb" for name in re.findall(r"`(\d\d_\w+)`", text)]
-    assert named and not [name for name in named if not (ROOT / name).exists()]
+    assert named and not [name for name in named if not (ROOT / name).exists() and Path(name).stem != "mine"]  # the reader's own
 
 
 def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, write_video, capsys):
@@ -130,3 +132,17 @@ def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeyp
     assert len(files) >= 2 and table["video"].tolist() == files and (table["error"] == "").all()
     assert set(table["prediction"]) <= set(labels) and np.allclose(table[labels].sum(axis=1), 1)
     assert all(name in capsys.readouterr().out for name in files[:1])
+
+
+def test_the_ablation_that_the_readme_adds_can_be_added_as_it_stands():
+    diff = re.search(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    name = re.search(r"\+\+\+ b/(params/ablations/\w+\.yaml)", diff)[1]
+    assert not (ROOT / name).exists()
+    load(profile="embedded", **yaml.safe_load(re.search(r"^ *\+(\w+: .*)$", diff, re.MULTILINE)[1]))
+    (removed,) = re.findall(r"^  -( .*)$", diff, re.MULTILINE)
+    assert f"\n{removed}\n" in (ROOT / "params/suites/embedded.yaml").read_text()
+
+
+def test_the_profile_of_ones_own_videos_fits_on_the_papers():
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert load(profile="paper", **yaml.safe_load(textwrap.dedent("  " + block.lstrip()))).dataset == "folder"

@@ -35,7 +35,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
         name + suffix for name in (newest.name, before.name) for suffix in ("", ".sha256"))
     assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
     assert load() == [10] and load("b") is None and "made with other parameters" in capsys.readouterr().out
-    assert load(concepts="edited") is None and "another CLIP, concepts or prompts" in capsys.readouterr().out
+    assert load(concepts="edited") is None and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
     newest.write_bytes(newest.read_bytes()[:-1])
     assert load() == [6] and f"{newest} is not whole" in capsys.readouterr().out
     save_checkpoint(tmp_path, {"params_hash": "a", "sources": {}, "step": 9, "x": torch.tensor([9])})

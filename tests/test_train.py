@@ -248,3 +248,19 @@ def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         adapt(tiny(clip=str(tmp_path / "empty")), tmp_path / "run")
+
+
+def test_labels_that_are_no_concept_and_a_single_concept_are_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="needs every class among the concepts, and these are not: .*num_concepts"):
+        adapt(tiny("supervised", num_concepts=8), tmp_path)
+    with pytest.raises(ValueError, match="needs two concepts or more"):
+        adapt(tiny(num_concepts=1), tmp_path)
+
+
+def test_a_checkpoint_of_another_list_of_videos_is_not_taken(tiny, tmp_path, capsys):
+    shutil.copytree(tiny().data_embedded, tmp_path / "world")
+    params = tiny(epochs=2, checkpoint_every=2, data_embedded=str(tmp_path / "world"))
+    adapt(params, tmp_path / "run")
+    next((tmp_path / "world" / "train").rglob("*.mp4")).unlink()
+    adapt(params, tmp_path / "run")
+    assert "list of videos: it is not used" in capsys.readouterr().out
