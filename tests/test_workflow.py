@@ -193,7 +193,8 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
     page = (copy.folder / "outputs/tiny/report.html").read_text()
     assert "<td>failed</td><td>outputs/tiny/runs/broken/world0-seed0/02_adapt.log</td>" in page
     assert page.count("<img ") == len(figures["made"])
-    assert figures["left_out"]["confusion"] == "image_clip and lss are needed; done: ['lss']"
+    assert figures["left_out"]["confusion"].startswith("image_clip and lss are needed, in world 0")
+    assert "done: ['lss']" in figures["left_out"]["confusion"]
     for name in figures["made"]:
         assert (copy.folder / f"outputs/tiny/figures/{name}.png").stat().st_size > 0
     assert "lss embedded" in partial.stdout and "broken embedded    failed" in partial.stdout
