@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from lib.check import absent, datasets_of
-from lib.data import manifest_path
-from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load
+from lib.data import elsewhere, manifest_path
+from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams
 from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary
 
@@ -35,7 +35,7 @@ def stop(message):
 
 try:
     suite = read_suite(SUITE)
-    OVERRIDES = {f"data_{load(profile=PROFILE).dataset}": DATA} if DATA else {}
+    OVERRIDES = elsewhere(PROFILE, DATA)
     # how a run is computed, not what: not in its rule's `params`, else a finished one would run again
     HOW = OVERRIDES | ({"devices": config["devices"]} if config.get("devices") not in (None, "") else {})
     runs = runs_of(suite, PROFILE, HOW)

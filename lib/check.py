@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib import manifest
-from lib.data import manifest_path, place_of
+from lib.data import elsewhere, manifest_path, place_of
 from lib.lists import report
 from lib.official import OFFICIAL, list_videos
 from lib.params import ROOT, Params, ParamsError, layers, load
@@ -93,9 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes")
     chosen = parser.parse_args(arguments)
     try:
-        params = load(profile=chosen.profile)
-        if chosen.data:
-            params = load(profile=chosen.profile, **{f"data_{params.dataset}": chosen.data})
+        params = load(profile=chosen.profile, **elsewhere(chosen.profile, chosen.data))
     except ParamsError as error:
         print(error, file=sys.stderr)
         return 2

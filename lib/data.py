@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from lib import manifest
 from lib.lists import Video, VideoList
 from lib.official import list_videos
-from lib.params import ROOT, Params
+from lib.params import ROOT, Params, load
 from lib.video import VideoError, decode
 from lib.views import EvalView, ViewSettings, draw_num_frames
 from lib.views import evaluation_indices, evaluation_views, training_indices, training_views
@@ -28,6 +28,11 @@ class DataError(ValueError):
 def place_of(params: Params, dataset: str) -> Path:
     """The folder of a data set."""
     return ROOT / getattr(params, f"data_{dataset}")
+
+
+def elsewhere(profile: str, folder: str) -> dict[str, str]:
+    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none."""
+    return {f"data_{load(profile=profile).dataset}": folder} if folder else {}
 
 
 def manifest_path(params: Params, dataset: str) -> Path:
@@ -152,16 +157,20 @@ class Batch(NamedTuple):
 def collate(samples: list[Sample]) -> Batch:
     good = [sample for sample in samples if sample.error is None]
     whole = [sample.views for sample in good]
-    views = whole if good and isinstance(whole[0], Uncut) else [torch.stack(view) for view in zip(*whole)]
+    views = whole if good and isinstance(whole[0], Uncut) else _by_view(whole)
     errors = [(sample.index, sample.error) for sample in samples if sample.error is not None]
     return Batch(views, torch.tensor([sample.index for sample in good], dtype=torch.long), errors)
 
 
 def cut_views(videos: list[Uncut], settings: ViewSettings, device: torch.device) -> list[Tensor]:
     """The views of a batch, 'b c t h w' each, cut on the device: the same as TrainingViews cuts, up to its rounding."""
-    views = [training_views(video.pixels.to(device, non_blocking=True), video.rows, settings, video.generator)
-             for video in videos]
-    return [torch.stack(view) for view in zip(*views)]
+    return _by_view([training_views(video.pixels.to(device, non_blocking=True), video.rows, settings, video.generator)
+                     for video in videos])
+
+
+def _by_view(samples: list[list[Tensor]]) -> list[Tensor]:
+    """The views of each video -> each view of all videos."""
+    return [torch.stack(view) for view in zip(*samples)]
 
 
 class TrainingViews(Dataset):

@@ -260,17 +260,17 @@ class Params(EvaluateParams):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping. Raises ParamsError naming the file (and line) otherwise."""
     try:
-        content = yaml.safe_load(path.read_text())
+        node = (loader := yaml.SafeLoader(path.read_text())).get_single_node()
+        content = loader.construct_document(node) if node else None
     except FileNotFoundError:
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
         near = difflib.get_close_matches(path.stem, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {names}"
-        raise ParamsError(f"{path}: no such file{hint}") from None
+        raise ParamsError(f"{path}: no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {names}")) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
-    keys = [key.value for key, _ in yaml.compose(path.read_text(), Loader=yaml.SafeLoader).value]
+    keys = [key.value for key, _ in node.value]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise ParamsError(f"{path}: {', '.join(twice)}: given more than once; keep one")
     return content

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,6 @@ def _checksum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def sources_of(params: Params) -> dict[str, str]:
-    """SHA-256 of the files that an adaptation is made of besides parameters and videos: concepts, prompts, a CLIP that
-    is a folder."""
-    names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
-    files = [*(FOLDER / "concepts" / f"{name}.yaml" for name in names), FOLDER / "prompts" / f"{params.prompts}.yaml",
-             *sorted([*(ROOT / params.clip).glob("*.safetensors"), *(ROOT / params.clip).glob("*.bin")])]
-    return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files}
-
-
 def file_hash(path: Path) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a file, to stand beside the results made with it."""
     return _sha256(path)[:12]
@@ -196,6 +188,16 @@ The weights stand under the licence of the checkpoint that they came from; the c
 *Language-based Action Concept Spaces Improve Video Self-Supervised Learning*, NeurIPS 2023 (arXiv 2307.10922); this
 model is not the authors'.
 """
+
+
+def sources_of(params: Params, videos: Iterable[str]) -> dict[str, str]:
+    """Hashes of what an adaptation is made of besides its parameters: concepts, prompts, a CLIP that is a folder, and the
+    names of its videos."""
+    names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
+    files = [*(FOLDER / "concepts" / f"{name}.yaml" for name in names), FOLDER / "prompts" / f"{params.prompts}.yaml",
+             *sorted([*(ROOT / params.clip).glob("*.safetensors"), *(ROOT / params.clip).glob("*.bin")])]
+    return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files} | {
+        "videos": hashlib.sha256("\n".join(videos).encode()).hexdigest()[:12]}
 
 
 def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:

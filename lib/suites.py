@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lib.data import elsewhere
 from lib.params import FOLDER, ROOT, AdaptParams, EvaluateParams, Params, ParamsError, layers, load, read_yaml
 from lib.runs import read_json, run_folder
 
@@ -91,10 +92,10 @@ def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[R
     for table in suite.comparisons.values():
         for row in table.rows:
             wanted.setdefault(row, []).extend(table.replicas)
-    runs, seen = {}, {}
+    runs, seen, plain = {}, {}, load(profile=profile, **(overrides or {}))
     for row, replicas in wanted.items():
         own = load(profile=profile, ablation=row, **(overrides or {}))
-        _check_difference(row, profile, overrides or {}, own, seen)
+        _check_difference(row, profile, plain, own, seen)
         for world_seed, seed in dict.fromkeys(map(tuple, replicas)):
             params = load(profile=profile, ablation=row, **(overrides or {}), world_seed=world_seed, seed=seed)
             if params.dataset != "embedded" and world_seed:
@@ -107,11 +108,11 @@ def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[R
     return list(runs.values())
 
 
-def _check_difference(row: str, profile: str, overrides: dict, params: Params, seen: dict[str, str]) -> None:
+def _check_difference(row: str, profile: str, plain: Params, params: Params, seen: dict[str, str]) -> None:
     """An empty ablation file is the profile itself; any other must change something, and no two the same."""
     file = layers(profile, row)[-1].relative_to(FOLDER.parent)
     digest = params.stage_hash(EvaluateParams)
-    if read_yaml(FOLDER.parent / file) and params == load(profile=profile, **overrides):
+    if read_yaml(FOLDER.parent / file) and params == plain:
         raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own")
     if digest in seen:
         raise ParamsError(f"{file}: has the same parameters as {seen[digest]}.yaml in profile {profile!r}")
@@ -167,7 +168,6 @@ def progress(runs: list[Run], *, at_once: int) -> str:
 if __name__ == "__main__":
     _, profile, suite, cores, data = sys.argv
     try:
-        overrides = {f"data_{load(profile=profile).dataset}": data} if data else {}
-        print(progress(runs_of(read_suite(suite), profile, overrides), at_once=int(cores)))
+        print(progress(runs_of(read_suite(suite), profile, elsewhere(profile, data)), at_once=int(cores)))
     except ParamsError as error:
         sys.exit(str(error))

@@ -8,19 +8,17 @@ on from its last checkpoint: on the CPU to the very same weights, on CUDA up to 
 
 import argparse
 import copy
-import hashlib
 import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
@@ -133,19 +131,19 @@ def adapt(params: Params, folder: Path) -> dict:
         raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
                          f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
     ViewSettings.of(params)  # views that cannot be cut are told before anything is made
-    made = {"sources": sources_of(params), **provenance(params, AdaptParams)}  # now: files and commit may change meanwhile
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
-    student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
-                                        temporal_positions=params.temporal_positions, seed=params.seed).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
     videos = list_dataset(params, params.dataset)[train_part(params)]
     if params.train_videos:
         videos = some_videos(videos, count=params.train_videos, seed=params.seed)
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
-    made["sources"]["videos"] = hashlib.sha256("\n".join(video.name for video in videos.videos).encode()).hexdigest()[:12]
+    # now: files and commit may change meanwhile
+    made = {"sources": sources_of(params, [video.name for video in videos.videos]), **provenance(params, AdaptParams)}
+    student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
+                                        temporal_positions=params.temporal_positions, seed=params.seed).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")

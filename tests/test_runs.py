@@ -57,9 +57,10 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():
-    made_of = sources_of(load(profile="embedded"))
-    assert made_of.keys() == {"concepts/merge.yaml", "concepts/embedded.yaml", "prompts/photo.yaml", "0/model.safetensors"}
-    assert "clip" not in str(sources_of(load(profile="paper")).keys()).replace("clip_kinetics", "")  # the hub's has a name
+    made_of = sources_of(load(profile="embedded"), ["walk/0", "run/1"])
+    assert made_of["videos"] != sources_of(load(profile="embedded"), ["walk/0"])["videos"]
+    assert made_of.keys() == {"videos", "concepts/merge.yaml", "concepts/embedded.yaml", "prompts/photo.yaml", "0/model.safetensors"}
+    assert "clip" not in str(sources_of(load(profile="paper"), []).keys()).replace("clip_kinetics", "")  # the hub's has a name
 
 
 def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
