@@ -11,6 +11,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -84,8 +85,9 @@ def arguments_of(run):
     return arguments(ablation=run.ablation, world_seed=run.world_seed, seed=run.seed)
 
 
-THREADS = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false"
-shell.prefix(f"set -euo pipefail; export {THREADS}; ")
+# A notebook keeps a line for every move of a progress bar: one in ten seconds is enough.
+ENVIRONMENT = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=10"
+shell.prefix(f"set -euo pipefail; export {ENVIRONMENT}; ")
 HOW_OVERRIDES = json.dumps({"overrides": HOW})
 PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
     -y {params.arguments:q} -y {HOW_OVERRIDES:q} --log-output --no-progress-bar > {log} 2>&1 \\
@@ -147,11 +149,11 @@ for dataset in datasets_of(first):
         name: f"check_{dataset}"
         output: update(manifest_of(first, dataset))  # what it knows of unchanged files is kept
         log: f"{OUT}/check_{dataset}.log"
-        params: dataset=dataset, profile=PROFILE, data=DATA, python=sys.executable
         threads: workflow.cores or 8  # no limit where a cluster runs it
         # what is missing or broken stops the runs themselves, unless `allow_missing`
+        # no `params`: where a job reruns, Snakemake asks nothing of those that have its output as an ancient input
         shell:
-            "{params.python} -m lib.check {params.profile} --dataset {params.dataset} --data={params.data:q} "
+            f"{sys.executable} -m lib.check {shlex.quote(PROFILE)} --dataset {dataset} --data={shlex.quote(DATA)} "
             "--workers {threads} 2>&1 | tee {log} || test -f {output}"
 
 

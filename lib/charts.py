@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.figures import AFTER, BEFORE, PALETTE, STYLE, WIDTH, subplots
+from lib.results import PROTOCOLS
 
-PROTOCOLS = {"zero_shot": "Zero-shot", "linear_probe": "Linear probe"}
 DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (nats)",
                "batch_entropy": "Entropy of their mean\n(nats)", "feature_spread": "Spread of the features",
                "agreement": "Student agrees\nwith teacher"}
@@ -48,11 +48,11 @@ def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, me
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = subplots(1, 2, 0.9 + 0.27 * len(order), sharey=True)
-        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
+        for panel, (protocol, spoken) in zip(axes[0], PROTOCOLS.items()):
             shown = (values["protocol"] == protocol) & (values["metric"] == metric)
             _runs_panel(panel, values[shown], order, highlight)
             label = {"top1": "top-1 (%)", "pair_top1": "right one of a confusable pair (%)"}[metric]
-            panel.set(title=title, xlabel=label if chance is None else f"{label}\ndashed: chance")
+            panel.set(title=spoken.capitalize(), xlabel=label if chance is None else f"{label}\ndashed: chance")
             if chance is not None:
                 panel.axvline(chance, color=PALETTE[3], linestyle="--", linewidth=1, zorder=5)
         if values["world_seed"].nunique() > 1:
@@ -93,13 +93,13 @@ def gain_per_class(classes: Sequence[str], before: dict[str, Sequence[float]], a
     order = np.argsort(gain, kind="stable")[::-1]
     with matplotlib.rc_context(STYLE):
         figure, axes = subplots(1, 2, 1.1 + 0.17 * len(classes), sharey=True)
-        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
+        for panel, (protocol, spoken) in zip(axes[0], PROTOCOLS.items()):
             low, high = np.asarray(before[protocol])[order], np.asarray(after[protocol])[order]
             rows = np.arange(len(classes))
             panel.hlines(rows, low, high, color="0.6", linewidth=1.5, zorder=2)
             panel.scatter(low, rows, color=BEFORE, s=22, zorder=3, clip_on=False)
             panel.scatter(high, rows, color=AFTER, s=22, zorder=4, clip_on=False)
-            panel.set(title=title, xlabel="accuracy of the class (%)", xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5))
+            panel.set(title=spoken.capitalize(), xlabel="accuracy of the class (%)", xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5))
             panel.set_yticks(rows, [classes[i] for i in order])
             panel.grid(False, axis="y")
             sns.despine(ax=panel, left=True)
@@ -138,7 +138,7 @@ def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label:
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = subplots(1, 2, 2.7)
-        for panel, (protocol, title) in zip(axes[0], PROTOCOLS.items()):
+        for panel, (protocol, spoken) in zip(axes[0], PROTOCOLS.items()):
             own = points[(points["axis"] == axis) & (points["protocol"] == protocol)]
             _error_bars(panel, own, color=AFTER, marker="o", label="adapted")
             panel.axhline(before[protocol], color="0.3", linestyle="--", linewidth=1, label="image clip")
@@ -146,7 +146,7 @@ def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label:
             amounts = sorted(own["amount"].unique())
             panel.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
             panel.minorticks_off()
-            panel.set(title=title, xlabel=label)
+            panel.set(title=spoken.capitalize(), xlabel=label)
             sns.despine(ax=panel)
         axes[0, 0].set_ylabel("top-1 (%)")
         axes[0, 0].legend(frameon=False)

@@ -76,9 +76,11 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     parts = list_videos(dataset, place, lists=getattr(params, f"lists_{dataset}", None) or None)
     print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
     videos = {video.path: video for videos in parts.values() for video in videos.videos}
-    known = manifest.read(path) if path.exists() else None
-    table = manifest.check(sorted(videos), root=place, workers=workers, known=known)
+    unfinished = path.with_name(path.name + ".unfinished")  # of a check that was stopped
+    known = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
+    table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
     manifest.write(table, path)
+    unfinished.unlink(missing_ok=True)
     broken = table[table["error"] != ""]
     print(f"  {len(table) - len(broken)} of {len(table)} files can be decoded; manifest: {path}")
     print(*(f"  {row.path}: {row.error}" for row in broken.itertuples()), sep="\n")

@@ -8,7 +8,7 @@ modification are what they were.
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lib.inspection import inspect
 from lib.video import VideoError, VideoIndex
 
+KEPT_EVERY = 1000  # files: so many are checked again after a kill
 # path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
 COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "codec", "key_spacing", "error", "index"]
 
@@ -38,31 +39,38 @@ def entry(path: Path, name: str) -> dict[str, Any]:
                   "error": found.error, "index": "" if found.error else json.dumps(found.index)}
 
 
-def check(paths: Sequence[Path], *, root: Path, workers: int, known: pd.DataFrame | None = None) -> pd.DataFrame:
+def check(paths: Sequence[Path], *, root: Path, workers: int, known: pd.DataFrame | None = None,
+          unfinished: Path | None = None) -> pd.DataFrame:
     """A row of `COLUMNS` for each file, in the order given; `workers` processes decode.
 
     Entries of `known` whose file has not changed are taken over. A file that kills its process is an entry with that as
-    its error.
+    its error. Every `KEPT_EVERY` files, the entries so far are written to `unfinished`: the `known` of another try.
     """
     names = [os.path.relpath(path, root) for path in paths]
     rows = {} if known is None else {row["path"]: row for row in known.to_dict("records")}
     rows = {name: rows[name] for path, name in zip(paths, names) if name in rows and _unchanged(rows[name], path)}
+
+    def keep() -> None:
+        if unfinished and len(rows) % KEPT_EVERY == 0:
+            write(pd.DataFrame(rows.values(), columns=COLUMNS), unfinished)
+
     todo = [(path, name) for path, name in zip(paths, names) if name not in rows]
     with tqdm(total=len(todo), desc=f"checking {root.name}", unit="clip") as progress:
         while todo:
-            rows |= _in_parallel(todo, workers, progress)
+            _in_parallel(todo, workers, progress, rows, keep)
             todo = [(path, name) for path, name in todo if name not in rows]
             if todo:  # a process died, and all that were under way with it: find out which file it was
                 path, name = todo.pop(0)
-                rows |= _in_parallel([(path, name)], 1, progress) or {name: dict.fromkeys(COLUMNS, 0) | {
+                _in_parallel([(path, name)], 1, progress, rows, keep)
+                rows.setdefault(name, dict.fromkeys(COLUMNS, 0) | {
                     "path": name, "bytes": path.stat().st_size, "modified_ns": path.stat().st_mtime_ns, "codec": "",
-                    "index": "", "error": "decoding kills the process"}}
+                    "index": "", "error": "decoding kills the process"})
     return pd.DataFrame([rows[name] for name in names], columns=COLUMNS)
 
 
-def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm) -> dict[str, dict[str, Any]]:
-    """The entries of all files, or of those that were done when a process died."""
-    rows = {}
+def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm, rows: dict[str, dict[str, Any]],
+                 keep: Callable[[], None]) -> None:
+    """Adds to `rows` the entries of all files, or of those that were done when a process died; `keep` after each."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
         jobs = [pool.submit(entry, path, name) for path, name in todo]
         for job in as_completed(jobs):
@@ -71,7 +79,7 @@ def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm) -> 
             except BrokenProcessPool:
                 continue
             progress.update()
-    return rows
+            keep()
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

@@ -51,7 +51,8 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
 
 
 def pair_correct(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Whether the right one of two confusable classes has the better score, for each clip of a class in `pairs`.
+    """Whether the right one of two confusable classes has the better score, for each clip of a class in `pairs` (chance:
+    half of them).
 
     Returns bool, ordered by pair and then by clip; a clip whose class is in two pairs is asked twice. Raises ValueError
     for a pair that is no pair of classes, and if no clip belongs to any pair.
@@ -67,11 +68,6 @@ def pair_correct(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int
     if not answers:
         raise ValueError(f"none of the {len(labels)} clips has a class in the confusable pairs {list(pairs)}")
     return np.concatenate(answers)
-
-
-def pair_accuracy(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int, int]]) -> float:
-    """Accuracy in percent within confusable pairs, the choice being between the two classes of a pair (chance: 50)."""
-    return 100.0 * float(pair_correct(scores, labels, pairs).mean())
 
 
 def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = range(10)) -> np.ndarray:
@@ -204,20 +200,15 @@ def _resampled_seeds(correct: np.ndarray, rounds: int, generator: np.random.Gene
     return generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=rounds) / seeds @ correct
 
 
-def paired_bootstrap(correct_a: ArrayLike, correct_b: ArrayLike, *, rounds: int = 10000, seed: int) -> Difference:
-    """How much more often a is right than b: 's n' (seeds, clips) or 'n' bool each -> mean and 95 % interval.
+def paired_bootstrap(worlds: Sequence[tuple[ArrayLike, ArrayLike]], *, rounds: int = 10000, seed: int) -> Difference:
+    """How much more often a is right than b, for each test set (a, b): 's n' (seeds, clips) or 'n' bool each -> the mean of
+    the test sets' differences and its 95 % interval.
 
-    Percentiles of `rounds` resamplings. Each draws the clips with replacement, the same ones for a and b (paired), and
-    the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another number of them,
-    than b). With few seeds the interval is too narrow, as any bootstrap's; with one, it holds for that seed alone.
+    Percentiles of `rounds` resamplings. Each draws, within each test set, the clips with replacement, the same ones for a
+    and b (paired), and the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another
+    number of them, than b). With few seeds the interval is too narrow, as any bootstrap's; with one, it holds for that
+    seed alone.
     """
-    return pooled_bootstrap([(correct_a, correct_b)], rounds=rounds, seed=seed)
-
-
-def pooled_bootstrap(
-    worlds: Sequence[tuple[ArrayLike, ArrayLike]], *, rounds: int = 10000, seed: int
-) -> Difference:
-    """`paired_bootstrap` over several test sets: the mean of their differences, resampled within each of them."""
     generator = np.random.default_rng(seed)
     means, resampled = zip(*(_differences(a, b, rounds, generator) for a, b in worlds))
     low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])

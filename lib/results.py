@@ -12,7 +12,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from lib.metrics import Difference, pooled_bootstrap
+from lib.metrics import Difference, paired_bootstrap
 from lib.params import ROOT
 from lib.runs import read_json
 from lib.suites import Run, state_of
@@ -129,7 +129,7 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
         if len(pairs) > 1:
             compared[f"{dataset}-all"] = list(pairs.values())
         rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own in chosen),
-                  **pooled_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
+                  **paired_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
     return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
 
 

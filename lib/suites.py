@@ -4,6 +4,8 @@ A suite (`params/suites/`) names rows (ablations) and replicas (world and seed o
 their own. `python -m lib.suites PROFILE SUITE CORES DATA` says how far it is, and how long the rest will take.
 """
 
+import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ from lib.runs import read_json, run_folder
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
                      Field(min_length=1)]
 Rows = Annotated[list[str], Field(min_length=1)]
+RECORDS = ("adapt.json", "metrics.json", "correct.safetensors", "log.jsonl")  # of a run: what tables and curves are made of
 
 
 class Table(BaseModel):
@@ -143,6 +146,24 @@ def state_of(run: Run) -> tuple[str, str]:
     if not logs or metrics.exists() and (run.folder / "adapt.json").exists():
         return "not run", ""
     return "failed", str(max(logs, key=lambda path: (path.stat().st_mtime, path.suffix == ".log")).relative_to(ROOT))
+
+
+def keep_records(runs: list[Run], folder: Path) -> int:
+    """Replaces `folder` by the records of the finished runs, without their models: <ablation>/world<n>-seed<n>/, as under
+    `outputs/<profile>/runs`, into which they can be copied back. Returns how many runs there are."""
+    done = [run for run in runs if state_of(run)[0] == "done"]
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for run in done:
+        own = partial / run.ablation / run.folder.name
+        own.mkdir(parents=True)
+        for path in (run.folder / name for name in RECORDS):
+            if path.exists():  # there is no log without training
+                shutil.copy2(path, own)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return len(done)
 
 
 def progress(runs: list[Run], *, at_once: int) -> str:

@@ -35,6 +35,20 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     assert "2 of 3 files can be decoded" in capsys.readouterr().out  # from the manifest
 
 
+def test_a_check_that_was_stopped_goes_on_from_the_files_that_it_had_read(two_classes, tmp_path, capsys, monkeypatch):
+    params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
+    path = manifest_path(params, "ucf101")
+    unfinished = path.with_name(path.name + ".unfinished")
+    monkeypatch.setattr(manifest, "KEPT_EVERY", 2)
+    manifest.check(sorted(two_classes.glob("*/v_*.mp4")), root=two_classes, workers=1, unfinished=unfinished)
+    so_far = manifest.read(unfinished)
+    assert len(so_far) == 2
+    manifest.write(so_far.assign(codec="known"), unfinished)  # to be told apart from what is read now
+    check.check_data(params, "ucf101", workers=1)
+    assert manifest.read(path)["codec"].tolist().count("known") == 2 and len(manifest.read(path)) == 3
+    assert not unfinished.exists()
+
+
 def test_absent_data_is_an_error_of_the_command_with_the_line_to_edit(capsys, tmp_path):
     assert check.main(["ucf101", "--data", str(tmp_path / "nowhere")]) == 2
     error = capsys.readouterr().err

@@ -9,7 +9,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from lib import params, results, suites, tables
-from lib.metrics import paired_bootstrap, pooled_bootstrap
+from lib.metrics import paired_bootstrap
 from lib.params import AdaptParams, EvaluateParams, ParamsError
 from lib.runs import read_json, write_json
 
@@ -161,7 +161,7 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
         finish(run, right=right)
     found = results.differences(runs, results.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
     answers = [np.arange(CLIPS) < right for right in (20, 16, 30, 36)]
-    own = paired_bootstrap(answers[3], answers[1], seed=0)
+    own = paired_bootstrap([(answers[3], answers[1])], seed=0)
     assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
     assert found.loc["embedded-all", "mean"] == pytest.approx((25 + 50) / 2)
     assert found.loc["embedded-all", "low"] > found.loc["embedded", "low"]  # two worlds tell more than one
@@ -173,11 +173,6 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     assert line(table, dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1_low")["mean"] == round(
         own.low, 2
     )
-
-
-def test_the_pooled_interval_of_one_world_is_its_own():
-    a, b = np.random.default_rng(0).random((2, 3, 50)) < 0.5
-    assert pooled_bootstrap([(a, b)], seed=1) == paired_bootstrap(a, b, seed=1)
 
 
 def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):

@@ -247,6 +247,23 @@ def test_results_of_other_parameters_are_made_again_also_without_snakemakes_reco
         records.with_name("elsewhere").rename(records)
 
 
+def test_the_records_of_finished_runs_are_taken_up_by_another_clone(done, tmp_path):
+    copy, _, _ = done
+    records = copy.folder / "outputs/tiny/records"
+    assert sorted(str(path.relative_to(records)) for path in records.rglob("*.*")) == [
+        f"lss/world0-seed0/{name}" for name in ("adapt.json", "correct.safetensors", "log.jsonl", "metrics.json")]
+    another = Copy(tmp_path)
+    for source, target in (("data/embedded/0",) * 2, ("outputs/embedded/clip/0",) * 2, ("outputs/tiny/records", "outputs/tiny/runs")):
+        shutil.copytree(copy.folder / source, another.folder / target, copy_function=shutil.copyfile)
+    assert another.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
+    assert another(partial=1).returncode == 0
+    tables = [(of.folder / "outputs/tiny/tables/objectives.csv").read_text().splitlines() for of in (copy, another)]
+    assert [[line for line in lines if line.startswith("lss,")] for lines in tables][0] == [line for line in tables[1] if line.startswith("lss,")] != []
+    figures = json.loads((another.folder / "outputs/tiny/figures/figures.json").read_text())
+    assert figures["made"] == ["accuracies", "concepts", "pairs", "shots", "training"]
+    assert figures["left_out"]["attention"].startswith("a finished run of lss with its model")
+
+
 def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one(fresh):
     fresh.write("params/profiles/cuda.yaml", yaml.safe_load((fresh.folder / "params/profiles/tiny.yaml").read_text())
                 | {"device": "cuda", "devices": 2, "workers": 3})
