@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
 from lib.concepts import concept_spaces
-from lib.data import list_dataset, test_parts
+from lib.data import data_hashes, list_dataset, test_parts
 from lib.features import Features, cached_features
 from lib.lists import VideoList, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
@@ -33,6 +33,7 @@ from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
 from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
 from lib.runs import file_hash, provenance, read_json, write_json
 from lib.vocabulary import Concept, class_concepts
+from lib.watch import memory_gb
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
@@ -119,7 +120,8 @@ def evaluate(params: Params, folder: Path) -> dict:
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
         "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),
-        "seconds": round(time.time() - started, 1), **made}
+        "data": data_hashes(params, params.evaluate_on), "seconds": round(time.time() - started, 1),
+        "memory_gb": round(memory_gb(torch.device(params.device)), 3), **made}
     write_json(folder / "metrics.json", content)
     return content
 

@@ -23,7 +23,8 @@ from transformers import AutoTokenizer
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
+from lib.data import (BatchPlan, TrainingViews, collate, cut_views, data_hashes, list_dataset, long_tailed, some_videos,
+                      train_part)
 from lib.gradients import backward
 from lib.lists import VideoList
 from lib.losses import collapse_diagnostics
@@ -140,7 +141,8 @@ def adapt(params: Params, folder: Path) -> dict:
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
     # now: files and commit may change meanwhile
-    made = {"sources": sources_of(params, [video.name for video in videos.videos]), **provenance(params, AdaptParams)}
+    made = {"sources": sources_of(params, [video.name for video in videos.videos]), "data": data_hashes(params, [params.dataset]),
+            **provenance(params, AdaptParams)}
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
@@ -161,7 +163,7 @@ def adapt(params: Params, folder: Path) -> dict:
                            num_concepts, made["sources"]) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
-              "seconds": round(time.time() - started, 1), **made}
+              "seconds": round(time.time() - started, 1), "memory_gb": round(memory_gb(device), 3), **made}
     if distributed.rank() == 0:
         for name, model in (("student", student), ("teacher", teacher)):
             save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)

@@ -6,6 +6,7 @@ against the first, balancing and centring (here: the priors) against the second.
 """
 
 import math
+import resource
 import shutil
 import sys
 from collections import deque
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -123,7 +123,8 @@ class Watch:
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most memory that tensors took on an accelerator so far; on the CPU, what the process takes now."""
+    """The most memory so far: that tensors took on an accelerator; on the CPU, that the process took."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return psutil.Process().memory_info().rss / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
