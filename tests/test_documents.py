@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -19,7 +20,7 @@ from lib.params import load
 from lib.world import render
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/speed/README.md")]
 PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:make|papermill|pip|conda|python3?|torchrun|tensorboard|\.venv/bin/\w+)(?: |$)"
 
 
@@ -110,12 +111,21 @@ def test_the_results_in_the_readme_are_the_generated_table():
     assert shown.strip() == (table.read_text().strip() if table.exists() else "not run")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_path_and_notebook_that_a_document_names_exists(path):
     text = path.read_text()
-    named = re.findall(r"`((?:lib|params|notebooks|tests)/[\w./-]*)`", text) + re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
-    named += [f"notebooks/{name}.ipynb" for name in re.findall(r"`(\d\d_\w+)`", text)]
-    assert named and not [name for name in named if not (ROOT / name).exists() and Path(name).stem != "mine"]  # the reader's own
+    named = [ROOT / name for name in re.findall(r"`((?:lib|params|notebooks|tests)/[\w./-]*)`", text)]
+    named += [ROOT / "notebooks" / f"{name}.ipynb" for name in re.findall(r"`(\d\d_\w+)`", text)]
+    named += [path.parent / name for name in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)]
+    assert named and not [place for place in named if not place.exists() and place.stem != "mine"]  # the reader's own
+
+
+def test_what_the_papers_run_costs_is_said_as_it_was_computed():
+    text = (ROOT / "outputs/speed/README.md").read_text()
+    shown = re.findall(r"^\| (\d+) \| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) to (\d+) \|$", text, re.MULTILINE)
+    cost = pd.read_csv(ROOT / "outputs/speed/cost.csv")
+    assert shown == [(f"{row[0]:.0f}", f"{row[1]:.0f}", f"{row[3]:.3g}", f"{row[4]:.1f}", f"{row[5]:.1f}", f"{row[8]:.0f}", f"{row[9]:.0f}")
+                     for row in cost.to_numpy()]
 
 
 def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, write_video, capsys):
