@@ -1,5 +1,6 @@
 # make reproduce   the suite, with its tables and figures in outputs/$(PROFILE)/
-# make ablations   the same with the suite of the study, params/suites/embedded.yaml, or any: PROFILE=... SUITE=... CORES=...
+# make ablations   the same with the suite of the study, params/suites/embedded.yaml (of other profiles: paper.yaml), or any:
+#                  PROFILE=... SUITE=... CORES=...
 #                  DEVICES=2: each adaptation in two processes, as `devices` in params/base.yaml
 #                  GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
 # make status      how many runs of a suite are done, failed and not run, and the minutes left
@@ -10,7 +11,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= embedded
-SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),embedded,reproduce)
+SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),$(if $(filter embedded,$(PROFILE)),embedded,paper),reproduce)
 DATA    ?=
 CORES   ?= 2
 DEVICES ?=
