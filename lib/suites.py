@@ -167,9 +167,9 @@ def keep_records(runs: list[Run], folder: Path) -> int:
 
 
 def progress(runs: list[Run], *, at_once: int) -> str:
-    """How many runs are done, failed and not run, and how long the rest takes if it goes on as before, so many at once.
+    """How many runs are done, begun and not run, and how long the rest takes if it goes on as before, so many at once.
 
-    The time of a run is that of its adaptation and evaluation; where none of a row is done, the mean of all.
+    A run that is under way has a log and no result, like one that failed. The time of a run is that of its adaptation and evaluation; where none of a row is done, the mean of all.
     """
     states, seconds = {run.folder: state_of(run)[0] for run in runs}, {}
     for run in runs:
@@ -177,7 +177,7 @@ def progress(runs: list[Run], *, at_once: int) -> str:
             spent = sum(read_json(run.folder / name)["seconds"] for name in ("adapt.json", "metrics.json"))
             seconds.setdefault(run.ablation, []).append(spent)
     counts = Counter(states.values())
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "not run"))]
+    lines = [f"{len(runs)} runs: {counts['done']} done, {counts['failed']} under way or failed, {counts['not run']} not run"]
     if seconds:
         mean = {row: sum(spent) / len(spent) for row, spent in seconds.items()}
         usual = sum(mean.values()) / len(mean)

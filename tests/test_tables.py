@@ -327,8 +327,8 @@ def test_numbers_of_others_have_rows_of_their_own_with_their_source(outputs):
 
 def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
     runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [0, 2]]), "embedded")
-    assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 failed, 4 not run"
+    assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 under way or failed, 4 not run"
     for run, seconds in zip(runs[:2], (60, 240)):
         finish(run, right=20, seconds=seconds / 2)
     assert suites.progress(runs, at_once=2).splitlines() == [
-        "4 runs: 2 done, 0 failed, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
+        "4 runs: 2 done, 0 under way or failed, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
