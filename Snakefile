@@ -17,7 +17,8 @@ from pathlib import Path
 
 from lib.check import absent, datasets_of
 from lib.data import elsewhere, manifest_path
-from lib.params import AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams
+from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.params import ParamsError
 from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary
 

@@ -14,9 +14,10 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib import manifest
 from lib.data import elsewhere, manifest_path, place_of
+from lib.fields import Params
 from lib.lists import report
 from lib.official import OFFICIAL, list_videos
-from lib.params import ROOT, Params, ParamsError, layers, load
+from lib.params import ROOT, ParamsError, layers, load
 
 SOURCES = {
     "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",

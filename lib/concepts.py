@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
-from lib.params import FOLDER, Params
+from lib.fields import Params
+from lib.params import FOLDER
 from lib.vocabulary import Concept, ConceptError, read_prompts
 
 

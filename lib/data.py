@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from lib import manifest
+from lib.fields import Params
 from lib.lists import Video, VideoList
 from lib.official import list_videos
-from lib.params import ROOT, Params, load
-from lib.runs import file_hash
+from lib.params import ROOT, load
 from lib.video import VideoError, decode
 from lib.views import EvalView, ViewSettings, draw_num_frames
 from lib.views import evaluation_indices, evaluation_views, training_indices, training_views
@@ -40,13 +40,6 @@ def manifest_path(params: Params, dataset: str) -> Path:
     """The manifest of a data set at its place; another place has another."""
     place = hashlib.sha256(str(place_of(params, dataset).resolve()).encode()).hexdigest()[:8]
     return ROOT / params.manifests / f"{dataset}-{place}.csv"
-
-
-def data_hashes(params: Params, datasets: Sequence[str]) -> dict[str, str | None]:
-    """Of each data set the hash of its manifest (None: there is none yet), of the embedded world that of its record."""
-    files = {dataset: place_of(params, dataset) / "world.json" if dataset == "embedded" else manifest_path(params, dataset)
-             for dataset in datasets}
-    return {dataset: file_hash(path) if path.exists() else None for dataset, path in files.items()}
 
 
 def train_part(params: Params) -> str:

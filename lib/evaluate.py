@@ -24,12 +24,13 @@ from transformers import AutoTokenizer
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
 from lib.concepts import concept_spaces
-from lib.data import data_hashes, list_dataset, test_parts
+from lib.data import list_dataset, test_parts
 from lib.features import Features, cached_features
-from lib.lists import VideoList, spoken_name
+from lib.fields import AdaptParams, EvaluateParams, Params
+from lib.lists import VideoList, data_hash, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
-                         prediction_summary, topk_correct, zero_shot_probabilities, zero_shot_scores)
-from lib.params import FOLDER, AdaptParams, EvaluateParams, Params
+                         prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
+from lib.params import FOLDER
 from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
 from lib.runs import file_hash, provenance, read_json, write_json
 from lib.vocabulary import Concept, class_concepts
@@ -108,7 +109,7 @@ def evaluate(params: Params, folder: Path) -> dict:
         found = cached_features(params, folder, dataset, used.values())
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
-        datasets[dataset] = {"classes": classes, "probe": probes, "counts": _counts(tests.values(), found), "parts": {
+        datasets[dataset] = {"classes": classes, "data": data_hash(video for videos in used.values() for video in videos.videos), "probe": probes, "counts": _counts(tests.values(), found), "parts": {
             part: _counts([videos], found) | {
                 "failed": found.failures(videos), "missing": videos.missing, "extra": videos.extra,
                 "absent_classes": videos.absent_classes}
@@ -120,7 +121,7 @@ def evaluate(params: Params, folder: Path) -> dict:
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
         "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),
-        "data": data_hashes(params, params.evaluate_on), "seconds": round(time.time() - started, 1),
+        "seconds": round(time.time() - started, 1),
         "memory_gb": round(memory_gb(torch.device(params.device)), 3), **made}
     write_json(folder / "metrics.json", content)
     return content
@@ -224,19 +225,22 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
         probe = fit_linear_probe(
             known[params.probe_feature][decoded], labels, num_classes=len(videos.classes), grid=params.probe_c,
             refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
-            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.seed,
+            tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.probe_seed,
             groups=None if groups is None else groups[decoded])
         probes[part] = {"C": probe.C, "sweep": probe.records}
         features = found.of(videos, params.probe_feature, params.probe_views, average=average)
         record.scores(dataset, part, "linear_probe",
                       mean_over_views(probe.scores if average else probe.probabilities, features), videos)
         for shots in params.probe_shots:
-            few = few_per_class(labels, shots, seed=params.seed)
-            small = refit(known[params.probe_feature][decoded][few], labels[few], num_classes=len(videos.classes), C=probe.C,
-                          max_iter=params.probe_max_iter, tolerance=params.probe_tolerance,
-                          normalise=params.probe_normalise)
-            record.scores(dataset, part, f"linear_probe_{shots}_shot",
-                          mean_over_views(small.scores if average else small.probabilities, features), videos)
+            accuracies = []
+            for draw in range(params.probe_shot_draws):
+                few = few_per_class(labels, shots, seed=params.probe_seed + draw)
+                small = refit(known[params.probe_feature][decoded][few], labels[few], num_classes=len(videos.classes), C=probe.C,
+                              max_iter=params.probe_max_iter, tolerance=params.probe_tolerance,
+                              normalise=params.probe_normalise)
+                scores = mean_over_views(small.scores if average else small.probabilities, features)
+                accuracies.append(topk_accuracy(scores, _truth(videos), 1))
+            record.value(dataset, part, f"linear_probe_{shots}_shot", "top1", np.mean(accuracies))
         features = found.of(videos, "features", params.probe_views, average=average)
         for k in params.knn_k:
             votes = mean_over_views(lambda rows: knn(known["features"][decoded], labels, rows,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lib import distributed
 from lib.backbone import VideoCLIP, VideoCLIPOutput
+from lib.fields import Params
 from lib.objectives import Result
-from lib.params import Params
 
 
 def forward_views(model: nn.Module, views: list[Tensor], *, device: torch.device,

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
+from lib.fields import Params
 from lib.losses import (Centring, FeatureHead, SinkhornBalance, UniformPrior, concept_alignment, concept_distillation,
                         feature_distillation)
-from lib.params import Params
 
 
 class Result(NamedTuple):

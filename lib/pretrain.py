@@ -22,7 +22,8 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lib.actions import ACTIONS, POSTURES
-from lib.params import ROOT, ClipParams, Params
+from lib.fields import ClipParams, Params
+from lib.params import ROOT
 from lib.runs import provenance, save_model
 from lib.views import CLIP_MEAN, CLIP_STD
 from lib.world import COLOURS, SCENES, TROUSERS, render

@@ -6,7 +6,6 @@ One HTML file that loads nothing and needs no scripts; its pictures lie inside i
 
 import base64
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable
 from html import escape
@@ -111,10 +110,10 @@ NeurIPS 2023 (arXiv 2307.10922).</p>
 
 
 def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
-    files = [run.folder / file for run in done for file in ("adapt.json", "metrics.json")]
-    records, first = [read_json(file) for file in files], runs[0].params
+    records = [read_json(run.folder / file) for run in done for file in ("adapt.json", "metrics.json")]
+    first = runs[0].params
     data, usual = (getattr(params, f"data_{first.dataset}") for params in (first, load(profile=profile, world_seed=first.world_seed)))
-    times = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(file.stat().st_mtime)) for file in files]
+    times = [record["started"] for record in records]
     hours = sum(record["seconds"] for record in records) / 3600
     mentioned = {"Commit": "commit", "Hardware": "hardware", "torch": "torch", "transformers": "transformers", "PyAV": "av"}
     facts = {
@@ -123,7 +122,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
         "CLIP": ", ".join(dict.fromkeys(run.params.clip for run in runs)),
         "Rows": ", ".join(dict.fromkeys(run.ablation for run in runs)),
         "Runs": f"{len(done)} of {len(runs)} done",
-        "When": f"between {min(times)} and {max(times)} (the times of the result files)" if times else "no run is done",
+        "When": f"adaptations and evaluations begun between {min(times)} and {max(times)} UTC" if times else "no run is done",
         "Time": f"{hours:.2f} hours of adaptation and evaluation, an interrupted adaptation from its last start on",
         **{spoken: _shares(record[key] for record in records) for spoken, key in mentioned.items()},
     }

@@ -46,7 +46,10 @@ def reported(dataset: str, part: str) -> bool:
 
 
 def collect(runs: list[Run]) -> Collected:
-    """Reads the numbers of all finished runs, and notes of the others what became of them."""
+    """Reads the numbers of all finished runs, and notes of the others what became of them.
+
+    Raises ValueError, naming two runs, if they were evaluated on different files.
+    """
     states = [state_of(run) for run in runs]
     records = [read_json(run.folder / "metrics.json") if state == "done" else None
                for run, (state, _) in zip(runs, states)]
@@ -55,7 +58,7 @@ def collect(runs: list[Run]) -> Collected:
                    for name, found in record["datasets"].items()}
     before = {run.world_seed: _correct(run)
               for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
-    values, lines = [], []
+    values, lines, data = [], [], {}  # data: of each data set the first hash of its files, and whose it is
     for run, (state, where), record, commit in zip(runs, states, records, adapted):
         entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
         for dataset in run.params.evaluate_on:
@@ -63,6 +66,11 @@ def collect(runs: list[Run]) -> Collected:
                    "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
             counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
             lines.append(key | {"state": state, "where": where} | counted)
+            seen = record["datasets"][dataset]["data"] if record else None
+            first, place = data.setdefault(key["dataset"], (seen, _place(run))) if seen else (None, "")
+            if seen != first:
+                raise ValueError(f"{place} and {_place(run)} were evaluated on different files of {dataset} (other names or sizes): "
+                                 "remove the metrics.json of the one that is out of date, and it is made again")
             for entry in entries:
                 if entry["dataset"] == dataset and reported(dataset, entry["part"]):
                     number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
@@ -137,7 +145,7 @@ def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFra
     """Top-1 in world 0 where nothing but an amount sets a run apart from the reference: axis, run, amount, protocol,
     seed, value.
 
-    axis "videos": unlabelled videos (`train_videos`, whatever the epochs); "epochs": length alone. The reference lies on
+    axis "videos": unlabelled videos (`train_videos`; epochs and warm-up are counted in them); "epochs": length alone. The reference lies on
     both. values: of `collect`, one data set's; several test parts are lines of their own.
     """
     runs = [run for run in runs if run.world_seed == 0]
@@ -147,9 +155,9 @@ def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFra
     for run in runs if base else []:
         changed = {name for name, value in run.params.model_dump().items() if value != base[name]} - {"seed"}
         own = top1[(top1["run"] == run.ablation) & (top1["seed"] == run.seed)]
-        if own.empty or not changed <= {"train_videos", "epochs"} or not run.params.epochs:
+        if own.empty or not changed <= {"train_videos", "epochs", "warmup_epochs"} or not run.params.epochs:
             continue
-        amounts = {"videos": read_json(run.folder / "adapt.json")["videos"]} if changed != {"epochs"} else {}
+        amounts = {"videos": read_json(run.folder / "adapt.json")["videos"]} if not changed or "train_videos" in changed else {}
         amounts |= {"epochs": run.params.epochs} if changed <= {"epochs"} else {}
         found += [own.assign(axis=axis, amount=amount) for axis, amount in amounts.items()]
     columns = ["axis", "run", "amount", "protocol", "seed", "value"]

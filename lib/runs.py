@@ -6,16 +6,17 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from lib.distributed import say
-from lib.params import FOLDER, ROOT, Params, SceneParams
+from lib.fields import Params, SceneParams
+from lib.params import FOLDER, ROOT
 
 
 def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
@@ -190,27 +191,30 @@ model is not the authors'.
 """
 
 
-def sources_of(params: Params, videos: Iterable[str]) -> dict[str, str]:
-    """Hashes of what an adaptation is made of besides its parameters: concepts, prompts, a CLIP that is a folder, and the
-    names of its videos."""
+def sources_of(params: Params, videos: str) -> dict[str, str]:
+    """Hashes of what an adaptation is made of besides its parameters: concepts, prompts, a CLIP (of the hub its revision), and
+    its videos (their `lists.data_hash`)."""
     names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
     files = [*(FOLDER / "concepts" / f"{name}.yaml" for name in names), FOLDER / "prompts" / f"{params.prompts}.yaml",
              *sorted([*(ROOT / params.clip).glob("*.safetensors"), *(ROOT / params.clip).glob("*.bin")])]
-    return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files} | {
-        "videos": hashlib.sha256("\n".join(videos).encode()).hexdigest()[:12]}
+    of_hub = None if (ROOT / params.clip).is_dir() else try_to_load_from_cache(params.clip, "config.json")
+    revision = {"revision": Path(of_hub).parent.name} if isinstance(of_hub, str) else {}  # .../snapshots/<revision>/config.json
+    return {f"{path.parent.name}/{path.name}": file_hash(path) for path in files} | revision | {"videos": videos}
 
 
 def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
-    """What a number needs to be believed: commit, parameters' hash, versions, hardware."""
+    """What a number needs to be believed: commit, parameters' hash, versions, hardware, when (UTC)."""
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "--short=10", "HEAD") or "no commit"
-    # a change to what computes makes the commit's name a half-truth; tables and documents do not compute
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "lib", "params", "constraints.txt")
+    # a change to what computes makes the commit's name a half-truth; tables and documents do not compute, and one's own
+    # profiles and ablations stand in the record with all their values
+    changed = git("diff", "HEAD", "--", "lib", "params", "constraints.txt") + git("ls-files", "--others", "--exclude-standard", "lib")
     device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
-    return {"commit": commit + ("+changes" if changed else ""), "params_hash": params.stage_hash(stage),
+    changes = f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else ""
+    return {"commit": commit + changes, "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "params_hash": params.stage_hash(stage),
             "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
             "hardware": f"{device}, {os.cpu_count()} cores"}
 

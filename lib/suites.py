@@ -14,7 +14,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.data import elsewhere
-from lib.params import FOLDER, ROOT, AdaptParams, EvaluateParams, Params, ParamsError, layers, load, read_yaml
+from lib.fields import AdaptParams, EvaluateParams, Params
+from lib.params import FOLDER, ROOT, ParamsError, layers, load, read_yaml
 from lib.runs import read_json, run_folder
 
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],

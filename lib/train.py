@@ -23,13 +23,13 @@ from transformers import AutoTokenizer
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import (BatchPlan, TrainingViews, collate, cut_views, data_hashes, list_dataset, long_tailed, some_videos,
-                      train_part)
+from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
+from lib.fields import AdaptParams, Params
 from lib.gradients import backward
-from lib.lists import VideoList
+from lib.lists import VideoList, data_hash
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
-from lib.params import ROOT, AdaptParams, Params, load
+from lib.params import ROOT, load
 from lib.runs import (load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, sources_of,
                       write_json)
 from lib.views import ViewSettings
@@ -140,12 +140,11 @@ def adapt(params: Params, folder: Path) -> dict:
         videos = some_videos(videos, count=params.train_videos, seed=params.seed)
     if params.imbalance > 1:
         videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
-    # now: files and commit may change meanwhile
-    made = {"sources": sources_of(params, [video.name for video in videos.videos]), "data": data_hashes(params, [params.dataset]),
-            **provenance(params, AdaptParams)}
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
+    # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
+    made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")

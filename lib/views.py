@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.params import Params
+from lib.fields import Params
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that OpenAI's CLIP was trained on, RGB in 0..1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

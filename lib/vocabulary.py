@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from lib.params import FOLDER, Params
+from lib.fields import Params
+from lib.params import FOLDER
 
 WORDS = (8, 25)  # of a description; GUIDELINE.md
 MERGE = FOLDER / "concepts" / "merge.yaml"

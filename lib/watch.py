@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lib import distributed
-from lib.params import Params
+from lib.fields import Params
 from lib.runs import append_line, read_lines, write_lines
 
 CURES = {

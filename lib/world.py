@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from lib.actions import ACTIONS, perform, postures, skeleton
-from lib.params import ROOT, Params, WorldParams
+from lib.fields import Params, WorldParams
+from lib.params import ROOT
 from lib.runs import read_json, write_json
 
 COLOURS = {"red": (205, 45, 45), "orange": (235, 140, 40), "yellow": (230, 210, 60), "green": (60, 150, 70),

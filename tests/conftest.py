@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lib import pretrain, world
-from lib.params import FOLDER, Params, load, read_yaml
+from lib.fields import Params
+from lib.params import FOLDER, load, read_yaml
 from lib.views import ViewSettings
 
 

@@ -18,7 +18,6 @@ from lib.data import (
     TrainingViews,
     collate,
     cut_views,
-    data_hashes,
     list_dataset,
     long_tailed,
     manifest_path,
@@ -179,16 +178,6 @@ def test_a_manifest_is_used_until_a_file_changes_and_knows_what_is_broken(own_fo
     with pytest.raises(DataError, match=r"2 of 12 listed clips cannot be decoded: noise/5") as caught:
         list_dataset(own_folder.model_copy(update={"allow_missing": False}), "folder")
     assert "allow_missing: true" in str(caught.value)
-
-
-def test_records_can_say_which_look_at_the_files_they_are_of(own_folder):
-    assert data_hashes(own_folder, ["folder"]) == {"folder": None}  # no check so far
-    paths = [v.path for videos in list_dataset(own_folder, "folder").values() for v in videos.videos]
-    hashes = []
-    for count in (1, 2):
-        manifest.write(manifest.check(paths[:count], root=Path(own_folder.data_folder), workers=1), manifest_path(own_folder, "folder"))
-        hashes.append(data_hashes(own_folder, ["folder"])["folder"])
-    assert len(set(hashes)) == 2 and all(len(known) == 12 for known in hashes)
 
 
 def test_a_file_that_was_mended_since_is_not_broken(own_folder, small_videos):

@@ -10,9 +10,9 @@ from lib.data import DataError, list_dataset
 from lib.evaluate import evaluate
 from lib.params import FOLDER
 from lib.train import adapt
-from lib.vocabulary import class_concepts, read_prompts
 from lib.video import decode
 from lib.views import EvalView, evaluation_indices, evaluation_views
+from lib.vocabulary import class_concepts, read_prompts
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
 def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     params, folder, record = image_clip
     assert {(m["protocol"], m["metric"]) for m in record["metrics"]} == {
-        (protocol, metric) for protocol in ("zero_shot", "zero_shot_still", "linear_probe", "linear_probe_2_shot", "knn_5")
-        for metric in ("top1", "top5", "pair_top1", "prediction_entropy")}
+        (protocol, metric) for protocol in ("zero_shot", "zero_shot_still", "linear_probe", "knn_5")
+        for metric in ("top1", "top5", "pair_top1", "prediction_entropy")} | {("linear_probe_2_shot", "top1")}
     found = record["datasets"]["embedded"]
+    assert len(found["data"]) == 12
     assert found["parts"]["test"] == {
         "listed": 32, "found": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "absent_classes": []}
     assert found["probe"]["test"]["C"] in params.probe_c

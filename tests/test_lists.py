@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from lib.vocabulary import read_vocabulary
-from lib.lists import list_folder, report, spoken_name
+from lib.lists import Video, data_hash, list_folder, report, spoken_name
 from lib.official import OFFICIAL, ListError, list_charades, list_hmdb51, list_kinetics400, list_ucf101, list_videos
 from lib.params import FOLDER
+from lib.vocabulary import read_vocabulary
 
 
 def make_files(root, *names):
@@ -28,6 +28,14 @@ def make_files(root, *names):
 ])
 def test_spoken_names_are_words(label, spoken):
     assert spoken_name(label) == spoken
+
+
+def test_videos_are_told_apart_by_their_names_and_sizes(tmp_path):
+    videos = [Video(make_files(tmp_path, f"{name}.mp4") / f"{name}.mp4", name) for name in "ab"]
+    first = data_hash(videos)
+    assert first == data_hash(videos[::-1] + videos) != data_hash(videos[:1])
+    videos[1].path.write_bytes(b"made anew")
+    assert data_hash(videos) != first
 
 
 def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies(shared_data):

@@ -1,13 +1,14 @@
 import pytest
 import yaml
 
-from lib import params
-from lib.params import FOLDER, AdaptParams, ClipParams, EvaluateParams, ParamsError, WorldParams, load, read_yaml
+from lib import fields, params
+from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.params import FOLDER, ParamsError, load, read_yaml
 
 
 def test_every_parameter_stands_in_the_base_file_and_no_other():
     base = read_yaml(FOLDER / "base.yaml")
-    assert list(sorted(base)) == sorted(params.Params.model_fields)
+    assert list(sorted(base)) == sorted(fields.Params.model_fields)
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (FOLDER / "profiles").glob("*.yaml")))

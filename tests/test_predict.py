@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lib.backbone import VideoCLIP
-from lib.vocabulary import ConceptError
 from lib.predict import few_shot_probe, find_videos, load_model, video_features, zero_shot
 from lib.train import adapt
+from lib.vocabulary import ConceptError
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from lib.actions import ACTIONS
 from lib.backbone import VideoCLIP
 from lib.checkpoints import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
 from lib.concepts import ConceptSpace, category_space, encode_texts
-from lib.vocabulary import read_prompts, read_vocabulary
 from lib.params import FOLDER, ROOT
 from lib.pretrain import normalise
 from lib.views import CLIP_MEAN, CLIP_STD
+from lib.vocabulary import read_prompts, read_vocabulary
 from lib.world import render
 
 LAION_B32, LAION_L14 = (HUB[f"laion/CLIP-ViT-{name}"] for name in ("B-32-laion2B-s34B-b79K", "L-14-laion2B-s32B-b82K"))

@@ -8,7 +8,7 @@ import pytest
 from test_tables import finish, outputs  # noqa: F401 - runs made up by hand, and the folder that they lie in
 
 from lib import figures, report, suites, tables
-from lib.params import AdaptParams
+from lib.fields import AdaptParams
 from lib.runs import write_json
 
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -54,7 +54,8 @@ def made(outputs, suite):  # noqa: F811
     """A suite of which one run has failed and one was not run: the folder, and the report's text."""
     runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 24, 26)):  # image_clip, and lss with both seeds
-        versions = {"hardware": "a <small> laptop, 2 cores", "torch": "2.13.0", "transformers": "5.23.0", "av": "18.1.0"}
+        versions = {"hardware": "a <small> laptop, 2 cores", "torch": "2.13.0", "transformers": "5.23.0", "av": "18.1.0",
+                    "started": "2026-11-24 10:00"}
         finish(run, right=right, seconds=1800, **versions)
         write_json(run.folder / "adapt.json", {"seconds": 5400, "commit": "1234567890", "params_hash": run.params.stage_hash(AdaptParams), **versions})
     runs[3].folder.mkdir(parents=True)

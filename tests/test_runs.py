@@ -1,10 +1,12 @@
 import subprocess
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from lib.params import AdaptParams, load
+from lib.fields import AdaptParams
+from lib.params import load
 from lib.runs import (append_line, checkpoints, file_hash, load_checkpoint, model_card, provenance, read_json, read_lines,
                       run_folder, save_checkpoint, sources_of, write_json)
 from lib.train import adapt
@@ -57,10 +59,19 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():
-    made_of = sources_of(load(profile="embedded"), ["walk/0", "run/1"])
-    assert made_of["videos"] != sources_of(load(profile="embedded"), ["walk/0"])["videos"]
+    made_of = sources_of(load(profile="embedded"), "0123456789ab")
+    assert made_of["videos"] == "0123456789ab"
     assert made_of.keys() == {"videos", "concepts/merge.yaml", "concepts/embedded.yaml", "prompts/photo.yaml", "0/model.safetensors"}
-    assert "clip" not in str(sources_of(load(profile="paper"), []).keys()).replace("clip_kinetics", "")  # the hub's has a name
+
+
+def test_a_clip_of_the_hub_is_known_by_its_revision(tmp_path, monkeypatch):
+    cached = tmp_path / "models--openai--clip-vit-base-patch16"
+    for name, content in (("refs/main", "abc123"), ("snapshots/abc123/config.json", "{}")):
+        (cached / name).parent.mkdir(parents=True)
+        (cached / name).write_text(content)
+    assert "revision" not in sources_of(load(profile="paper"), "")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert sources_of(load(profile="paper"), "")["revision"] == "abc123"
 
 
 def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):

@@ -9,8 +9,9 @@ import yaml
 from safetensors.numpy import save_file
 
 from lib import params, results, suites, tables
+from lib.fields import AdaptParams, EvaluateParams
 from lib.metrics import paired_bootstrap
-from lib.params import AdaptParams, EvaluateParams, ParamsError
+from lib.params import ParamsError
 from lib.runs import read_json, write_json
 
 CLIPS = 40
@@ -30,7 +31,7 @@ def suite_of(rows, replicas):
     return suites.Suite(folder="", rows=rows, reference="lss", replicas=replicas)
 
 
-def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", commit="abcdef0123", **record):
+def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", commit="abcdef0123", data="00ff00ff00ff", **record):
     """Leaves the files of a finished evaluation: `right` of the CLIPS test clips are right in zero-shot."""
     counts = {"zero_shot": right, "linear_probe": right if probe_right is None else probe_right}
     (dataset,) = run.params.evaluate_on
@@ -56,6 +57,7 @@ def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", 
             "datasets": {
                 dataset: {
                     "classes": [f"c{i}" for i in range(classes)],
+                    "data": data,
                     "counts": {"listed": CLIPS + missing, "found": CLIPS, "decoded": CLIPS},
                 }
             },
@@ -173,6 +175,15 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     assert line(table, dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1_low")["mean"] == round(
         own.low, 2
     )
+
+
+def test_runs_that_saw_other_files_are_not_compared(outputs):
+    suite = suite_of(["image_clip", "lss"], [[0, 0]])
+    runs = suites.runs_of(suite, "embedded")
+    finish(runs[0], right=20)
+    finish(runs[1], right=20, data="123456789abc")
+    with pytest.raises(ValueError, match="image_clip/world0-seed0 and .*lss/world0-seed0 were evaluated on different files of embedded"):
+        tables.write_tables(suite, runs, outputs / "tables")
 
 
 def test_bold_differences_are_those_whose_interval_excludes_zero(outputs):

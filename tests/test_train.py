@@ -76,7 +76,7 @@ def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path
     log = read_lines(tmp_path / "log.jsonl")
     assert [line["step"] for line in log] == list(range(4)) == list(range(record["steps"]))
     assert {"loss", "teacher_entropy", "batch_entropy", "feature_spread", "agreement", "data_wait"} <= set(log[0])
-    assert len(record["data"]["embedded"]) == 12 and 0.1 < log[0]["memory_gb"] <= record["memory_gb"] < 64
+    assert 0.1 < log[0]["memory_gb"] <= record["memory_gb"] < 64
 
 
 @pytest.mark.parametrize("trained", ["temporal", "last_blocks"])

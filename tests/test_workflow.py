@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from lib import params
-from lib.params import ClipParams
+from lib.fields import ClipParams
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
