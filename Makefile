@@ -3,7 +3,7 @@
 #                  PROFILE=... SUITE=... CORES=...
 #                  DEVICES=2: each adaptation in two processes, as `devices` in params/base.yaml
 #                  GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
-# make status      how many runs of a suite are done, failed and not run, and the minutes left
+# make status      how many runs of a suite are done, failed, not finished, not run, and the minutes left
 # make check-data  reads every file of a profile's data sets once, and says what is missing or broken
 # make test        the tests
 # make lab         JupyterLab, opened on the tour

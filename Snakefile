@@ -47,7 +47,7 @@ first = runs[0].params
 OUT = f"outputs/{PROFILE}"
 SUFFIXES = ("csv", "md", "tex")
 # name of a rule -> the tables that it writes, and the runs that they show
-TABLES = {"protocols": (["zero_shot", "linear_probe"], runs_of_table(runs, suite.rows, suite.replicas))}
+TABLES = {"protocols": (["zero_shot", "linear_probe", *(["few_labels"] if first.probe_shots else [])], runs_of_table(runs, suite.rows, suite.replicas))}
 TABLES |= {name: ([name], runs_of_table(runs, t.rows, t.replicas)) for name, t in suite.comparisons.items()}
 PLACE = f"{OUT}/{suite.folder}".rstrip("/")
 TABLE_FILES = [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()]
@@ -67,7 +67,8 @@ worlds = {f"{run.params.data_embedded}/world.json": run for run in runs
           if "embedded" in (run.params.dataset, *run.params.evaluate_on)}
 clips = {record: run for run in runs if (record := clip_record(run.params))}
 
-if not PARTIAL and (problems := absent(first, profile=PROFILE)):
+problems = list(dict.fromkeys(problem for run in runs for problem in absent(run.params, profile=PROFILE))) if not PARTIAL else []
+if problems:
     stop("\n".join([f"{PROFILE}: {len(problems)} thing(s) that it needs are not here", *problems]))
 for record, run in clips.items():
     # half an hour of work, and part of the repository for worlds 0 to 2: made where there is none, never replaced
@@ -90,10 +91,12 @@ def arguments_of(run):
 ENVIRONMENT = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=10"
 shell.prefix(f"set -euo pipefail; export {ENVIRONMENT}; ")
 HOW_OVERRIDES = json.dumps({"overrides": HOW})
+# what failed has a mark beside its log; what was stopped by a signal has none
+CLEAR = "rm -f {log}.failed; "
 PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
     -y {params.arguments:q} -y {HOW_OVERRIDES:q} --log-output --no-progress-bar > {log} 2>&1 \\
-    || {{ status=$?; tail -n 25 {log}; exit $status; }}"""
-ON_DEVICES = sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
+    || {{ status=$?; [ $status -ge 128 ] || touch {log}.failed; tail -n 25 {log}; exit $status; }}"""
+ON_DEVICES = CLEAR + sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
 
 
 rule all:
@@ -123,7 +126,7 @@ for record, run in worlds.items():
             folder=run.params.data_embedded,
             hash=run.params.stage_hash(WorldParams),
         # Snakemake has made the folder of the output, and an existing folder that is no world is an error
-        shell: "rmdir {params.folder} 2> /dev/null || true; " + PAPERMILL
+        shell: "rmdir {params.folder} 2> /dev/null || true; " + CLEAR + PAPERMILL
 
 
 for record, run in clips.items():
@@ -136,7 +139,7 @@ for record, run in clips.items():
             notebook="10_embedded_clip",
             executed=f"{OUT}/worlds/{run.world_seed}/10_embedded_clip.ipynb",
             arguments=arguments(world_seed=run.world_seed),
-        shell: PAPERMILL
+        shell: CLEAR + PAPERMILL
 
 
 def manifest_of(params, dataset):
@@ -144,11 +147,11 @@ def manifest_of(params, dataset):
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-for dataset in datasets_of(first):
+for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run.params)}.items():
 
     rule:
         name: f"check_{dataset}"
-        output: update(manifest_of(first, dataset))  # what it knows of unchanged files is kept
+        output: update(manifest_of(run.params, dataset))  # what it knows of unchanged files is kept
         log: f"{OUT}/check_{dataset}.log"
         threads: workflow.cores or 8  # no limit where a cluster runs it
         # what is missing or broken stops the runs themselves, unless `allow_missing`
@@ -256,7 +259,7 @@ for name, (names, shown) in TABLES.items():
             arguments=arguments(suite=SUITE, only=names),
             suite=[suite.folder, suite.reference, suite.rows, suite.comparisons[name].model_dump_json() if name in suite.comparisons else ""],
             seen=seen(shown),
-        shell: PAPERMILL
+        shell: CLEAR + PAPERMILL
 
 
 rule figures:
@@ -269,7 +272,7 @@ rule figures:
         arguments=arguments(suite=SUITE),
         suite=suite.model_dump_json(),
         seen=seen(runs),
-    shell: PAPERMILL
+    shell: CLEAR + PAPERMILL
 
 
 rule report:
@@ -283,4 +286,4 @@ rule report:
         executed=f"{PLACE}/99_report.ipynb",
         arguments=arguments(suite=SUITE),
         seen=seen(runs),
-    shell: PAPERMILL
+    shell: CLEAR + PAPERMILL

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from lib.figures import AFTER, BEFORE, PALETTE, STYLE, WIDTH, subplots
 from lib.results import PROTOCOLS
 
-DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (nats)",
-               "batch_entropy": "Entropy of their mean\n(nats)", "feature_spread": "Spread of the features",
+DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (1: uniform)",
+               "batch_entropy": "Entropy of their mean\n(1: uniform)", "feature_spread": "Spread of the features",
                "agreement": "Student agrees\nwith teacher"}
 
 
@@ -60,23 +60,30 @@ def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, me
         return figure
 
 
-def training_curves(logs: pd.DataFrame, *, smooth: int = 10) -> Figure:
-    """Loss and collapse diagnostics over the epochs of every run, as running means over `smooth` steps.
+def training_curves(logs: pd.DataFrame, *, highlight: str, smooth: int = 10) -> Figure:
+    """Loss and collapse diagnostics over the steps of every run, as running means over `smooth` steps; the row `highlight`
+    in black.
 
-    logs: run, world_seed, seed, epoch and the columns of `DIAGNOSTICS`. Losses of different objectives have different
-    terms and scales: each is to be compared with itself. Lines of one look are seeds and worlds.
+    logs: run, world_seed, seed, concepts, step and the columns of `DIAGNOSTICS`. Losses of different objectives have
+    different terms and scales: each is to be compared with itself. Entropies are shares of the largest, log k. Lines of
+    one look are seeds and worlds.
     """
+    largest = np.log(logs["concepts"])
+    logs = logs.assign(teacher_entropy=logs["teacher_entropy"] / largest, batch_entropy=logs["batch_entropy"] / largest)
+    others = [run for run in logs["run"].unique() if run != highlight]
+    looks = zip(itertools.cycle(("-", "--", ":")), itertools.cycle([PALETTE[i] for i in (0, 1, 2, 3, 4, 5, 7, 9)]))
+    lines = {run: {"linestyle": line, "color": colour, "linewidth": 1} for run, (line, colour) in zip(others, looks)}
+    if highlight in set(logs["run"]):
+        lines[highlight] = {"linestyle": "-", "color": "black", "linewidth": 1.4}
     with matplotlib.rc_context(STYLE):
         figure, axes = subplots(2, 3, 3.9)
-        looks = itertools.product(("-", "--", ":"), [*PALETTE[:7], *PALETTE[8:], "black"])
-        lines = {run: {"linestyle": line, "color": colour} for run, (line, colour) in zip(logs["run"].unique(), looks)}
         for panel, (column, title) in zip(axes.flat, DIAGNOSTICS.items()):
             for (run, _, _), log in logs.groupby(["run", "world_seed", "seed"], sort=False):
                 running = log[column].rolling(smooth, min_periods=1).mean()
-                panel.plot(log["epoch"], running, **lines[run], linewidth=1)
+                panel.plot(log["step"], running, **lines[run], zorder=3 if run == highlight else 2)
             panel.set_title(title)
             sns.despine(ax=panel)
-            panel.set_xlabel("epoch")
+            panel.set_xlabel("step")
         axes.flat[-1].axis("off")
         handles = [matplotlib.lines.Line2D([], [], **line, label=run.replace("_", " ")) for run, line in lines.items()]
         axes.flat[-1].legend(handles=handles, loc="center left", frameon=False)

@@ -8,6 +8,7 @@ instead of probing again. `make check-data PROFILE=paper` calls it; a suite does
 
 import argparse
 import sys
+from functools import cache
 
 import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -59,6 +60,7 @@ def line_of(key: str, profile: str) -> str:
     raise KeyError(key)
 
 
+@cache
 def _on_hub(name: str) -> bool:
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):

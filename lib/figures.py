@@ -40,7 +40,7 @@ CAPTIONS = {
               "seeds for each of image CLIP, baseline without language and reference."),
     "concepts": ("The concept spaces", "Three heat maps of cosines between actions: within the category space, within the "
                  "description space, and across the two, where the diagonal is each action with itself."),
-    "training": ("Training", "Curves over the epochs of every trained run: loss, two entropies, spread of the features, agreement "
+    "training": ("Training", "Curves over the steps of every trained run: loss, two entropies, spread of the features, agreement "
                  "of student and teacher. In a collapse an entropy or the spread falls to zero."),
     "attention": ("Where the adapted model looks", "For two test clips the frames; overlaid with what each frame's class token "
                   "looks at; overlaid with how much the patches of the middle frame look at each frame."),

@@ -195,9 +195,14 @@ class Difference(NamedTuple):
 
 
 def _resampled_seeds(correct: np.ndarray, rounds: int, generator: np.random.Generator) -> np.ndarray:
-    """'s n' -> 'r n': the mean over as many seeds, drawn with replacement in each round."""
+    """'s n' -> 'r n': the mean over as many seeds, drawn with replacement in each round.
+
+    Drawn so, the mean of s seeds has (s - 1) / s of the variance that it should have, half of it for two; deviations from
+    the mean are scaled up by that (Rao and Wu, "Resampling inference with complex survey data", JASA 1988).
+    """
     seeds = len(correct)
-    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=rounds) / seeds @ correct
+    weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=rounds) / seeds
+    return (1 / seeds + (weights - 1 / seeds) * np.sqrt(seeds / max(seeds - 1, 1))) @ correct
 
 
 def paired_bootstrap(worlds: Sequence[tuple[ArrayLike, ArrayLike]], *, rounds: int = 10000, seed: int) -> Difference:
@@ -206,8 +211,7 @@ def paired_bootstrap(worlds: Sequence[tuple[ArrayLike, ArrayLike]], *, rounds: i
 
     Percentiles of `rounds` resamplings. Each draws, within each test set, the clips with replacement, the same ones for a
     and b (paired), and the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another
-    number of them, than b). With few seeds the interval is too narrow, as any bootstrap's; with one, it holds for that
-    seed alone.
+    number of them, than b; their deviations are scaled to be unbiased). With one seed the interval holds for that seed alone.
     """
     generator = np.random.default_rng(seed)
     means, resampled = zip(*(_differences(a, b, rounds, generator) for a, b in worlds))

@@ -19,6 +19,7 @@ from lib.params import load
 from lib.results import PROTOCOLS, collect
 from lib.runs import read_json, write_text
 from lib.suites import Run, Suite
+from lib.tables import FEW_LABELS
 
 STYLE = """
 :root { color-scheme: light; }
@@ -78,7 +79,7 @@ def write_report(suite: Suite, name: str, profile: str, runs: list[Run], folder:
     states = collect(runs).states.drop_duplicates(["run", "world_seed", "seed"])
     done = [run for run, state in zip(runs, states["state"], strict=True) if state == "done"]
     sections = {"What was run": _facts(name, profile, runs, done), "Runs without a result": _unfinished(states),
-                "Tables": _tables(suite, folder / "tables"), "Figures": _figures(suite, folder / "figures")}
+                "Tables": _tables(suite, runs, folder / "tables"), "Figures": _figures(suite, folder / "figures")}
     links = "".join(f'<li><a href="#part-{i}">{title}</a></li>' for i, title in enumerate(sections))
     parts = "\n".join(f'<section aria-labelledby="part-{i}">\n<h2 id="part-{i}">{title}</h2>\n{content}\n</section>'
                       for i, (title, content) in enumerate(sections.items()))
@@ -143,8 +144,9 @@ def _unfinished(states: pd.DataFrame) -> str:
     return _table("Runs that have failed or were not run", [["run", "world", "seed", "state", "log"], *rows])
 
 
-def _tables(suite: Suite, folder: Path) -> str:
-    titles = PROTOCOLS | {name: table.title for name, table in suite.comparisons.items()}
+def _tables(suite: Suite, runs: list[Run], folder: Path) -> str:
+    few = {"few_labels": FEW_LABELS} if any(run.params.probe_shots for run in runs) else {}
+    titles = PROTOCOLS | few | {name: table.title for name, table in suite.comparisons.items()}
     parts, number = [], 0
     for name, title in titles.items():
         tables, notes = read_published(folder / f"{name}.md")

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lib.metrics import Difference, paired_bootstrap
 from lib.params import ROOT
-from lib.runs import read_json
+from lib.runs import read_json, read_lines
 from lib.suites import Run, state_of
 
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
@@ -24,8 +23,8 @@ CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
 
 class Collected(NamedTuple):
     """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit (of the adaptation, and of the evaluation
-    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed, dataset, state ("done", "failed", "not run"), where (log of
-    a failed run), listed, found, decoded (clips of those parts); a line a run and data set."""
+    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed, dataset, state (of `state_of`), where (log of
+    a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set."""
 
     values: pd.DataFrame
     states: pd.DataFrame
@@ -56,7 +55,7 @@ def collect(runs: list[Run]) -> Collected:
     adapted = [read_json(run.folder / "adapt.json")["commit"] if record else "" for run, record in zip(runs, records)]
     num_classes = {name: len(found["classes"]) for record in records if record
                    for name, found in record["datasets"].items()}
-    before = {run.world_seed: _correct(run)
+    before = {run.world_seed: load_file(run.folder / "correct.safetensors")
               for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
     values, lines, data = [], [], {}  # data: of each data set the first hash of its files, and whose it is
     for run, (state, where), record, commit in zip(runs, states, records, adapted):
@@ -84,19 +83,10 @@ def collect(runs: list[Run]) -> Collected:
 def _agreements(run: Run, before: dict[str, np.ndarray]) -> list[dict]:
     """Of a trained run, as entries of `metrics`: the share of clips whose middle frame alone it calls what the image CLIP
     (`before`: its predictions) calls it."""
-    own = _correct(run) if before and run.params.epochs else {}
+    own = load_file(run.folder / "correct.safetensors") if before and run.params.epochs else {}
     return [dict(zip(("dataset", "part", "protocol"), key.split("/"))) | {
                 "metric": "agreement", "value": 100 * float(((own[key] == before[key]) & (own[key] >= 0)).mean())}
             for key in own if key.endswith("/zero_shot_still/predicted") and key in before]
-
-
-def _correct(run: Run) -> dict[str, np.ndarray]:
-    """What the evaluation left of single clips. Raises ValueError, naming the file, if it is not whole."""
-    path = run.folder / "correct.safetensors"
-    try:
-        return load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} is not whole ({error}): remove metrics.json beside it, and both are made again") from None
 
 
 def words_once(*texts: str) -> str:
@@ -110,7 +100,7 @@ def _place(run: Run) -> str:
 
 def _answers(run: Run, dataset: str, protocol: str) -> np.ndarray | None:
     """Which clips of the reported parts a run has right, one part after the other; None if it was not asked."""
-    answers = _correct(run)
+    answers = load_file(run.folder / "correct.safetensors")
     keys = [key for key in answers if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
             and reported(*key.split("/")[:2])]
     return np.concatenate([answers[key] for key in sorted(keys)]) if keys else None
@@ -162,6 +152,17 @@ def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFra
         found += [own.assign(axis=axis, amount=amount) for axis, amount in amounts.items()]
     columns = ["axis", "run", "amount", "protocol", "seed", "value"]
     return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def training_logs(runs: list[Run]) -> pd.DataFrame:
+    """Every step of those of some finished runs that were trained: run, world_seed, seed, concepts (how many its
+    distributions are over), and the columns of `log.jsonl`."""
+    logs = []
+    for run in (run for run in runs if run.params.epochs):
+        count = run.params.head_prototypes if run.params.objective == "feature" else read_json(run.folder / "adapt.json")["concepts"]
+        log = pd.DataFrame(read_lines(run.folder / "log.jsonl"))
+        logs.append(log.assign(run=run.ablation, world_seed=run.world_seed, seed=run.seed, concepts=count))
+    return pd.concat(logs) if logs else pd.DataFrame()
 
 
 def shots(values: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:

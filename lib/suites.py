@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
 
 from lib.data import elsewhere
 from lib.fields import AdaptParams, EvaluateParams, Params
@@ -46,6 +47,8 @@ class Suite(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
+        if taken := {"protocols", "zero_shot", "linear_probe", "few_labels"} & self.tables.keys():
+            raise ValueError(f"tables: {sorted(taken)} are names of the tables of `rows`; choose others")
         for name, table in {"rows": Table(title="", rows=self.rows, replicas=self.replicas), **self.tables}.items():
             reference, replicas = table.reference or self.reference, table.replicas or self.replicas
             if reference not in table.rows:
@@ -107,17 +110,22 @@ def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[R
             if params.epochs == 0:
                 params, seed = params.model_copy(update={"seed": 0}), 0
             runs[row, world_seed, seed] = Run(row, world_seed, seed, params, run_folder(profile, row, world_seed, seed))
-    if not runs:
-        raise ParamsError(f"profile {profile!r} is not of the embedded world: the suite needs a replica of world 0")
+    tables = {"the suite": Table(title="", rows=suite.rows, replicas=suite.replicas), **suite.comparisons}
+    for name, table in tables.items():
+        if not runs_of_table(list(runs.values()), table.rows, table.replicas):
+            raise ParamsError(f"profile {profile!r} is not of the embedded world: {name} needs a replica of world 0")
     return list(runs.values())
 
 
 def _check_difference(row: str, profile: str, plain: Params, params: Params, seen: dict[str, str]) -> None:
-    """An empty ablation file is the profile itself; any other must change something, and no two the same."""
+    """An empty ablation file is the profile itself; any other must change what is computed, and no two the same."""
     file = layers(profile, row)[-1].relative_to(FOLDER.parent)
-    digest = params.stage_hash(EvaluateParams)
-    if read_yaml(FOLDER.parent / file) and params == plain:
-        raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own")
+    content, digest = read_yaml(FOLDER.parent / file), params.stage_hash(EvaluateParams)
+    if replaced := {"seed", "world_seed"} & content.keys():
+        raise ParamsError(f"{file}: {sorted(replaced)} are the replicas' of a suite, not an ablation's")
+    if content and digest == plain.stage_hash(EvaluateParams):
+        raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own, or say only how "
+                          "the work is done here")
     if digest in seen:
         raise ParamsError(f"{file}: has the same parameters as {seen[digest]}.yaml in profile {profile!r}")
     seen[digest] = row
@@ -138,39 +146,58 @@ def made_otherwise(run: Run) -> list[Path]:
 
 
 def state_of(run: Run) -> tuple[str, str]:
-    """("done" | "failed" | "not run", the log of a failed run). Metrics of other parameters are not the run's."""
-    metrics = run.folder / "metrics.json"
-    if metrics.exists() and (run.folder / "adapt.json").exists() and not made_otherwise(run):
+    """("done" | "failed" | "not finished" | "not run", the log of a failed or begun run). Metrics of other parameters, or
+    without the answers that belong to them, are not the run's. The workflow leaves a `.failed` beside the log of a notebook
+    that ended with an error; without it, the run is under way, or was stopped."""
+    results = [run.folder / name for name in ("adapt.json", "metrics.json")]
+    whole = all(path.exists() for path in results)
+    if whole and not made_otherwise(run) and _is_whole(run.folder / "correct.safetensors"):
         return "done", ""
-    names = ("02_adapt.ipynb", "02_adapt.log", "03_evaluate.ipynb", "03_evaluate.log")
-    logs = [run.folder / name for name in names if (run.folder / name).exists()]
-    if not logs or metrics.exists() and (run.folder / "adapt.json").exists():
+    logs = [path for name in ("03_evaluate.log", "02_adapt.log") if (path := run.folder / name).exists()]
+    for log in logs:
+        if log.with_name(log.name + ".failed").exists():
+            return "failed", str(log.relative_to(ROOT))
+    if whole or not logs:  # what other parameters left is not this run's
         return "not run", ""
-    return "failed", str(max(logs, key=lambda path: (path.stat().st_mtime, path.suffix == ".log")).relative_to(ROOT))
+    return "not finished", str(logs[0].relative_to(ROOT))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there and as long as its head says."""
+    try:
+        with safe_open(path, "np"):
+            return True
+    except (SafetensorError, FileNotFoundError):
+        return False
 
 
 def keep_records(runs: list[Run], folder: Path) -> int:
-    """Replaces `folder` by the records of the finished runs, without their models: <ablation>/world<n>-seed<n>/, as under
-    `outputs/<profile>/runs`, into which they can be copied back. Returns how many runs there are."""
+    """Copies the records of the finished runs, without their models, to `folder`/<ablation>/world<n>-seed<n>/, as under
+    `outputs/<profile>/runs`, into which they can be copied back. Those of runs that are no longer the suite's go; those of
+    unfinished ones stay. Returns how many were copied."""
+    names = {(run.ablation, run.folder.name) for run in runs}
+    for own in list(folder.glob("*/*")):
+        if (own.parent.name, own.name) not in names:
+            shutil.rmtree(own)
     done = [run for run in runs if state_of(run)[0] == "done"]
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     for run in done:
-        own = partial / run.ablation / run.folder.name
-        own.mkdir(parents=True)
+        own = folder / run.ablation / run.folder.name
+        partial = own.with_name(own.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         for path in (run.folder / name for name in RECORDS):
             if path.exists():  # there is no log without training
-                shutil.copy2(path, own)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+                shutil.copy2(path, partial)
+        shutil.rmtree(own, ignore_errors=True)
+        os.replace(partial, own)
     return len(done)
 
 
 def progress(runs: list[Run], *, at_once: int) -> str:
-    """How many runs are done, begun and not run, and how long the rest takes if it goes on as before, so many at once.
+    """How many runs are done, failed, under way or stopped, and not run, and how long the rest takes if it goes on as
+    before, so many at once.
 
-    A run that is under way has a log and no result, like one that failed. The time of a run is that of its adaptation and evaluation; where none of a row is done, the mean of all.
+    The time of a run is that of its adaptation and evaluation; where none of a row is done, the mean of all.
     """
     states, seconds = {run.folder: state_of(run)[0] for run in runs}, {}
     for run in runs:
@@ -178,7 +205,7 @@ def progress(runs: list[Run], *, at_once: int) -> str:
             spent = sum(read_json(run.folder / name)["seconds"] for name in ("adapt.json", "metrics.json"))
             seconds.setdefault(run.ablation, []).append(spent)
     counts = Counter(states.values())
-    lines = [f"{len(runs)} runs: {counts['done']} done, {counts['failed']} under way or failed, {counts['not run']} not run"]
+    lines = [f"{len(runs)} runs: " + ", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "not finished", "not run"))]
     if seconds:
         mean = {row: sum(spent) / len(spent) for row, spent in seconds.items()}
         usual = sum(mean.values()) / len(mean)
@@ -191,5 +218,5 @@ if __name__ == "__main__":
     _, profile, suite, cores, data = sys.argv
     try:
         print(progress(runs_of(read_suite(suite), profile, elsewhere(profile, data)), at_once=int(cores)))
-    except ParamsError as error:
+    except ValueError as error:  # of parameters, or a record that is cut short
         sys.exit(str(error))

@@ -18,6 +18,7 @@ from lib.suites import Run, Suite, runs_of_table
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]
 ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
 EXTRA = [*PROTOCOLS, "zero_shot_still"]  # of comparisons
+FEW_LABELS = "linear probe on few labels"  # the table few_labels, where there are such probes
 METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
 
 
@@ -30,14 +31,15 @@ def reported_by_others(datasets: list[str], protocol: str) -> pd.DataFrame:
 def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
     """All rows x data sets x metrics, in `COLUMNS`: mean and population standard deviation over seeds and splits.
 
-    Where no run of a row is done, the mean reads "failed" or "not run".
+    Where no run of a row is done, the mean reads "failed", "not finished" or "not run".
     """
     values, states = collected
     reported = {tuple(row[:4]): tuple(row[4:]) for protocol in protocols
                 for row in reported_by_others(list(states["dataset"].unique()), protocol).itertuples(index=False)}
-    metrics = [name for name in METRICS if values.empty or (values["metric"] == name).any()]
     rows = []
     for (run, dataset), group in states.groupby(["run", "dataset"], sort=False):
+        of_dataset = values[values["dataset"] == dataset]
+        metrics = [name for name in METRICS if of_dataset.empty or (of_dataset["metric"] == name).any()]
         for protocol, metric in itertools.product(protocols, metrics):
             of_protocol = values.loc[values["protocol"] == protocol, "metric"]
             if protocol not in PROTOCOLS and of_protocol.empty or metric == "agreement" and metric not in set(of_protocol):
@@ -47,33 +49,38 @@ def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
             paper, source = reported.get(wanted, ("", ""))
             mean, std = f"{found['value'].mean():.2f}", f"{found['value'].std(ddof=0):.2f}" if len(found) > 1 else ""
             if found.empty:
-                mean = next((state for state in ("failed", "not run") if state in set(group["state"])), "not measured")
+                mean = next((state for state in ("failed", "not finished", "not run") if state in set(group["state"])), "not measured")
             rows.append([run, dataset, protocol, metric, mean, std, found["seed"].nunique(), paper, source,
                          *(words_once(*found[name]) for name in ("commit", "params_hash", "folder"))])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def difference_table(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """`differences` in `COLUMNS`: three lines each, the mean and the ends of its 95 % interval."""
-    name, ends = f"{reference}_minus_row_top1", {"mean": "", "low": "_low", "high": "_high"}
-    lines = [(row.run, row.dataset, row.protocol, name + suffix, f"{getattr(row, end):.2f}", row.seeds)
-             for row in compared.itertuples() for end, suffix in ends.items()]
-    table = pd.DataFrame(lines, columns=["run", "dataset", "protocol", "metric", "mean", "seeds"])
-    return table.reindex(columns=COLUMNS, fill_value="")
+def difference_table(compared: pd.DataFrame, numbers: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """`differences` in `COLUMNS`: three lines each, the mean and the ends of its 95 % interval. numbers: the long table,
+    which says what both rows come from."""
+    name, ends, lines = f"{reference}_minus_row_top1", {"mean": "", "low": "_low", "high": "_high"}, []
+    for row in compared.itertuples():
+        worlds = row.dataset.removesuffix("-all")
+        used = numbers[numbers["run"].isin([row.run, reference]) & (numbers["protocol"] == row.protocol) & (numbers["metric"] == "top1")
+                       & ((numbers["dataset"] == row.dataset) | (worlds != row.dataset) & numbers["dataset"].str.startswith(worlds))]
+        lines += [(row.run, row.dataset, row.protocol, name + suffix, f"{getattr(row, end):.2f}", "", row.seeds, "", "",
+                   *(words_once(*used[column]) for column in ("commit", "params_hash", "runs"))) for end, suffix in ends.items()]
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _cells(table: pd.DataFrame, index: list[str]) -> pd.DataFrame:
-    """A long table -> "mean ± std" as text, a column for each metric that is not in the index."""
+def _cells(table: pd.DataFrame, index: list[str], columns: str = "metric", names: dict[str, str] = METRICS) -> pd.DataFrame:
+    """A long table -> "mean ± std" as text, a column for each of the names (in `columns`) that there is."""
     text = table["mean"].str.replace(r"^([\d.]+)$", lambda found: f"{float(found[0]):.1f}", regex=True)
     text += table["std"].map(lambda std: f" ± {float(std):.1f}" if std else "")
-    wide = table.assign(text=text).pivot(index=index, columns="metric", values="text")
+    wide = table.assign(text=text).pivot(index=index, columns=columns, values="text")
     order = pd.MultiIndex.from_frame(table[index].drop_duplicates()) if len(index) > 1 else table[index[0]].unique()
-    return wide.reindex(order)[[name for name in METRICS if name in wide]].rename(columns=METRICS)
+    return wide.reindex(order)[[name for name in names if name in wide]].rename(columns=names)
 
 
 def _headline(cells: pd.DataFrame) -> pd.Series:
     """Top-1, or what stands for it where clips have several labels."""
-    return cells["top-1" if "top-1" in cells else "mAP"]
+    first, *others = (cells[name] for name in ("top-1", "mAP") if name in cells)
+    return first.fillna(others[0]) if others else first
 
 
 def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +88,7 @@ def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
     number has its column."""
     index = ["run", "dataset", "protocol"]
     wide = _cells(table, index)
-    first = table[table["metric"] == table["metric"].iloc[0]].set_index(index)
+    first = table.drop_duplicates(index).set_index(index)
     wide["seeds"] = first["seeds"].astype(str)
     if (first["paper"] != "").any():
         wide["paper, top-1"] = (first["paper"] + " (" + first["source"] + ")").where(first["paper"] != "", "")
@@ -125,16 +132,23 @@ def objectives_tables(table: pd.DataFrame, compared: pd.DataFrame, collected: Co
             for columns in (wide, remade) if columns]
 
 
-def notes(collected: Collected, reference: str) -> list[str]:
-    """What a reader must know of the measures."""
-    pairs = "; pairs: the choice between the two actions of a confusable pair (chance: 50)" \
-        if (collected.values["metric"] == "pair_top1").any() else ""
-    stills = "; stills: zero-shot on the middle frame of each clip alone, and how often it is called what the image CLIP " \
-        "calls it" if (collected.values["protocol"] == "zero_shot_still").any() else ""
-    return ["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official "
-            f"splits{pairs}{stills}.",
-            f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over "
-            "test clips and seeds, paired by clip), bold where the interval excludes zero. Where a row has one seed, it holds for that seed alone."]
+def notes(numbers: pd.DataFrame) -> list[str]:
+    """What a reader must know of the measures in a long table."""
+    meanings = {"pair_top1": "pairs: the choice between the two actions of a confusable pair (chance: 50)",
+                "zero_shot_still": "stills: zero-shot on the middle frame of each clip alone, and how often it is called what "
+                                   "the image CLIP calls it",
+                "zero_shot_full": "EP-full: on all clips of the set",
+                "zero_shot_half": "EP-half: on all clips of ten random halves of the classes, ± over these"}
+    shown = {*numbers["metric"], *numbers["protocol"]}
+    return ["; ".join(["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits",
+                       *(text for name, text in meanings.items() if name in shown)]) + "."]
+
+
+def differences_note(compared: pd.DataFrame, reference: str) -> str:
+    """What a reader must know of the differences."""
+    chance = f" Of {len(compared)} intervals, about {len(compared) / 20:.0f} would exclude zero by chance alone." if len(compared) > 9 else ""
+    return (f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over test clips and "
+            f"seeds, paired by clip), bold where the interval excludes zero. Where a row has one seed, it holds for that seed alone.{chance}")
 
 
 def states_notes(collected: Collected) -> list[str]:
@@ -179,8 +193,8 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str] = ()) -> dict[str, list[pd.DataFrame]]:
-    """Writes zero_shot and linear_probe of the suite's rows, and its comparisons (of all these `only` some, if any are
-    named), each as .csv, .md and .tex, under `folder`.
+    """Writes zero_shot, linear_probe and few_labels of the suite's rows, and its comparisons (of all these `only` some, if
+    any are named), each as .csv, .md and .tex, under `folder`.
 
     Returns:
         the tables as they are to be read, by name.
@@ -198,14 +212,21 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str
         if len(peers):
             readable.append(peers.pivot(index=["run", "source"], columns="dataset", values="value").fillna("")
                             .reset_index().rename(columns={"run": "reported by others, top-1"}))
-        published[protocol] = (everything, readable, notes(collected, suite.reference)[:1] + states_notes(collected))
+        published[protocol] = (everything, readable, notes(numbers) + states_notes(collected))
+    if (counts := sorted({count for run in own for count in run.params.probe_shots})) and (not only or "few_labels" in only):
+        amounts = {f"linear_probe_{count}_shot": f"{count} a class" for count in counts} | {"linear_probe": "all"}
+        numbers = long_table(collected, list(amounts)).query("metric == 'top1'")
+        readable = _cells(numbers, ["run", "dataset"], "protocol", amounts).reset_index()
+        published["few_labels"] = (numbers, [readable], notes(numbers) + [
+            "Top-1 on the test part with so many labelled examples: the mean over draws that are the same for all rows (probe_shot_draws)",
+            *states_notes(collected)])
     for name, table in ((name, table) for name, table in suite.comparisons.items() if not only or name in only):
         shown = runs_of_table(runs, table.rows, table.replicas)
         collected = collect(shown)
         compared, numbers = differences(shown, collected, table.reference), long_table(collected, EXTRA)
-        published[name] = (pd.concat([numbers, difference_table(compared, table.reference)]),
+        published[name] = (pd.concat([numbers, difference_table(compared, numbers, table.reference)]),
                            objectives_tables(numbers, compared, collected, table.reference),
-                           notes(collected, table.reference) + states_notes(collected))
+                           [*notes(numbers), differences_note(compared, table.reference), *states_notes(collected)])
     for name, (numbers, readable, below) in published.items():
         texts = {"csv": numbers.to_csv(index=False), "md": markdown(readable, below),
                  "tex": "\n".join(map(latex, readable))}

@@ -51,7 +51,8 @@ def test_training_curves_are_running_means_of_every_run():
                 "run": run,
                 "world_seed": 0,
                 "seed": seed,
-                "epoch": step / 4,
+                "concepts": 16,
+                "step": step,
                 **dict.fromkeys(charts.DIAGNOSTICS, float(step)),
             }
             for run in ("no_language", "lss")
@@ -59,17 +60,19 @@ def test_training_curves_are_running_means_of_every_run():
             for step in range(8)
         ]
     )
-    figure = charts.training_curves(logs, smooth=2)
+    figure = charts.training_curves(logs, highlight="lss", smooth=2)
     curves = figure.axes[0].lines
     assert len(curves) == 4
     assert list(curves[0].get_ydata()) == [0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
+    assert list(figure.axes[1].lines[0].get_ydata()) == pytest.approx(np.array([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]) / np.log(16))
+    assert [line.get_color() == "black" for line in curves] == [False, False, True, True]  # the reference's
     assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["no language", "lss"]
 
 
 def test_a_dozen_runs_can_be_told_apart():
-    logs = pd.DataFrame([{"run": f"run_{i}", "world_seed": 0, "seed": 0, "epoch": 0.0, **dict.fromkeys(charts.DIAGNOSTICS, 1.0)}
+    logs = pd.DataFrame([{"run": f"run_{i}", "world_seed": 0, "seed": 0, "concepts": 16, "step": 0, **dict.fromkeys(charts.DIAGNOSTICS, 1.0)}
                          for i in range(12)])
-    looks = [(line.get_color(), line.get_linestyle()) for line in charts.training_curves(logs).axes[0].lines]
+    looks = [(line.get_color(), line.get_linestyle()) for line in charts.training_curves(logs, highlight="run_5").axes[0].lines]
     assert len({str(look) for look in looks}) == 12
 
 

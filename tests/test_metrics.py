@@ -217,7 +217,8 @@ def test_the_bootstrap_carries_the_spread_between_seeds():
     a = np.repeat([[True], [False]], 100, axis=1)
     b = np.zeros(100, dtype=bool)
     difference = paired_bootstrap([(a, b)], seed=0)
-    assert (difference.mean, difference.low, difference.high) == (50, 0, 100)
+    # The standard error of the mean of 100 and 0 is 50; the draws are 50 half of the time, else 50 -+ 50 sqrt(2).
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((50, 50 - 50 * 2**0.5, 50 + 50 * 2**0.5))
 
 
 def test_the_bootstrap_refuses_different_clips_and_answers_that_are_not_right_or_wrong():

@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from test_tables import finish, outputs  # noqa: F401 - runs made up by hand, and the folder that they lie in
+from test_tables import fail, finish, outputs  # noqa: F401 - runs made up by hand, and the folder that they lie in
 
 from lib import figures, report, suites, tables
 from lib.fields import AdaptParams
@@ -59,7 +59,7 @@ def made(outputs, suite):  # noqa: F811
         finish(run, right=right, seconds=1800, **versions)
         write_json(run.folder / "adapt.json", {"seconds": 5400, "commit": "1234567890", "params_hash": run.params.stage_hash(AdaptParams), **versions})
     runs[3].folder.mkdir(parents=True)
-    (runs[3].folder / "02_adapt.log").write_text("killed\n")
+    fail(runs[3])
     tables.write_tables(suite, runs, outputs / "tables")
     for name in ("training_objectives", "accuracies"):
         figures.save(figures.shares(CLASSES, {"accuracy": [0, 50, 100]}), outputs / "figures" / name)
@@ -89,7 +89,7 @@ def test_headings_go_down_one_level_at_a_time(made):
 def test_tables_have_captions_and_heads_and_every_text_of_the_published_ones(made):
     folder, text = made
     page = Page(text)
-    assert len(page.texts["caption"]) == len(page.all("table")) == 4  # zero-shot, linear probe, objectives, missing runs
+    assert len(page.texts["caption"]) == len(page.all("table")) == 5  # zero-shot, linear probe, few labels, objectives, missing runs
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
     shown = page.texts["td"] + page.texts["th"]
     for name in ("zero_shot", "linear_probe", "objectives"):

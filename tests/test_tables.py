@@ -1,6 +1,7 @@
 """Tables, from the files that runs leave: made up here, so that every published number can be checked by hand."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,12 @@ def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", 
     )
 
 
+def fail(run):
+    """What the workflow leaves of a notebook that ended with an error."""
+    (run.folder / "02_adapt.log").write_text("ConceptError")
+    (run.folder / "02_adapt.log.failed").touch()
+
+
 def line(table, **where):
     (found,) = table[(table[list(where)] == pd.Series(where)).all(axis=1)].to_dict("records")
     return found
@@ -88,6 +95,7 @@ def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
         ({"replicas": [[0]]}, "replicas.0: List should have at least 2"),
         ({"reference": "no_language"}, "reference 'no_language' is none of the rows"),
         ({"rows": []}, "rows: List should have"),
+        ({"tables": {"zero_shot": {"title": "", "rows": ["lss"]}}}, r"tables: \['zero_shot'\] are names of the tables of"),
     ],
 )
 def test_a_faulty_suite_is_an_error_that_names_file_and_key(tmp_path, monkeypatch, change, message):
@@ -121,6 +129,10 @@ def test_other_data_than_the_embedded_world_has_no_remade_worlds(outputs):
     ]
     with pytest.raises(ParamsError, match="replica of world 0"):
         suites.runs_of(suite_of(["lss"], [[1, 0]]), "ucf101")
+    elsewhere = suite_of(["lss"], [[0, 0]]).model_copy(update={
+        "tables": {"worlds": suites.Table(title="", rows=["lss"], replicas=[[1, 0]])}})
+    with pytest.raises(ParamsError, match="worlds needs a replica of world 0"):
+        suites.runs_of(elsewhere, "ucf101")
 
 
 def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outputs):
@@ -131,7 +143,7 @@ def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outp
     tables.write_tables(suite, runs, outputs / "tables")
     written = {path.name for path in (outputs / "tables").iterdir()}
     assert written == {
-        f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "objectives") for suffix in ("csv", "md", "tex")
+        f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "few_labels", "objectives") for suffix in ("csv", "md", "tex")
     }
     table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
     assert list(table.columns) == [
@@ -177,6 +189,41 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     )
 
 
+def test_a_difference_says_what_both_rows_come_from(outputs):
+    runs = suites.runs_of(suite := suite_of(["image_clip", "lss"], [[0, 0], [1, 0]]), "embedded")
+    for run in runs:
+        finish(run, right=20, commit="aaaaaaaaaa" if run.ablation == "lss" else "bbbbbbbbbb")
+    tables.write_tables(suite, runs, outputs / "tables")
+    table = pd.read_csv(outputs / "tables" / "objectives.csv", keep_default_na=False)
+    gap = line(table, run="image_clip", dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1")
+    assert gap["commit"].split() == ["bbbbbbbbbb", "aaaaaaaaaa"]
+    assert [Path(place).parent.name for place in gap["runs"].split()] == ["image_clip", "lss"] and len(gap["params_hash"].split()) == 2
+    pooled = line(table, run="image_clip", dataset="embedded-all", protocol="zero_shot", metric="lss_minus_row_top1_low")
+    assert len(pooled["runs"].split()) == 4
+
+
+def test_few_labels_have_a_table_with_a_column_for_each_amount(outputs):
+    (run,) = suites.runs_of(suite := suite_of(["lss"], [[0, 0]]), "embedded")
+    finish(run, right=30)
+    record = read_json(run.folder / "metrics.json")
+    record["metrics"] += [{"dataset": "embedded", "part": "test", "protocol": f"linear_probe_{count}_shot", "metric": "top1", "value": 10.0 + count}
+                          for count in (1, 2, 4, 8, 16)]
+    write_json(run.folder / "metrics.json", record)
+    (table,) = tables.write_tables(suite, [run], outputs / "tables")["few_labels"]
+    assert table.to_dict("records") == [{"run": "lss", "dataset": "embedded", "1 a class": "11.0", "2 a class": "12.0", "4 a class": "14.0",
+                                         "8 a class": "18.0", "16 a class": "26.0", "all": "75.0"}]
+
+
+def test_each_data_set_has_its_own_measure():
+    values = pd.DataFrame([{"run": "lss", "world_seed": 0, "seed": 0, "dataset": dataset, "part": "test", "protocol": "zero_shot", "metric": metric,
+                            "value": value, "commit": "c", "params_hash": "h", "folder": "f"}
+                           for dataset, metric, value in (("ucf101", "top1", 70.0), ("charades", "mAP", 20.0))])
+    states = pd.DataFrame([{"run": "lss", "dataset": name, "state": "done"} for name in ("ucf101", "charades")])
+    table = tables.long_table(results.Collected(values, states), ["zero_shot"])
+    assert list(table["metric"]) == ["top1", "mAP"]
+    assert list(tables._headline(tables.protocol_table(table))) == ["70.0", "20.0"]
+
+
 def test_runs_that_saw_other_files_are_not_compared(outputs):
     suite = suite_of(["image_clip", "lss"], [[0, 0]])
     runs = suites.runs_of(suite, "embedded")
@@ -206,7 +253,7 @@ def test_failed_and_missing_runs_are_marked_and_not_left_out(outputs):
     finish(runs[3], right=30)  # lss, seed 0; its seed 1 and no_language fail, image_clip is not run
     for run in (runs[1], runs[4]):
         run.folder.mkdir(parents=True)
-        (run.folder / "02_adapt.log").write_text("ConceptError")
+        fail(run)
     tables.write_tables(suite, runs, outputs / "tables")
     table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
     assert line(table, run="image_clip", metric="top1")["mean"] == "not run"
@@ -222,10 +269,12 @@ def test_numbers_that_other_parameters_made_do_not_count(outputs):
     finish(run, right=30, params_hash="other")
     assert results.collect([run]).values.empty
     assert suites.state_of(run) == ("not run", "")
-    (run.folder / "02_adapt.log").write_text("ConceptError")
+    (run.folder / "02_adapt.log").write_text("of the other parameters")
     assert suites.state_of(run)[0] == "not run"
     (run.folder / "adapt.json").unlink()
-    assert suites.state_of(run)[0] == "failed"  # tried anew, without a model to show for it
+    assert suites.state_of(run)[0] == "not finished"  # under way, or stopped
+    fail(run)
+    assert suites.state_of(run)[0] == "failed"  # without a model to show for it
 
 
 def test_numbers_of_a_model_that_is_no_longer_there_do_not_count(outputs):
@@ -234,18 +283,15 @@ def test_numbers_of_a_model_that_is_no_longer_there_do_not_count(outputs):
     (run.folder / "02_adapt.log").write_text("killed")
     assert suites.state_of(run) == ("done", "")
     (run.folder / "adapt.json").unlink()
-    assert suites.state_of(run)[0] == "failed" and results.collect([run]).values.empty
+    assert suites.state_of(run) == ("not finished", "lss/world0-seed0/02_adapt.log") and results.collect([run]).values.empty
 
 
-def test_a_cut_file_of_answers_is_named(outputs):
-    runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0]]), "embedded")
-    for run in runs:
-        finish(run, right=30)
-    path = runs[1].folder / "correct.safetensors"
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=f"{path} is not whole"):
-        results.differences(runs, results.Collected(None, pd.DataFrame([
-            {"run": run.ablation, "world_seed": 0, "seed": 0, "dataset": "embedded"} for run in runs])), "lss")
+def test_numbers_whose_answers_are_cut_short_do_not_count(outputs):
+    (run,) = suites.runs_of(suite_of(["lss"], [[0, 0]]), "embedded")
+    finish(run, right=30)
+    path = run.folder / "correct.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert suites.state_of(run) == ("not run", "") and results.collect([run]).values.empty
 
 
 def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
@@ -291,7 +337,7 @@ def test_a_suite_may_have_tables_with_rows_references_and_replicas_of_their_own(
     for run, right in zip(runs, (20, 30, 32, 28, 18, 22)):
         finish(run, right=right, commit="abcdef0123" if run.ablation != "distillation" else "bbbbbb0123")
     written = tables.write_tables(suite, runs, outputs / "tables")
-    assert set(written) == {"zero_shot", "linear_probe", "terms", "seeds"}
+    assert set(written) == {"zero_shot", "linear_probe", "few_labels", "terms", "seeds"}
     terms = pd.read_csv(outputs / "tables" / "terms.csv", keep_default_na=False)
     assert set(terms["run"]) == {"distillation", "lss"}
     assert line(terms, run="lss", protocol="zero_shot", metric="top1")["seeds"] == 1  # its own seed alone
@@ -312,6 +358,8 @@ def test_a_table_whose_reference_is_no_row_of_it_is_refused():
 
 @pytest.mark.parametrize("content, message", [
     ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
+    ({"workers": 3}, "mine.yaml: changes nothing in profile 'embedded': .* only how the work is done"),
+    ({"seed": 5}, r"mine.yaml: \['seed'\] are the replicas' of a suite"),
     ({"prior": []}, "mine.yaml: has the same parameters as distillation_alignment.yaml"),
 ])
 def test_rows_that_change_nothing_or_the_same_are_found_before_anything_runs(tmp_path, monkeypatch, content, message):
@@ -338,8 +386,8 @@ def test_numbers_of_others_have_rows_of_their_own_with_their_source(outputs):
 
 def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
     runs = suites.runs_of(suite_of(["image_clip", "lss"], [[0, 0], [0, 1], [0, 2]]), "embedded")
-    assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 under way or failed, 4 not run"
+    assert suites.progress(runs, at_once=2) == "4 runs: 0 done, 0 failed, 0 not finished, 4 not run"
     for run, seconds in zip(runs[:2], (60, 240)):
         finish(run, right=20, seconds=seconds / 2)
     assert suites.progress(runs, at_once=2).splitlines() == [
-        "4 runs: 2 done, 0 under way or failed, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
+        "4 runs: 2 done, 0 failed, 0 not finished, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
