@@ -11,7 +11,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= embedded
-SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),$(if $(filter embedded,$(PROFILE)),embedded,paper),reproduce)
+SUITE   ?= $(if $(filter ablations status,$(MAKECMDGOALS)),$(if $(filter embedded%,$(PROFILE)),embedded,paper),reproduce)
 DATA    ?=
 CORES   ?= 2
 DEVICES ?=

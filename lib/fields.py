@@ -163,6 +163,9 @@ class AdaptParams(WorldParams, ClipParams):
             raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
         if self.objective == "feature" and self.prior != ["centring"]:
             raise ValueError("objective feature uses SVT's head, whose prior is [centring]")
+        if self.concept_labels == "dataset" and not set(self.concepts) <= set(self.class_vocabularies):
+            raise ValueError(f"concept_labels: dataset looks into class_vocabularies, {self.class_vocabularies}: concepts, "
+                             f"{self.concepts}, would not be looked at")
         return self
 
 

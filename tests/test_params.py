@@ -14,7 +14,12 @@ def test_every_parameter_stands_in_the_base_file_and_no_other():
 @pytest.mark.parametrize("profile", sorted(path.stem for path in (FOLDER / "profiles").glob("*.yaml")))
 @pytest.mark.parametrize("ablation", sorted(path.stem for path in (FOLDER / "ablations").glob("*.yaml")))
 def test_every_ablation_fits_every_profile(profile, ablation):
-    load(profile=profile, ablation=ablation)
+    other_concepts = "concepts" in read_yaml(FOLDER / "ablations" / f"{ablation}.yaml")
+    if other_concepts and load(profile=profile).concept_labels == "dataset":  # which does not look at them
+        with pytest.raises(ParamsError, match="concept_labels: dataset looks into class_vocabularies"):
+            load(profile=profile, ablation=ablation)
+    else:
+        load(profile=profile, ablation=ablation)
 
 
 def test_a_later_layer_wins():

@@ -3,20 +3,26 @@
 The workflow runs in a copy of the repository with a profile that is tiny in every respect.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from lib import params
-from lib.fields import ClipParams
+from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -71,6 +77,11 @@ class Copy:
 
     def __call__(self, *options: str, **config) -> subprocess.CompletedProcess:
         """Snakemake as the Makefile calls it; both of its outputs as `stdout`."""
+        with self.start(*options, **config) as process:
+            said, _ = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, said)
+
+    def start(self, *options: str, **config) -> subprocess.Popen:
         settings = [
             f"{key}={value}" for key, value in ({"profile": "tiny", "suite": "tiny", "data": ""} | config).items()
         ]
@@ -91,7 +102,7 @@ class Copy:
             "--config",
             *settings,
         ]
-        return subprocess.run(
+        return subprocess.Popen(
             command,
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(self.folder)},
@@ -115,9 +126,38 @@ def fresh(tmp_path_factory) -> Copy:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subprocess.CompletedProcess]:
-    """The tiny suite after `make reproduce`: the copy, Snakemake's first call and the one with partial=1."""
+    """The tiny suite after `make reproduce` that was killed while a run trained, and called again: the copy, Snakemake's
+    call after the kill, and the one with partial=1."""
     copy = Copy(tmp_path_factory.mktemp("done"))
+    with copy.start() as killed:
+        while not (copy.folder / RUN / "log.jsonl").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"ended before anything was trained: {killed.wait(timeout=0.2)}")
+        for process in (own := psutil.Process(killed.pid)).children(recursive=True) + [own]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert not (copy.folder / RUN / "metrics.json").exists()
     return copy, copy(), copy(partial=1)
+
+
+def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
+    """The files of a finished suite, without anything having been computed."""
+    for row in rows:
+        p = params.load(profile="embedded", ablation=row, **TINY)
+        folder = copy.folder / f"outputs/tiny/runs/{row}/world0-seed0"
+        write_json(folder / "adapt.json", {"params_hash": p.stage_hash(AdaptParams)})
+        save_file({"none": np.zeros(1)}, folder / "correct.safetensors")
+        write_json(folder / "metrics.json", {"params_hash": p.stage_hash(EvaluateParams)})
+    write_json(copy.folder / "data/embedded/0/world.json", {"params_hash": p.stage_hash(WorldParams)})
+    write_json(copy.folder / "outputs/embedded/clip/0/record.json", {"params_hash": p.stage_hash(ClipParams)})
+    paths = [copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")]
+    for number, path in enumerate([*copy.folder.rglob("world.json"), *copy.folder.rglob("record.json"), *copy.folder.rglob("adapt.json"),
+                                   *copy.folder.rglob("metrics.json"), *paths, copy.folder / "outputs/tiny/figures/figures.json",
+                                   copy.folder / "outputs/tiny/report.html"]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        later = time.time() + number  # each later than what it is made of
+        os.utime(path, (later, later))
 
 
 def test_the_plan_has_every_run_of_the_suite(fresh):
@@ -262,6 +302,19 @@ def test_the_records_of_finished_runs_are_taken_up_by_another_clone(done, tmp_pa
     figures = json.loads((another.folder / "outputs/tiny/figures/figures.json").read_text())
     assert figures["made"] == ["accuracies", "concepts", "pairs", "shots", "training"]
     assert figures["left_out"]["attention"].startswith("a finished run of lss with its model")
+
+
+def test_a_changed_weight_of_one_ablation_reruns_its_row_and_the_tables_that_show_it_alone(tmp_path):
+    copy = Copy(tmp_path)
+    copy.write("params/suites/tiny.yaml", {
+        "folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]],
+        "tables": {"terms": {"title": "", "rows": ["lss", "no_alignment"]}, "priors": {"title": "", "rows": ["lss", "centring"]}}})
+    make_up(copy, ["lss", "no_alignment", "centring"], ["zero_shot", "linear_probe", "few_labels", "terms", "priors"])
+    assert copy.plan() == {}
+    copy.write("params/ablations/no_alignment.yaml", {"alignment_weight": 0.25})
+    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_terms": 1, "figures": 1, "report": 1, "all": 1}
+    planned = copy("--dry-run").stdout
+    assert set(re.findall(r"output: outputs/tiny/runs/(\w+)/", planned)) == {"no_alignment"}
 
 
 def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one(fresh):
