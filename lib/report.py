@@ -114,7 +114,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
     records = [read_json(run.folder / file) for run in done for file in ("adapt.json", "metrics.json")]
     first = runs[0].params
     data, usual = (getattr(params, f"data_{first.dataset}") for params in (first, load(profile=profile, world_seed=first.world_seed)))
-    times = [record["started"] for record in records]
+    times = [record["started"] for record in records if "started" in record]  # those of older commits do not say
     hours = sum(record["seconds"] for record in records) / 3600
     mentioned = {"Commit": "commit", "Hardware": "hardware", "torch": "torch", "transformers": "transformers", "PyAV": "av"}
     facts = {
@@ -123,7 +123,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> str:
         "CLIP": ", ".join(dict.fromkeys(run.params.clip for run in runs)),
         "Rows": ", ".join(dict.fromkeys(run.ablation for run in runs)),
         "Runs": f"{len(done)} of {len(runs)} done",
-        "When": f"adaptations and evaluations begun between {min(times)} and {max(times)} UTC" if times else "no run is done",
+        "When": f"adaptations and evaluations begun between {min(times)} and {max(times)} UTC" if times else "not recorded",
         "Time": f"{hours:.2f} hours of adaptation and evaluation, an interrupted adaptation from its last start on",
         **{spoken: _shares(record[key] for record in records) for spoken, key in mentioned.items()},
     }

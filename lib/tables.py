@@ -146,9 +146,9 @@ def notes(numbers: pd.DataFrame) -> list[str]:
 
 def differences_note(compared: pd.DataFrame, reference: str) -> str:
     """What a reader must know of the differences."""
-    chance = f" Of {len(compared)} intervals, about {len(compared) / 20:.0f} would exclude zero by chance alone." if len(compared) > 9 else ""
     return (f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over test clips and "
-            f"seeds, paired by clip), bold where the interval excludes zero. Where a row has one seed, it holds for that seed alone.{chance}")
+            f"seeds, paired by clip), bold where the interval excludes zero. Where a row has one seed, it holds for that seed alone. "
+            f"About one in twenty of such intervals excludes zero by chance alone; here are {len(compared)}.")
 
 
 def states_notes(collected: Collected) -> list[str]:
