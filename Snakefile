@@ -155,7 +155,8 @@ for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run
         log: f"{OUT}/check_{dataset}.log"
         threads: workflow.cores or 8  # no limit where a cluster runs it
         # what is missing or broken stops the runs themselves, unless `allow_missing`
-        # no `params`: where a job reruns, Snakemake asks nothing of those that have its output as an ancient input
+        # No `params`: of another profile or Python they would differ, this job would run again, and Snakemake passes over what
+        # else has changed in the jobs behind an `ancient` input whose own job runs.
         shell:
             f"{sys.executable} -m lib.check {shlex.quote(PROFILE)} --dataset {dataset} --data={shlex.quote(DATA)} "
             "--workers {threads} 2>&1 | tee {log} || test -f {output}"

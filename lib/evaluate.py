@@ -109,7 +109,8 @@ def evaluate(params: Params, folder: Path) -> dict:
         found = cached_features(params, folder, dataset, used.values())
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
-        datasets[dataset] = {"classes": classes, "data": data_hash(video for videos in used.values() for video in videos.videos), "probe": probes, "counts": _counts(tests.values(), found), "parts": {
+        files = data_hash(video for videos in used.values() for video in videos.videos)
+        datasets[dataset] = {"classes": classes, "data": files, "probe": probes, "counts": _counts(tests.values(), found), "parts": {
             part: _counts([videos], found) | {
                 "failed": found.failures(videos), "missing": videos.missing, "extra": videos.extra,
                 "absent_classes": videos.absent_classes}

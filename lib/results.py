@@ -23,8 +23,8 @@ CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
 
 class Collected(NamedTuple):
     """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit (of the adaptation, and of the evaluation
-    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed, dataset, state (of `state_of`), where (log of
-    a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set."""
+    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed,
+    dataset, state (of `state_of`), where (log of a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set."""
 
     values: pd.DataFrame
     states: pd.DataFrame
@@ -135,8 +135,8 @@ def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFra
     """Top-1 in world 0 where nothing but an amount sets a run apart from the reference: axis, run, amount, protocol,
     seed, value.
 
-    axis "videos": unlabelled videos (`train_videos`; epochs and warm-up are counted in them); "epochs": length alone. The reference lies on
-    both. values: of `collect`, one data set's; several test parts are lines of their own.
+    axis "videos": unlabelled videos (`train_videos`; epochs and warm-up are counted in them); "epochs": length alone. The
+    reference lies on both. values: of `collect`, one data set's; several test parts are lines of their own.
     """
     runs = [run for run in runs if run.world_seed == 0]
     base = next((run.params.model_dump() for run in runs if run.ablation == reference), {})
