@@ -44,7 +44,8 @@ class Record:
 
     def __init__(self):
         self.metrics: list[dict[str, Any]] = []
-        self.correct: dict[str, np.ndarray] = {}  # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons
+        # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons; ".../clips": which clips these are, over all parts
+        self.correct: dict[str, np.ndarray] = {}
         self.per_class: dict[str, list[float]] = {}
         self.confusion: dict[str, list[list[int]]] = {}
 
@@ -109,6 +110,9 @@ def evaluate(params: Params, folder: Path) -> dict:
         found = cached_features(params, folder, dataset, used.values())
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(video.name for videos in tests.values() for video in videos.videos))}
+        for part, videos in tests.items():
+            record.correct[f"{dataset}/{part}/clips"] = np.array([numbers[video.name] for video in videos.videos], np.int32)
         files = data_hash(video for videos in used.values() for video in videos.videos)
         datasets[dataset] = {"classes": classes, "data": files, "probe": probes, "counts": _counts(tests.values(), found), "parts": {
             part: _counts([videos], found) | {

@@ -205,22 +205,24 @@ def _resampled_seeds(correct: np.ndarray, rounds: int, generator: np.random.Gene
     return (1 / seeds + (weights - 1 / seeds) * np.sqrt(seeds / max(seeds - 1, 1))) @ correct
 
 
-def paired_bootstrap(worlds: Sequence[tuple[ArrayLike, ArrayLike]], *, rounds: int = 10000, seed: int) -> Difference:
-    """How much more often a is right than b, for each test set (a, b): 's n' (seeds, clips) or 'n' bool each -> the mean of
-    the test sets' differences and its 95 % interval.
+def paired_bootstrap(
+    worlds: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], *, rounds: int = 10000, seed: int
+) -> Difference:
+    """How much more often a is right than b, for each test set (a, b, clips): 's n' (seeds, clips) or 'n' bool each, and
+    which clip each of the n is -> the mean of the test sets' differences and its 95 % interval.
 
     Percentiles of `rounds` resamplings. Each draws, within each test set, the clips with replacement, the same ones for a
-    and b (paired), and the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another
+    and b (paired) and each with all its answers (a clip may be in the test parts of several splits), and the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another
     number of them, than b; their deviations are scaled to be unbiased). With one seed the interval holds for that seed alone.
     """
     generator = np.random.default_rng(seed)
-    means, resampled = zip(*(_differences(a, b, rounds, generator) for a, b in worlds))
+    means, resampled = zip(*(_differences(*world, rounds, generator) for world in worlds))
     low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
     return Difference(100.0 * float(np.mean(means)), 100.0 * float(low), 100.0 * float(high))
 
 
 def _differences(
-    correct_a: ArrayLike, correct_b: ArrayLike, rounds: int, generator: np.random.Generator
+    correct_a: ArrayLike, correct_b: ArrayLike, clips: ArrayLike, rounds: int, generator: np.random.Generator
 ) -> tuple[float, np.ndarray]:
     """The share of a minus that of b, and the same in each round of resampling, 'r'."""
     a, b = (np.atleast_2d(np.asarray(correct, dtype=np.float64)) for correct in (correct_a, correct_b))
@@ -228,10 +230,14 @@ def _differences(
         raise ValueError(f"a {a.shape} and b {b.shape} must be 's n' over the same n clips, at least one")
     if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
         raise ValueError("the bootstrap compares right and wrong answers: every entry must be 0 or 1")
-    num_clips, rows = a.shape[1], []
+    _, clip, times = np.unique(np.asarray(clips), return_inverse=True, return_counts=True)
+    if clip.shape != a.shape[1:]:
+        raise ValueError(f"clips {clip.shape} must say of each of the {a.shape[1]} answers which clip it is of")
+    a, b = (np.stack([np.bincount(clip, weights=row) for row in correct]) for correct in (a, b))  # right answers of each clip
+    rows = []
     for start in range(0, rounds, 500):  # in parts, to bound the memory
         size = min(500, rounds - start)
-        answers_a, answers_b = (_resampled_seeds(x, size, generator) for x in (a, b))
-        clips = generator.integers(num_clips, size=(size, num_clips))
-        rows.append(np.take_along_axis(answers_a - answers_b, clips, axis=1).mean(axis=1))
-    return a.mean() - b.mean(), np.concatenate(rows)
+        more = _resampled_seeds(a, size, generator) - _resampled_seeds(b, size, generator)
+        drawn = generator.integers(len(times), size=(size, len(times)))
+        rows.append(np.take_along_axis(more, drawn, axis=1).sum(axis=1) / times[drawn].sum(axis=1))
+    return (a.mean(axis=0).sum() - b.mean(axis=0).sum()) / times.sum(), np.concatenate(rows)

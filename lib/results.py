@@ -98,12 +98,14 @@ def _place(run: Run) -> str:
     return str(run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder)
 
 
-def _answers(run: Run, dataset: str, protocol: str) -> np.ndarray | None:
-    """Which clips of the reported parts a run has right, one part after the other; None if it was not asked."""
+def _answers(run: Run, dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which clips of the reported parts a run has right, one part after the other, and which clips these are: the test parts
+    of HMDB-51's splits share some. None if it was not asked."""
     answers = load_file(run.folder / "correct.safetensors")
-    keys = [key for key in answers if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
+    keys = [key for key in sorted(answers) if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
             and reported(*key.split("/")[:2])]
-    return np.concatenate([answers[key] for key in sorted(keys)]) if keys else None
+    return (np.concatenate([answers[key] for key in keys]),
+            np.concatenate([answers[key.removesuffix(protocol) + "clips"] for key in keys])) if keys else None
 
 
 def differences(runs: list[Run], collected: Collected, reference: str) -> pd.DataFrame:
@@ -122,11 +124,12 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
     rows, rounds = [], runs[0].params.bootstrap_rounds
     for (dataset, run, protocol), by_name in correct.items():
         base = correct.get((dataset, reference, protocol), {})
-        pairs = {name: (base[name], own) for name, own in by_name.items() if name in base and run != reference}
+        pairs = {name: ([right for right, _ in base[name]], [right for right, _ in own], own[0][1])
+                 for name, own in by_name.items() if name in base and run != reference}
         compared = {name: [pair] for name, pair in pairs.items()}
         if len(pairs) > 1:
             compared[f"{dataset}-all"] = list(pairs.values())
-        rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own in chosen),
+        rows += [{"run": run, "dataset": name, "protocol": protocol, "seeds": sum(len(own) for _, own, _ in chosen),
                   **paired_bootstrap(chosen, rounds=rounds, seed=0)._asdict()} for name, chosen in compared.items()]
     return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
 

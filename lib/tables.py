@@ -156,9 +156,6 @@ def states_notes(collected: Collected) -> list[str]:
     lines = []
     for dataset, group in collected.states.dropna().groupby("dataset", sort=False):
         listed, found, decoded = (int(group[name].min()) for name in COUNTS)
-        if dataset.startswith("hmdb51"):
-            lines.append(f"{dataset}: its splits' test parts share clips, which count as different ones: intervals are "
-                         "somewhat too narrow")
         missing = f"; {listed - found} have no file and are left out" if found < listed else ""
         wrong = f"; {found - decoded} cannot be decoded and count as wrong" if decoded < found else ""
         lines.append(f"{dataset}: {decoded} of {listed} test clips decoded{missing}{wrong}")

@@ -37,6 +37,7 @@ def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", 
     counts = {"zero_shot": right, "linear_probe": right if probe_right is None else probe_right}
     (dataset,) = run.params.evaluate_on
     correct = {f"{dataset}/{test}/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8) for protocol, count in counts.items()}
+    correct[f"{dataset}/{test}/clips"] = np.arange(CLIPS)
     metrics = [
         {
             "dataset": dataset,
@@ -175,7 +176,7 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
         finish(run, right=right)
     found = results.differences(runs, results.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
     answers = [np.arange(CLIPS) < right for right in (20, 16, 30, 36)]
-    own = paired_bootstrap([(answers[3], answers[1])], seed=0)
+    own = paired_bootstrap([(answers[3], answers[1], np.arange(CLIPS))], seed=0)
     assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
     assert found.loc["embedded-all", "mean"] == pytest.approx((25 + 50) / 2)
     assert found.loc["embedded-all", "low"] > found.loc["embedded", "low"]  # two worlds tell more than one
