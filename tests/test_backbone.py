@@ -271,9 +271,9 @@ def test_saving_and_loading_returns_every_bit(checkpoint, tmp_path, temporal):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     videos, ids = random_videos(num_frames=5), torch.tensor([[48, 5, 49]])
-    with torch.no_grad():
-        assert torch.equal(model(videos).embedding, loaded(videos).embedding)
-        assert torch.equal(model.encode_text(ids), loaded.encode_text(ids))
+    with torch.no_grad():  # the same weights elsewhere in memory: some processors' kernels go by its alignment
+        torch.testing.assert_close(model(videos).embedding, loaded(videos).embedding, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.encode_text(ids), loaded.encode_text(ids), rtol=0, atol=1e-5)
 
 
 def test_a_model_saved_without_temporal_weights_is_not_loaded_as_one_with_them(checkpoint, tmp_path):
