@@ -20,7 +20,7 @@ from lib.data import elsewhere, manifest_path
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.params import ParamsError
 from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
-from lib.tables import summary
+from lib.tables import summary, tables_of_rows
 
 ROOT = Path(workflow.basedir)
 PROFILE = config.get("profile", "embedded")
@@ -47,7 +47,8 @@ first = runs[0].params
 OUT = f"outputs/{PROFILE}"
 SUFFIXES = ("csv", "md", "tex")
 # name of a rule -> the tables that it writes, and the runs that they show
-TABLES = {"protocols": (["zero_shot", "linear_probe", *(["few_labels"] if first.probe_shots else [])], runs_of_table(runs, suite.rows, suite.replicas))}
+own = runs_of_table(runs, suite.rows, suite.replicas)
+TABLES = {"protocols": (list(tables_of_rows(own)), own)}
 TABLES |= {name: ([name], runs_of_table(runs, t.rows, t.replicas)) for name, t in suite.comparisons.items()}
 PLACE = f"{OUT}/{suite.folder}".rstrip("/")
 TABLE_FILES = [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()]
@@ -91,12 +92,13 @@ def arguments_of(run):
 ENVIRONMENT = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=10"
 shell.prefix(f"set -euo pipefail; export {ENVIRONMENT}; ")
 HOW_OVERRIDES = json.dumps({"overrides": HOW})
-# what failed has a mark beside its log; what was stopped by a signal has none
+# What failed has a mark beside its log; what was stopped by a signal has none.
 CLEAR = "rm -f {log}.failed; "
-PAPERMILL = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
+NOTEBOOK = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
     -y {params.arguments:q} -y {HOW_OVERRIDES:q} --log-output --no-progress-bar > {log} 2>&1 \\
     || {{ status=$?; [ $status -ge 128 ] || touch {log}.failed; tail -n 25 {log}; exit $status; }}"""
-ON_DEVICES = CLEAR + sys.executable + " -m lib.devices {resources.gpu} " + PAPERMILL
+PAPERMILL = CLEAR + NOTEBOOK
+ON_DEVICES = CLEAR + sys.executable + " -m lib.devices {resources.gpu} " + NOTEBOOK
 
 
 rule all:
@@ -126,7 +128,7 @@ for record, run in worlds.items():
             folder=run.params.data_embedded,
             hash=run.params.stage_hash(WorldParams),
         # Snakemake has made the folder of the output, and an existing folder that is no world is an error
-        shell: "rmdir {params.folder} 2> /dev/null || true; " + CLEAR + PAPERMILL
+        shell: "rmdir {params.folder} 2> /dev/null || true; " + PAPERMILL
 
 
 for record, run in clips.items():
@@ -139,7 +141,7 @@ for record, run in clips.items():
             notebook="10_embedded_clip",
             executed=f"{OUT}/worlds/{run.world_seed}/10_embedded_clip.ipynb",
             arguments=arguments(world_seed=run.world_seed),
-        shell: CLEAR + PAPERMILL
+        shell: PAPERMILL
 
 
 def manifest_of(params, dataset):
@@ -260,7 +262,7 @@ for name, (names, shown) in TABLES.items():
             arguments=arguments(suite=SUITE, only=names),
             suite=[suite.folder, suite.reference, suite.rows, suite.comparisons[name].model_dump_json() if name in suite.comparisons else ""],
             seen=seen(shown),
-        shell: CLEAR + PAPERMILL
+        shell: PAPERMILL
 
 
 rule figures:
@@ -273,7 +275,7 @@ rule figures:
         arguments=arguments(suite=SUITE),
         suite=suite.model_dump_json(),
         seen=seen(runs),
-    shell: CLEAR + PAPERMILL
+    shell: PAPERMILL
 
 
 rule report:
@@ -287,4 +289,4 @@ rule report:
         executed=f"{PLACE}/99_report.ipynb",
         arguments=arguments(suite=SUITE),
         seen=seen(runs),
-    shell: CLEAR + PAPERMILL
+    shell: PAPERMILL

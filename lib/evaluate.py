@@ -227,8 +227,9 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
                  for kind in ("features", "embedding")}
         decoded = ~np.isnan(known["features"]).any(axis=1)
         labels, groups = _truth(train)[decoded], _groups(dataset, train)
+        seen = known[params.probe_feature][decoded]
         probe = fit_linear_probe(
-            known[params.probe_feature][decoded], labels, num_classes=len(videos.classes), grid=params.probe_c,
+            seen, labels, num_classes=len(videos.classes), grid=params.probe_c,
             refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
             tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.probe_seed,
             groups=None if groups is None else groups[decoded])
@@ -240,9 +241,8 @@ def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoL
             accuracies = []
             for draw in range(params.probe_shot_draws):
                 few = few_per_class(labels, shots, seed=params.probe_seed + draw)
-                small = refit(known[params.probe_feature][decoded][few], labels[few], num_classes=len(videos.classes), C=probe.C,
-                              max_iter=params.probe_max_iter, tolerance=params.probe_tolerance,
-                              normalise=params.probe_normalise)
+                small = refit(seen[few], labels[few], num_classes=len(videos.classes), C=probe.C, max_iter=params.probe_max_iter,
+                              tolerance=params.probe_tolerance, normalise=params.probe_normalise)
                 scores = mean_over_views(small.scores if average else small.probabilities, features)
                 accuracies.append(topk_accuracy(scores, _truth(videos), 1))
             record.value(dataset, part, f"linear_probe_{shots}_shot", "top1", np.mean(accuracies))

@@ -212,8 +212,9 @@ def paired_bootstrap(
     which clip each of the n is -> the mean of the test sets' differences and its 95 % interval.
 
     Percentiles of `rounds` resamplings. Each draws, within each test set, the clips with replacement, the same ones for a
-    and b (paired) and each with all its answers (a clip may be in the test parts of several splits), and the seeds of a and of b with replacement, each on their own (so a may have other seeds, or another
-    number of them, than b; their deviations are scaled to be unbiased). With one seed the interval holds for that seed alone.
+    and b (paired) and each with all its answers (a clip may be in the test parts of several splits), and the seeds of a
+    and of b with replacement, each on their own (so a may have other seeds, or another number of them, than b; their
+    deviations are scaled to be unbiased). With one seed the interval holds for that seed alone.
     """
     generator = np.random.default_rng(seed)
     means, resampled = zip(*(_differences(*world, rounds, generator) for world in worlds))

@@ -16,10 +16,10 @@ import pandas as pd
 
 from lib.figures import CAPTIONS
 from lib.params import load
-from lib.results import PROTOCOLS, collect
+from lib.results import collect
 from lib.runs import read_json, write_text
-from lib.suites import Run, Suite
-from lib.tables import FEW_LABELS
+from lib.suites import Run, Suite, runs_of_table
+from lib.tables import tables_of_rows
 
 STYLE = """
 :root { color-scheme: light; }
@@ -145,8 +145,8 @@ def _unfinished(states: pd.DataFrame) -> str:
 
 
 def _tables(suite: Suite, runs: list[Run], folder: Path) -> str:
-    few = {"few_labels": FEW_LABELS} if any(run.params.probe_shots for run in runs) else {}
-    titles = PROTOCOLS | few | {name: table.title for name, table in suite.comparisons.items()}
+    titles = tables_of_rows(runs_of_table(runs, suite.rows, suite.replicas))
+    titles |= {name: table.title for name, table in suite.comparisons.items()}
     parts, number = [], 0
     for name, title in titles.items():
         tables, notes = read_published(folder / f"{name}.md")

@@ -65,8 +65,10 @@ def collect(runs: list[Run]) -> Collected:
                    "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
             counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
             lines.append(key | {"state": state, "where": where} | counted)
-            seen = record["datasets"][dataset]["data"] if record else None
-            first, place = data.setdefault(key["dataset"], (seen, _place(run))) if seen else (None, "")
+            if not record:
+                continue
+            seen = record["datasets"][dataset]["data"]
+            first, place = data.setdefault(key["dataset"], (seen, _place(run)))
             if seen != first:
                 raise ValueError(f"{place} and {_place(run)} were evaluated on different files of {dataset} (other names or sizes): "
                                  "remove the metrics.json of the one that is out of date, and it is made again")

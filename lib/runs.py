@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,17 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder of a temporary name to fill, which takes the place of `folder` when that is done."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
 
 
 def read_json(path: Path) -> Any:
@@ -125,16 +138,13 @@ def _sha256(path: Path) -> str:
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:
     """A Hugging Face checkpoint with its tokenizer (and `<name>.json` records, and the model card `README.md`), renamed
     into place when it is whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for name, content in records.items():
-        write_json(partial / f"{name}.json", content)
-    if card is not None:
-        (partial / "README.md").write_text(card)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for name, content in records.items():
+            write_json(partial / f"{name}.json", content)
+        if card is not None:
+            (partial / "README.md").write_text(card)
 
 
 def model_card(record: dict[str, Any], role: str) -> str:
@@ -214,8 +224,8 @@ def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
     changed = git("diff", "HEAD", "--", "lib", "params", "constraints.txt") + git("ls-files", "--others", "--exclude-standard", "lib")
     device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
     changes = f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else ""
-    return {"commit": commit + changes, "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "params_hash": params.stage_hash(stage),
-            "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
+    return {"commit": commit + changes, "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            "params_hash": params.stage_hash(stage), "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
             "hardware": f"{device}, {os.cpu_count()} cores"}
 
 

@@ -4,7 +4,6 @@ A suite (`params/suites/`) names rows (ablations) and replicas (world and seed o
 their own. `python -m lib.suites PROFILE SUITE CORES DATA` says how far it is, and how long the rest will take.
 """
 
-import os
 import shutil
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from lib.data import elsewhere
 from lib.fields import AdaptParams, EvaluateParams, Params
 from lib.params import FOLDER, ROOT, ParamsError, layers, load, read_yaml
-from lib.runs import read_json, run_folder
+from lib.runs import read_json, run_folder, whole_folder
 
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
                      Field(min_length=1)]
@@ -181,15 +180,10 @@ def keep_records(runs: list[Run], folder: Path) -> int:
             shutil.rmtree(own)
     done = [run for run in runs if state_of(run)[0] == "done"]
     for run in done:
-        own = folder / run.ablation / run.folder.name
-        partial = own.with_name(own.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for path in (run.folder / name for name in RECORDS):
-            if path.exists():  # there is no log without training
-                shutil.copy2(path, partial)
-        shutil.rmtree(own, ignore_errors=True)
-        os.replace(partial, own)
+        with whole_folder(folder / run.ablation / run.folder.name) as partial:
+            for path in (run.folder / name for name in RECORDS):
+                if path.exists():  # there is no log without training
+                    shutil.copy2(path, partial)
     return len(done)
 
 

@@ -18,8 +18,13 @@ from lib.suites import Run, Suite, runs_of_table
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]
 ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
 EXTRA = [*PROTOCOLS, "zero_shot_still"]  # of comparisons
-FEW_LABELS = "linear probe on few labels"  # the table few_labels, where there are such probes
 METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
+
+
+def tables_of_rows(runs: list[Run]) -> dict[str, str]:
+    """The tables of the runs of a suite's `rows`, each with what it shows: few_labels only where there are such probes."""
+    few = any(run.params.probe_shots for run in runs)
+    return PROTOCOLS | ({"few_labels": "linear probe on few labels"} if few else {})
 
 
 def reported_by_others(datasets: list[str], protocol: str) -> pd.DataFrame:
@@ -210,7 +215,8 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str
             readable.append(peers.pivot(index=["run", "source"], columns="dataset", values="value").fillna("")
                             .reset_index().rename(columns={"run": "reported by others, top-1"}))
         published[protocol] = (everything, readable, notes(numbers) + states_notes(collected))
-    if (counts := sorted({count for run in own for count in run.params.probe_shots})) and (not only or "few_labels" in only):
+    if "few_labels" in tables_of_rows(own) and (not only or "few_labels" in only):
+        counts = sorted({count for run in own for count in run.params.probe_shots})
         amounts = {f"linear_probe_{count}_shot": f"{count} a class" for count in counts} | {"linear_probe": "all"}
         numbers = long_table(collected, list(amounts)).query("metric == 'top1'")
         readable = _cells(numbers, ["run", "dataset"], "protocol", amounts).reset_index()

@@ -8,7 +8,6 @@ compression. `build` writes the three parts of the world to disk, the same bytes
 """
 
 import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from lib.actions import ACTIONS, perform, postures, skeleton
 from lib.fields import Params, WorldParams
 from lib.params import ROOT
-from lib.runs import read_json, write_json
+from lib.runs import read_json, whole_folder, write_json
 
 COLOURS = {"red": (205, 45, 45), "orange": (235, 140, 40), "yellow": (230, 210, 60), "green": (60, 150, 70),
            "blue": (50, 90, 200), "purple": (130, 70, 170), "white": (235, 235, 235), "black": (40, 40, 45)}
@@ -263,18 +262,15 @@ def build(params: Params) -> dict:
             raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
         if read_json(root / "world.json") == record:
             return record
-    partial = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     labels, tasks = list(ACTIONS), []
-    for number, part in enumerate(PARTS):
-        for label in labels:
-            (partial / part / label).mkdir(parents=True)
-        tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
-                   params) for i in range(record[part])]
-    with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
-            pass
-    write_json(partial / "world.json", record)
-    shutil.rmtree(root, ignore_errors=True)
-    os.replace(partial, root)
+    with whole_folder(root) as partial:
+        for number, part in enumerate(PARTS):
+            for label in labels:
+                (partial / part / label).mkdir(parents=True)
+            tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
+                       params) for i in range(record[part])]
+        with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
+            for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
+                pass
+        write_json(partial / "world.json", record)
     return record
