@@ -211,7 +211,7 @@ rule adapt:
         gpu=lambda wildcards: gpus((p := by_folder[wildcards.folder].params), p.devices),
         # of a cluster's job; on one machine `-c` counts runs, or their processes on the CPU
         cpus_per_task=lambda wildcards: (p := by_folder[wildcards.folder].params).devices * (p.threads + p.workers),
-    shell: ON_DEVICES
+    shell: "rm -f {wildcards.folder}/03_evaluate.log.failed; " + ON_DEVICES  # of the model that is made anew
 
 
 def inputs_of_evaluate(wildcards):

@@ -52,7 +52,7 @@ def absent(params: Params, *, profile: str) -> list[str]:
 def line_of(key: str, profile: str) -> str:
     """Where a parameter of a profile has its value: "params/profiles/paper.yaml, line 7: `key: value`"."""
     for path in reversed(layers(profile)):
-        for name, _ in yaml.compose(path.read_text(), Loader=yaml.SafeLoader).value:
+        for name, _ in yaml.compose(path.read_text(), Loader=yaml.CSafeLoader).value:
             if name.value == key:
                 number = name.start_mark.line
                 text = path.read_text().splitlines()[number].split("#")[0].strip()

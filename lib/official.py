@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from lib.lists import VIDEO_SUFFIXES, Video, VideoList, entries, existing_folder, is_video, list_folder, name_key
-from lib.params import FOLDER
+from lib.params import FOLDER, read_yaml
 
 # What the official lists name. Kinetics' copies have shrunk since: these are the sizes of its lists of 2017.
 OFFICIAL = {"ucf101": {"train-1": 9537, "test-1": 3783, "train-2": 9586, "test-2": 3734, "train-3": 9624,
@@ -188,7 +186,7 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
     without punctuation ("playing_guitar").
     """
     existing_folder(root, "kinetics400: the folders train and val, each with a folder per class")
-    classes = list(yaml.safe_load((FOLDER / "concepts" / "kinetics400.yaml").read_text()))
+    classes = list(read_yaml(FOLDER / "concepts" / "kinetics400.yaml"))
     label_of = {name_key(name): label for label, name in enumerate(classes)}
     found = {}
     for part, names in KINETICS.items():

@@ -24,7 +24,7 @@ class ParamsError(ValueError):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping. Raises ParamsError naming the file (and line) otherwise."""
     try:
-        node = (loader := yaml.SafeLoader(path.read_text())).get_single_node()
+        node = (loader := yaml.CSafeLoader(path.read_text())).get_single_node()
         content = loader.construct_document(node) if node else None
     except FileNotFoundError:
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
