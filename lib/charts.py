@@ -60,6 +60,32 @@ def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, me
         return figure
 
 
+def differences(compared: pd.DataFrame, order: Sequence[str], *, reference: str) -> Figure:
+    """What the reference has more than each row, in points of top-1: the mean and its 95 % interval, coloured where that
+    excludes zero.
+
+    compared: a table of `results.differences`, of one data set; order: the rows.
+    """
+    rows = [run for run in order if run != reference]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, 2, 0.9 + 0.22 * len(rows), sharey=True)
+        for panel, (protocol, spoken) in zip(axes[0], PROTOCOLS.items()):
+            panel.axvline(0, color="0.3", linewidth=1, zorder=1)
+            own = compared[compared["protocol"] == protocol].set_index("run")
+            for place, run in enumerate(rows):
+                if run not in own.index:
+                    panel.text(0.02, place, "no result", va="center", color="0.4", fontstyle="italic", transform=panel.get_yaxis_transform())
+                    continue
+                mean, low, high = own.loc[run, ["mean", "low", "high"]]
+                panel.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=AFTER if low > 0 or high < 0 else BEFORE,
+                               marker="o", markersize=4, capsize=3, linewidth=1.2)
+            panel.set_yticks(range(len(rows)), [run.replace("_", " ") for run in rows])
+            panel.set(title=spoken.capitalize(), xlabel=f"{reference} - row (points of top-1)", ylim=(len(rows) - 0.5, -0.5))
+            panel.grid(False, axis="y")
+            sns.despine(ax=panel, left=True)
+        return figure
+
+
 def training_curves(logs: pd.DataFrame, *, highlight: str, smooth: int = 10) -> Figure:
     """Loss and collapse diagnostics over the steps of every run, as running means over `smooth` steps; the row `highlight`
     in black.

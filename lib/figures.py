@@ -28,6 +28,8 @@ CAPTIONS = {
                    "for each run. The tables have the same numbers."),
     "pairs": ("Confusable pairs", "Bars for each row: how often it chooses the right one of two actions that only their motion "
               "tells apart. A dashed line marks chance, 50 per cent."),
+    "differences": ("What the reference has more", "For each other row how much more the reference has, zero-shot and linear "
+                    "probe, a point with its 95 per cent interval; coloured where that excludes zero. The tables have the same numbers."),
     "gain_per_class": ("Gain per class", "For each action its accuracy with the image CLIP and after the adaptation, two points "
                        "joined by a line, ordered by the gain in zero-shot."),
     "confusion": ("Confusions before and after", "Two heat maps, image CLIP and adapted model: the share of each action's clips "

@@ -44,6 +44,20 @@ def test_the_pair_figure_shows_chance(values):
     assert [line.get_xdata()[0] for line in figure.axes[0].lines] == [50]
 
 
+def test_differences_are_coloured_where_their_interval_excludes_zero_and_rows_without_one_say_so():
+    compared = pd.DataFrame([(run, protocol, *interval) for protocol in ("zero_shot", "linear_probe")
+                             for run, interval in (("clear", (3.0, 1.0, 4.0)), ("unclear", (-1.0, -2.0, 0.5)))],
+                            columns=["run", "protocol", "mean", "low", "high"])
+    figure = charts.differences(compared, ["lss", "clear", "not_run", "unclear"], reference="lss")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clear", "not run", "unclear"]
+    for panel in figure.axes:
+        clear, unclear = (bars.lines for bars in panel.containers)
+        assert clear[0].get_xydata().tolist() == [[3, 0]] and clear[2][0].get_segments()[0][:, 0].tolist() == [1, 4]
+        assert unclear[0].get_xydata().tolist() == [[-1, 2]] and unclear[2][0].get_segments()[0][:, 0].tolist() == [-2, 0.5]
+        assert clear[0].get_color() != unclear[0].get_color()
+        assert [text.get_text() for text in panel.texts] == ["no result"]
+
+
 def test_training_curves_are_running_means_of_every_run():
     logs = pd.DataFrame(
         [
