@@ -74,7 +74,8 @@ def differences(compared: pd.DataFrame, order: Sequence[str], *, reference: str)
             own = compared[compared["protocol"] == protocol].set_index("run")
             for place, run in enumerate(rows):
                 if run not in own.index:
-                    panel.text(0.02, place, "no result", va="center", color="0.4", fontstyle="italic", transform=panel.get_yaxis_transform())
+                    panel.text(0.98, place, "no result", ha="right", va="center", color="0.4", fontstyle="italic",
+                               transform=panel.get_yaxis_transform())
                     continue
                 mean, low, high = own.loc[run, ["mean", "low", "high"]]
                 panel.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=AFTER if low > 0 or high < 0 else BEFORE,
