@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.figures import AFTER, BEFORE, PALETTE, STYLE, WIDTH, subplots
+from lib.figures import AFTER, BEFORE, PALETTE, STYLE, WIDTH, name_rows, subplots
 from lib.results import PROTOCOLS
 
 DIAGNOSTICS = {"loss": "Loss", "teacher_entropy": "Entropy of a teacher's\ndistribution (1: uniform)",
@@ -33,11 +33,8 @@ def _runs_panel(axes: Axes, values: pd.DataFrame, order: Sequence[str], highligh
         for world, points in own.groupby("world_seed"):
             axes.scatter(points["value"], np.full(len(points), place), s=14, linewidths=0.8, zorder=4, clip_on=False,
                          edgecolors="0.15", facecolors="none" if world else "0.15")
-    axes.set_yticks(range(len(order)), [run.replace("_", " ") for run in order])
-    axes.set_ylim(len(order) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.grid(False, axis="y")
-    sns.despine(ax=axes, left=True)
+    name_rows(axes, [run.replace("_", " ") for run in order])
 
 
 def accuracies(values: pd.DataFrame, order: Sequence[str], *, highlight: str, metric: str = "top1",
@@ -80,10 +77,8 @@ def differences(compared: pd.DataFrame, order: Sequence[str], *, reference: str)
                 mean, low, high = own.loc[run, ["mean", "low", "high"]]
                 panel.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=AFTER if low > 0 or high < 0 else BEFORE,
                                marker="o", markersize=4, capsize=3, linewidth=1.2)
-            panel.set_yticks(range(len(rows)), [run.replace("_", " ") for run in rows])
-            panel.set(title=spoken.capitalize(), xlabel=f"{reference} - row (points of top-1)", ylim=(len(rows) - 0.5, -0.5))
-            panel.grid(False, axis="y")
-            sns.despine(ax=panel, left=True)
+            panel.set(title=spoken.capitalize(), xlabel=f"{reference} - row (points of top-1)")
+            name_rows(panel, [run.replace("_", " ") for run in rows])
         return figure
 
 
@@ -133,10 +128,8 @@ def gain_per_class(classes: Sequence[str], before: dict[str, Sequence[float]], a
             panel.hlines(rows, low, high, color="0.6", linewidth=1.5, zorder=2)
             panel.scatter(low, rows, color=BEFORE, s=22, zorder=3, clip_on=False)
             panel.scatter(high, rows, color=AFTER, s=22, zorder=4, clip_on=False)
-            panel.set(title=spoken.capitalize(), xlabel="accuracy of the class (%)", xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5))
-            panel.set_yticks(rows, [classes[i] for i in order])
-            panel.grid(False, axis="y")
-            sns.despine(ax=panel, left=True)
+            panel.set(title=spoken.capitalize(), xlabel="accuracy of the class (%)", xlim=(0, 100))
+            name_rows(panel, [classes[i] for i in order])
         handles = [matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=colour, label=name.replace("_", " "))
                    for colour, name in zip((BEFORE, AFTER), names)]
         figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.attention import Maps
@@ -53,6 +54,14 @@ def subplots(rows: int, columns: int, height: float, **options) -> tuple[Figure,
     """A figure as wide as the page and `height` inches high, and its panels 'rows columns'."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def name_rows(panel: Axes, names: Sequence[str]) -> None:
+    """One row of a panel for each name, the first one on top."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.grid(False, axis="y")
+    sns.despine(ax=panel, left=True)
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -111,10 +120,8 @@ def shares(classes: Sequence[str], columns: dict[str, Sequence[float]]) -> Figur
         figure, axes = subplots(1, len(columns), 0.9 + 0.17 * len(classes), sharey=True)
         for panel, (title, percent) in zip(axes[0], columns.items()):
             panel.barh(range(len(classes)), percent, color=AFTER, height=0.7, zorder=2)
-            panel.set_yticks(range(len(classes)), classes)
-            panel.set(title=title, xlabel="%", xlim=(0, max(1, *percent)), ylim=(len(classes) - 0.5, -0.5))
-            panel.grid(False, axis="y")
-            sns.despine(ax=panel, left=True)
+            panel.set(title=title, xlabel="%", xlim=(0, max(1, *percent)))
+            name_rows(panel, classes)
         return figure
 
 
@@ -233,10 +240,8 @@ def distributions(panels: dict[str, pd.DataFrame], *, count: int = 16) -> Figure
                 panel.scatter(values, places, s=16, marker=marker, color=colour, zorder=3, label=name, clip_on=False)
             panel.axvline(100 / len(table), color=PALETTE[3], linestyle="--", linewidth=1, zorder=2.5,
                           label="uniform")
-            panel.set_yticks(places, table.index[rows])
-            panel.set(title=title, xlabel="%", xlim=(0, high), ylim=(len(rows) - 0.5, -0.5))
-            panel.grid(False, axis="y")
-            sns.despine(ax=panel, left=True)
+            panel.set(title=title, xlabel="%", xlim=(0, high))
+            name_rows(panel, table.index[rows])
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         return figure
 
