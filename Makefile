@@ -5,7 +5,7 @@
 #                  GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
 # make status      how many runs of a suite are done, failed, not finished, not run, and the minutes left
 # make check-data  reads every file of a profile's data sets once, and says what is missing or broken
-# make test        the tests
+# make test        the tests, in CORES processes
 # make lab         JupyterLab, opened on the tour
 # Each creates .venv on first use, and brings it up to date when a pinned version has changed.
 
@@ -47,8 +47,9 @@ status: .venv/installed
 check-data: .venv/installed
 	.venv/bin/python -m lib.check '$(PROFILE)' --data '$(DATA)' --workers $(CORES)
 
+# A file of tests is one process's: what its tests share is made once.
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 # The kernel "python3" must be this environment's, not one of the same name that the user has installed elsewhere.
 lab: .venv/installed

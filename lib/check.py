@@ -14,11 +14,10 @@ import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib import manifest
-from lib.data import elsewhere, manifest_path, place_of
 from lib.fields import Params
 from lib.lists import report
 from lib.official import OFFICIAL, list_videos
-from lib.params import ROOT, ParamsError, layers, load
+from lib.params import ROOT, ParamsError, elsewhere, layers, load, place_of
 
 SOURCES = {
     "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
@@ -75,7 +74,7 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
 
     Returns whether everything that the lists name is there and can be decoded.
     """
-    place, path = place_of(params, dataset), manifest_path(params, dataset)
+    place, path = place_of(params, dataset), manifest.path_of(params, dataset)
     parts = list_videos(dataset, place, lists=getattr(params, f"lists_{dataset}", None) or None)
     print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
     videos = {video.path: video for videos in parts.values() for video in videos.videos}

@@ -1,6 +1,5 @@
 """Data sets as a run sees them: their lists checked against what is there, and their videos turned into views."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from lib import manifest
 from lib.fields import Params
 from lib.lists import Video, VideoList
 from lib.official import list_videos
-from lib.params import ROOT, load
+from lib.params import place_of
 from lib.video import VideoError, decode
 from lib.views import EvalView, ViewSettings, draw_num_frames
 from lib.views import evaluation_indices, evaluation_views, training_indices, training_views
@@ -24,22 +23,6 @@ from lib.views import evaluation_indices, evaluation_views, training_indices, tr
 
 class DataError(ValueError):
     """A data set is not whole: the message says what and how many, and how to go on without them."""
-
-
-def place_of(params: Params, dataset: str) -> Path:
-    """The folder of a data set."""
-    return ROOT / getattr(params, f"data_{dataset}")
-
-
-def elsewhere(profile: str, folder: str) -> dict[str, str]:
-    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none."""
-    return {f"data_{load(profile=profile).dataset}": folder} if folder else {}
-
-
-def manifest_path(params: Params, dataset: str) -> Path:
-    """The manifest of a data set at its place; another place has another."""
-    place = hashlib.sha256(str(place_of(params, dataset).resolve()).encode()).hexdigest()[:8]
-    return ROOT / params.manifests / f"{dataset}-{place}.csv"
 
 
 def train_part(params: Params) -> str:
@@ -67,7 +50,7 @@ def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
     if lacking := [part for part in needed if part not in lists]:
         raise DataError(f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(lists)}: "
                         "add it, or change dataset, evaluate_on or evaluate_parts")
-    path, place, broken = manifest_path(params, dataset), place_of(params, dataset), {}
+    path, place, broken = manifest.path_of(params, dataset), place_of(params, dataset), {}
     if path.exists():
         table = manifest.read(path)
         indices = manifest.indices(table, place)

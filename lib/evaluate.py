@@ -27,12 +27,13 @@ from lib.concepts import concept_spaces
 from lib.data import list_dataset, test_parts
 from lib.features import Features, cached_features
 from lib.fields import AdaptParams, EvaluateParams, Params
+from lib.files import file_hash, read_json, write_json
 from lib.lists import VideoList, data_hash, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER
 from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
-from lib.runs import file_hash, provenance, read_json, write_json
+from lib.runs import provenance
 from lib.vocabulary import Concept, class_concepts
 from lib.watch import memory_gb
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from lib.backbone import VideoCLIP
 from lib.data import EvaluationViews, collate
 from lib.fields import Params
+from lib.files import file_hash, read_json, write_json
 from lib.lists import Video, VideoList
-from lib.runs import file_hash, read_json, write_json
 from lib.views import EvalView
 
 

@@ -15,9 +15,9 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from lib.files import append_line, read_lines, write_lines, write_text
 from lib.lists import spoken_name
 from lib.params import FOLDER
-from lib.runs import append_line, read_lines, write_lines, write_text
 from lib.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary
 
 Writer = Callable[[list[str], int], list[str]]  # prompts of a batch, seed -> what is written after each

@@ -5,6 +5,7 @@ needs to jump to the wanted frames of a sound file. An entry speaks of a file as
 modification are what they were.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,12 +18,20 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from lib.fields import Params
 from lib.inspection import inspect
+from lib.params import ROOT, place_of
 from lib.video import VideoError, VideoIndex
 
 KEPT_EVERY = 1000  # files: so many are checked again after a kill
 # path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
 COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "codec", "key_spacing", "error", "index"]
+
+
+def path_of(params: Params, dataset: str) -> Path:
+    """The manifest of a data set at its place; another place has another."""
+    place = hashlib.sha256(str(place_of(params, dataset).resolve()).encode()).hexdigest()[:8]
+    return ROOT / params.manifests / f"{dataset}-{place}.csv"
 
 
 def entry(path: Path, name: str) -> dict[str, Any]:

@@ -70,6 +70,16 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
         raise ParamsError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
 
 
+def place_of(params: Params, dataset: str) -> Path:
+    """The folder of a data set."""
+    return ROOT / getattr(params, f"data_{dataset}")
+
+
+def elsewhere(profile: str, folder: str) -> dict[str, str]:
+    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none."""
+    return {f"data_{load(profile=profile).dataset}": folder} if folder else {}
+
+
 def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
     if not problem["loc"]:
         return "parameters do not fit together: " + problem["msg"].removeprefix("Value error, ")

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from lib.figures import CAPTIONS
+from lib.files import read_json, write_text
 from lib.params import load
 from lib.results import collect
-from lib.runs import read_json, write_text
 from lib.suites import Run, Suite, runs_of_table
 from lib.tables import tables_of_rows
 

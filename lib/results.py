@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from lib.metrics import Difference, paired_bootstrap
+from lib.bootstrap import Difference, paired_bootstrap
+from lib.files import read_json, read_lines
 from lib.params import ROOT
-from lib.runs import read_json, read_lines
 from lib.suites import Run, state_of
 
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}

@@ -1,14 +1,10 @@
-"""The record of a run: where it lies, what made it, and files that are either whole or absent."""
+"""What a run keeps: checkpoints to go on from, its models with their cards, and the record of what made them."""
 
 import hashlib
-import json
 import os
 import platform
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,63 +14,8 @@ from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from lib.distributed import say
 from lib.fields import Params, SceneParams
+from lib.files import file_hash, sha256, whole_folder, write_json, write_text
 from lib.params import FOLDER, ROOT
-
-
-def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
-    """Where everything of one run lies."""
-    return ROOT / "outputs" / profile / "runs" / ablation / f"world{world_seed}-seed{seed}"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that no reader ever sees half of it."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text (UTF-8) under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder of a temporary name to fill, which takes the place of `folder` when that is done."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises ValueError, naming it, if it is cut short or no JSON."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole ({error}): remove it, and it is made again") from None
-
-
-def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Adds one line to a JSON-lines log."""
-    with path.open("a") as file:
-        file.write(json.dumps(content) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A JSON-lines log. A last line that a kill cut short is left out: its step is made again."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replaces a JSON-lines log as a whole."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -94,7 +35,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    write_text(_checksum(path), f"{_sha256(partial)}  {path.name}\n")
+    write_text(_checksum(path), f"{sha256(partial)}  {path.name}\n")
     os.replace(partial, path)
     earlier = [other for other in checkpoints(folder) if other <= path]
     for other in set(checkpoints(folder)) - set(earlier[:2]):
@@ -110,7 +51,7 @@ def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], dev
     for path in checkpoints(folder):
         noted = _checksum(path).read_text().split() if _checksum(path).exists() else []
         known = noted[0] if noted else "no checksum"
-        if (found := _sha256(path)) != known:
+        if (found := sha256(path)) != known:
             say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
             continue
         state = torch.load(path, map_location=device, weights_only=True)
@@ -123,16 +64,6 @@ def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], dev
 
 def _checksum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def file_hash(path: Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a file, to stand beside the results made with it."""
-    return _sha256(path)[:12]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:

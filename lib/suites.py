@@ -13,10 +13,9 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
-from lib.data import elsewhere
 from lib.fields import AdaptParams, EvaluateParams, Params
-from lib.params import FOLDER, ROOT, ParamsError, layers, load, read_yaml
-from lib.runs import read_json, run_folder, whole_folder
+from lib.files import read_json, run_folder, whole_folder
+from lib.params import FOLDER, ROOT, ParamsError, elsewhere, layers, load, read_yaml
 
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
                      Field(min_length=1)]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.files import write_text
 from lib.params import FOLDER
 from lib.results import COUNTS, PROTOCOLS, Collected, collect, differences, words_once
-from lib.runs import write_text
 from lib.suites import Run, Suite, runs_of_table
 
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]

@@ -25,13 +25,13 @@ from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
 from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
 from lib.fields import AdaptParams, Params
+from lib.files import run_folder, write_json
 from lib.gradients import backward
 from lib.lists import VideoList, data_hash
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, load
-from lib.runs import (load_checkpoint, model_card, provenance, run_folder, save_checkpoint, save_model, sources_of,
-                      write_json)
+from lib.runs import load_checkpoint, model_card, provenance, save_checkpoint, save_model, sources_of
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb

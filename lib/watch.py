@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lib import distributed
 from lib.fields import Params
-from lib.runs import append_line, read_lines, write_lines
+from lib.files import append_line, read_lines, write_lines
 
 CURES = {
     "collapse_teacher_entropy":

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from lib.actions import ACTIONS, perform, postures, skeleton
 from lib.fields import Params, WorldParams
+from lib.files import read_json, whole_folder, write_json
 from lib.params import ROOT
-from lib.runs import read_json, whole_folder, write_json
 
 COLOURS = {"red": (205, 45, 45), "orange": (235, 140, 40), "yellow": (230, 210, 60), "green": (60, 150, 70),
            "blue": (50, 90, 200), "purple": (130, 70, 170), "white": (235, 235, 235), "black": (40, 40, 45)}

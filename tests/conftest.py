@@ -14,6 +14,11 @@ from lib.params import FOLDER, load, read_yaml
 from lib.views import ViewSettings
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: of several processes, none waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 def svt_settings(**changes) -> ViewSettings:
     """The view settings of params/base.yaml, which are SVT's, with changes."""
     base = read_yaml(FOLDER / "base.yaml")

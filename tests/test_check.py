@@ -3,7 +3,6 @@
 import pytest
 
 from lib import check, manifest
-from lib.data import manifest_path
 from lib.params import load
 
 
@@ -26,7 +25,7 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     for line in ("test-1: 2 of ", "(officially 3783)", "99 classes without a folder: ApplyEyeMakeup", "Lunges/mine.mp4",
                  "2 of 3 files can be decoded", "Lunges/v_Lunges_g08_c01.mp4: "):
         assert line in text
-    table = manifest.read(manifest_path(params, "ucf101"))
+    table = manifest.read(manifest.path_of(params, "ucf101"))
     assert table["path"].tolist() == ["JumpingJack/v_JumpingJack_g01_c01.mp4", "Lunges/v_Lunges_g01_c01.mp4",
                                       "Lunges/v_Lunges_g08_c01.mp4"]
     assert table["codec"].tolist()[:2] == ["h264", "h264"] and table["frames"].tolist()[2] == 0
@@ -37,7 +36,7 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
 
 def test_a_check_that_was_stopped_goes_on_from_the_files_that_it_had_read(two_classes, tmp_path, capsys, monkeypatch):
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
-    path = manifest_path(params, "ucf101")
+    path = manifest.path_of(params, "ucf101")
     unfinished = path.with_name(path.name + ".unfinished")
     monkeypatch.setattr(manifest, "KEPT_EVERY", 2)
     manifest.check(sorted(two_classes.glob("*/v_*.mp4")), root=two_classes, workers=1, unfinished=unfinished)

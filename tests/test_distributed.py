@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib import distributed
-from lib.runs import read_json, read_lines
+from lib.files import read_json, read_lines
 from lib.train import adapt
 
 

@@ -52,11 +52,10 @@ def test_parameters_are_typed_and_commented(path):
         assert re.search(r"  # \w", line), line
 
 
-@each_notebook
-def test_every_notebook_checks_all_its_overrides(path):
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if any(line.startswith("profile:") for line in parameters_of(path))],
+                         ids=lambda path: path.stem)
+def test_every_notebook_that_takes_a_profile_checks_all_its_overrides(path):
     # papermill only warns of parameters that a notebook does not have
-    if not any(line.startswith("profile:") for line in parameters_of(path)):
-        pytest.skip("it takes none of params/")
     code = "\n".join(cell.source for cell in cells_of(path) if cell.cell_type == "code")
     assert "overrides: dict" in code and ("**overrides)" in code or "profile, overrides)" in code)
 

@@ -9,7 +9,7 @@ from test_tables import fail, finish, outputs  # noqa: F401 - runs made up by ha
 
 from lib import figures, report, suites, tables
 from lib.fields import AdaptParams
-from lib.runs import write_json
+from lib.files import write_json
 
 VOID = {"meta", "img", "br", "link", "hr"}
 CLASSES = ["sit down", "stand up", "walk"]

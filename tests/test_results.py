@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lib import results, suites
-from lib.runs import write_json
+from lib.files import write_json
 
 
 def test_runs_lie_on_the_curve_of_the_amount_that_alone_sets_them_apart(tmp_path, monkeypatch):

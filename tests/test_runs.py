@@ -1,26 +1,14 @@
 import subprocess
 
 import huggingface_hub
-import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from lib.fields import AdaptParams
+from lib.files import read_json
 from lib.params import load
-from lib.runs import (append_line, checkpoints, file_hash, load_checkpoint, model_card, provenance, read_json, read_lines,
-                      run_folder, save_checkpoint, sources_of, write_json)
+from lib.runs import checkpoints, load_checkpoint, model_card, provenance, save_checkpoint, sources_of
 from lib.train import adapt
-
-
-def test_a_file_is_whole_or_absent(tmp_path):
-    write_json(tmp_path / "deep" / "record.json", {"a": 1})
-    assert read_json(tmp_path / "deep" / "record.json") == {"a": 1}
-    try:
-        write_json(tmp_path / "deep" / "record.json", {"a": object()})
-    except TypeError:
-        pass
-    assert read_json(tmp_path / "deep" / "record.json") == {"a": 1}
-    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_parameters_is_loaded(tmp_path, capsys):
@@ -47,17 +35,6 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
     assert load() is None
 
 
-def test_a_record_that_is_cut_short_is_named(tmp_path):
-    (tmp_path / "metrics.json").write_text('{"metrics": [')
-    with pytest.raises(ValueError, match=r"metrics.json is not whole .*remove it"):
-        read_json(tmp_path / "metrics.json")
-
-
-def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert file_hash(tmp_path / "file") == "ba7816bf8f01"  # the SHA-256 standard's own example
-
-
 def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():
     made_of = sources_of(load(profile="embedded"), "0123456789ab")
     assert made_of["videos"] == "0123456789ab"
@@ -74,25 +51,10 @@ def test_a_clip_of_the_hub_is_known_by_its_revision(tmp_path, monkeypatch):
     assert sources_of(load(profile="paper"), "")["revision"] == "abc123"
 
 
-def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
-    log = tmp_path / "log.jsonl"
-    assert read_lines(log) == []
-    append_line(log, {"step": 0})
-    append_line(log, {"step": 1})
-    with log.open("a") as file:
-        file.write('{"step": 2, "lo')
-    assert read_lines(log) == [{"step": 0}, {"step": 1}]
-
-
 def test_the_record_names_commit_parameters_and_hardware():
     record = provenance(load(profile="embedded"), AdaptParams)
     assert record["params_hash"] == load(profile="embedded").stage_hash(AdaptParams)
     assert record["torch"] == torch.__version__ and "cores" in record["hardware"] and record["commit"]
-
-
-def test_runs_have_folders_of_their_own():
-    folders = {run_folder("embedded", run, w, s) for run in ("lss", "no_language") for w in (0, 1) for s in (0, 1)}
-    assert len(folders) == 8
 
 
 def test_an_adapted_checkpoint_has_a_card_that_the_hub_reads_and_that_says_what_made_it(tiny, tmp_path):

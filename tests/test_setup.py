@@ -17,10 +17,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["fields", "params", "distributed", "devices", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official",
+ORDER = ["fields", "params", "files", "distributed", "devices", "runs", "video", "inspection", "fuzz", "manifest", "views", "lists", "official",
          "data", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
          "concepts", "losses",
-         "metrics", "probes", "objectives", "gradients", "watch", "train", "features", "evaluate", "predict", "suites",
+         "metrics", "bootstrap", "probes", "objectives", "gradients", "watch", "train", "features", "evaluate", "predict", "suites",
          "results", "tables", "figures", "charts", "report"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -86,6 +86,11 @@ def test_the_installed_package_is_this_repository(tmp_path):
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)  # in the root any lib/ would do
     assert found.returncode == 0, f"lss is not installed: {INSTALL}\n{found.stderr}"
     assert Path(found.stdout.strip()).resolve() == ROOT / "lib"
+
+
+def test_a_plan_is_made_without_the_libraries_that_take_seconds_to_load():
+    code = "import lib.check, lib.suites, lib.tables, sys; print(*{'torch', 'sklearn', 'transformers'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 @pytest.mark.parametrize("module", MODULES)

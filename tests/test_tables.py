@@ -10,10 +10,10 @@ import yaml
 from safetensors.numpy import save_file
 
 from lib import params, results, suites, tables
+from lib.bootstrap import paired_bootstrap
 from lib.fields import AdaptParams, EvaluateParams
-from lib.metrics import paired_bootstrap
+from lib.files import read_json, write_json
 from lib.params import ParamsError
-from lib.runs import read_json, write_json
 
 CLIPS = 40
 

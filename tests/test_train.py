@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
+from lib.files import read_json, read_lines
 from lib.params import ROOT
-from lib.runs import checkpoints, read_json, read_lines
+from lib.runs import checkpoints
 from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
 from lib.train import update_teacher
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib.runs import read_lines
+from lib.files import read_lines
 from lib.watch import Watch, signs
 
 HEALTHY = {"loss": 1.0, "teacher_entropy": 1.0, "batch_entropy": 2.5, "feature_spread": 0.8, "concepts_used": 12,

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from lib import params
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.runs import write_json
+from lib.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {

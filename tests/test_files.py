@@ -1,0 +1,42 @@
+"""Files that are whole or absent, and where a run has its own."""
+
+import pytest
+
+from lib.files import append_line, file_hash, read_json, read_lines, run_folder, write_json
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    write_json(tmp_path / "deep" / "record.json", {"a": 1})
+    assert read_json(tmp_path / "deep" / "record.json") == {"a": 1}
+    try:
+        write_json(tmp_path / "deep" / "record.json", {"a": object()})
+    except TypeError:
+        pass
+    assert read_json(tmp_path / "deep" / "record.json") == {"a": 1}
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_record_that_is_cut_short_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"metrics": [')
+    with pytest.raises(ValueError, match=r"metrics.json is not whole .*remove it"):
+        read_json(tmp_path / "metrics.json")
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_hash(tmp_path / "file") == "ba7816bf8f01"  # the SHA-256 standard's own example
+
+
+def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert read_lines(log) == []
+    append_line(log, {"step": 0})
+    append_line(log, {"step": 1})
+    with log.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert read_lines(log) == [{"step": 0}, {"step": 1}]
+
+
+def test_runs_have_folders_of_their_own():
+    folders = {run_folder("embedded", run, w, s) for run in ("lss", "no_language") for w in (0, 1) for s in (0, 1)}
+    assert len(folders) == 8
