@@ -27,7 +27,7 @@ from lib.concepts import concept_spaces
 from lib.data import list_dataset, test_parts
 from lib.features import Features, cached_features
 from lib.fields import AdaptParams, EvaluateParams, Params
-from lib.files import file_hash, read_json, write_json
+from lib.files import alone_in, file_hash, read_json, write_json
 from lib.lists import VideoList, data_hash, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
@@ -75,7 +75,7 @@ class Record:
 
 
 def evaluate(params: Params, folder: Path) -> dict:
-    """Evaluates the model that `train.adapt` left under `folder`.
+    """Evaluates the model that `train.adapt` left under `folder`; waits while another process is at work there.
 
     Returns:
         the record, which is also `folder/metrics.json`: that file exists only when the evaluation is whole. Per-clip
@@ -85,6 +85,11 @@ def evaluate(params: Params, folder: Path) -> dict:
         DataError: files are missing or cannot be decoded, and `allow_missing` is false.
         ValueError: a class without a concept, a checkpoint that is none; ProbeError: a probe that did not converge.
     """
+    with alone_in(folder):
+        return _evaluate(params, folder)
+
+
+def _evaluate(params: Params, folder: Path) -> dict:
     started, made = time.time(), provenance(params, EvaluateParams)
     torch.set_num_threads(params.threads)
     if not (folder / "adapt.json").exists():

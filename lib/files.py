@@ -1,5 +1,6 @@
 """Where the files of a run lie, and files that are either whole or absent."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,25 @@ from lib.params import ROOT
 def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
     """Where everything of one run lies."""
     return ROOT / "outputs" / profile / "runs" / ablation / f"world{world_seed}-seed{seed}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other processes that ask for it out of it; waits first if one is in it.
+
+    A workflow that was killed leaves its jobs running, and the same command, called again, would write where they write.
+    The lock ends with its process, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process is at work here; waiting for it to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"{folder}: no lock can be had on this file system ({error.strerror}): see that no other process is at work here", flush=True)
+        yield
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,6 +13,7 @@ import math
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
 from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
 from lib.fields import AdaptParams, Params
-from lib.files import run_folder, write_json
+from lib.files import alone_in, run_folder, write_json
 from lib.gradients import backward
 from lib.lists import VideoList, data_hash
 from lib.losses import collapse_diagnostics
@@ -116,8 +117,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def adapt(params: Params, folder: Path) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
-    Goes on from the newest checkpoint in `folder` that the same parameters made. With `epochs: 0` CLIP is saved as it
-    is. With `devices` above 1 it must be called in as many processes that torchrun started (see `main`).
+    Goes on from the newest checkpoint in `folder` that the same parameters made, and waits while another process is at
+    work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it must be called in as many processes that torchrun started (see `main`).
     Returns:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:
@@ -127,12 +128,20 @@ def adapt(params: Params, folder: Path) -> dict:
     """
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.seed)
-    started, device = time.time(), distributed.start(params.device)
+    device = distributed.start(params.device)
     if distributed.processes() != params.devices:
         raise ValueError(f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
                          f"torchrun --nproc-per-node {params.devices} -m lib.train ...")
     ViewSettings.of(params)  # views that cannot be cut are told before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder) if distributed.rank() == 0 else nullcontext():
+        distributed.gather_objects(None)  # the other processes wait for the first
+        record = _adapt(params, folder, device)
+    distributed.stop()
+    return record
+
+
+def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
+    started = time.time()
     for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
     videos = list_dataset(params, params.dataset)[train_part(params)]
@@ -167,7 +176,6 @@ def adapt(params: Params, folder: Path) -> dict:
         for name, model in (("student", student), ("teacher", teacher)):
             save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
         write_json(folder / "adapt.json", record)
-    distributed.stop()
     return record
 
 

@@ -1,8 +1,11 @@
 """Files that are whole or absent, and where a run has its own."""
 
+import subprocess
+import sys
+
 import pytest
 
-from lib.files import append_line, file_hash, read_json, read_lines, run_folder, write_json
+from lib.files import alone_in, append_line, file_hash, read_json, read_lines, run_folder, write_json
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -40,3 +43,13 @@ def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
 def test_runs_have_folders_of_their_own():
     folders = {run_folder("embedded", run, w, s) for run in ("lss", "no_language") for w in (0, 1) for s in (0, 1)}
     assert len(folders) == 8
+
+
+def test_two_processes_are_never_at_work_in_one_folder(tmp_path):
+    code = "import sys; from pathlib import Path; from lib.files import alone_in\nwith alone_in(Path(sys.argv[1])): print('in', flush=True)"
+    with alone_in(tmp_path / "run"):
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline() == f"{tmp_path / 'run'}: another process is at work here; waiting for it to end\n"
+    assert other.communicate()[0] == "in\n" and other.returncode == 0
+    with alone_in(tmp_path / "run"), alone_in(tmp_path / "another"):
+        pass

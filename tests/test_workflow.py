@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from lib import params
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.files import write_json
+from lib.files import read_lines, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -127,17 +127,18 @@ def fresh(tmp_path_factory) -> Copy:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subprocess.CompletedProcess]:
     """The tiny suite after `make reproduce` that was killed while a run trained, and called again: the copy, Snakemake's
-    call after the kill, and the one with partial=1."""
+    call after the kill, and the one with partial=1. SIGKILL takes the workflow alone: the jobs that it began go on, and
+    write where those of the second call do. (What a run does that is killed itself is in test_train.)"""
     copy = Copy(tmp_path_factory.mktemp("done"))
     with copy.start() as killed:
         while not (copy.folder / RUN / "log.jsonl").exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 pytest.fail(f"ended before anything was trained: {killed.wait(timeout=0.2)}")
-        for process in (own := psutil.Process(killed.pid)).children(recursive=True) + [own]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    assert not (copy.folder / RUN / "metrics.json").exists()
-    return copy, copy(), copy(partial=1)
+        jobs = psutil.Process(killed.pid).children(recursive=True)
+        killed.kill()
+    again = copy()
+    psutil.wait_procs(jobs)
+    return copy, again, copy(partial=1)
 
 
 def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
@@ -221,6 +222,7 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
     assert first.returncode != 0 and "ConceptError" in first.stdout
     assert partial.returncode == 0
     assert (copy.folder / RUN / "metrics.json").exists()
+    assert [line["step"] for line in read_lines(copy.folder / RUN / "log.jsonl")] == [0, 1, 2, 3]  # each once, whoever did it
     table = pd.read_csv(copy.folder / "outputs/tiny/tables/zero_shot.csv", dtype=str).set_index(["run", "metric"])[
         "mean"
     ]
