@@ -23,15 +23,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Makes a folder, and keeps other processes that ask for it out of it; waits first if one is in it.
 
     A workflow that was killed leaves its jobs running, and the same command, called again, would write where they write.
-    The lock ends with its process, however that ends.
+    The lock ends with its process, however that ends, and is not handed on to processes that it starts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder}: another process is at work here; waiting for it to end", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         except OSError as error:
             print(f"{folder}: no lock can be had on this file system ({error.strerror}): see that no other process is at work here", flush=True)
         yield

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lib.actions import ACTIONS, perform, postures, skeleton
 from lib.fields import Params, WorldParams
-from lib.files import read_json, whole_folder, write_json
+from lib.files import alone_in, read_json, whole_folder, write_json
 from lib.params import ROOT
 
 COLOURS = {"red": (205, 45, 45), "orange": (235, 140, 40), "yellow": (230, 210, 60), "green": (60, 150, 70),
@@ -257,20 +257,21 @@ def build(params: Params) -> dict:
     root = ROOT / params.data_embedded
     record = {"params_hash": params.stage_hash(WorldParams), "train": params.world_train,
               "validation": params.world_validation, "test": params.world_test}
-    if root.exists() and any(root.iterdir()):
-        if not (root / "world.json").is_file():
-            raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
-        if read_json(root / "world.json") == record:
-            return record
-    labels, tasks = list(ACTIONS), []
-    with whole_folder(root) as partial:
-        for number, part in enumerate(PARTS):
-            for label in labels:
-                (partial / part / label).mkdir(parents=True)
-            tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
-                       params) for i in range(record[part])]
-        with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
-            for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
-                pass
-        write_json(partial / "world.json", record)
+    with alone_in(root.parent):
+        if root.exists() and any(root.iterdir()):
+            if not (root / "world.json").is_file():
+                raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
+            if read_json(root / "world.json") == record:
+                return record
+        labels, tasks = list(ACTIONS), []
+        with whole_folder(root) as partial:
+            for number, part in enumerate(PARTS):
+                for label in labels:
+                    (partial / part / label).mkdir(parents=True)
+                tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
+                           params) for i in range(record[part])]
+            with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
+                for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
+                    pass
+            write_json(partial / "world.json", record)
     return record

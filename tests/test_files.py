@@ -51,5 +51,3 @@ def test_two_processes_are_never_at_work_in_one_folder(tmp_path):
         other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
         assert other.stdout.readline() == f"{tmp_path / 'run'}: another process is at work here; waiting for it to end\n"
     assert other.communicate()[0] == "in\n" and other.returncode == 0
-    with alone_in(tmp_path / "run"), alone_in(tmp_path / "another"):
-        pass
