@@ -118,7 +118,8 @@ def adapt(params: Params, folder: Path) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
     Goes on from the newest checkpoint in `folder` that the same parameters made, and waits while another process is at
-    work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it must be called in as many processes that torchrun started (see `main`).
+    work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it must be called in as many processes
+    that torchrun started (see `main`).
     Returns:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:

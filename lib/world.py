@@ -263,15 +263,19 @@ def build(params: Params) -> dict:
                 raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
             if read_json(root / "world.json") == record:
                 return record
-        labels, tasks = list(ACTIONS), []
         with whole_folder(root) as partial:
-            for number, part in enumerate(PARTS):
-                for label in labels:
-                    (partial / part / label).mkdir(parents=True)
-                tasks += [(partial / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i,
-                           params) for i in range(record[part])]
-            with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
-                for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
-                    pass
+            _render_parts(partial, record, params)
             write_json(partial / "world.json", record)
     return record
+
+
+def _render_parts(folder: Path, counts: dict, params: Params) -> None:
+    labels, tasks = list(ACTIONS), []
+    for number, part in enumerate(PARTS):
+        for label in labels:
+            (folder / part / label).mkdir(parents=True)
+        tasks += [(folder / part / labels[i % len(labels)] / f"{i:05d}.mp4", labels[i % len(labels)], number, i, params)
+                  for i in range(counts[part])]
+    with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
+        for _ in tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"):
+            pass

@@ -136,6 +136,7 @@ def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subproces
                 pytest.fail(f"ended before anything was trained: {killed.wait(timeout=0.2)}")
         jobs = psutil.Process(killed.pid).children(recursive=True)
         killed.kill()
+    assert not (copy.folder / RUN / "metrics.json").exists()
     again = copy()
     psutil.wait_procs(jobs)
     return copy, again, copy(partial=1)
