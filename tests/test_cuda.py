@@ -1,0 +1,122 @@
+"""What only a GPU can show: that its numbers are the CPU's up to rounding. Skipped where there is none."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_backbone import mean_frame_embedding
+from test_gradients import gradients, setting
+from test_train import run_with
+from test_views import svt_settings
+from transformers import CLIPConfig, CLIPModel
+
+from lib import distributed
+from lib.backbone import VideoCLIP
+from lib.evaluate import evaluate
+from lib.files import read_lines
+from lib.gradients import backward, forward_views
+from lib.train import adapt
+from lib.views import training_views
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: not run here")
+CUDA = torch.device("cuda")
+
+
+def moved(tensors):
+    return [tensor.to(CUDA) for tensor in tensors]
+
+
+def step_of(params, device):
+    """The result and the gradients of one step there."""
+    student, teacher, objective, views, labels = setting(params)
+    result, _ = backward(params, student.to(device), teacher.to(device), objective.to(device),
+                         [view.to(device) for view in views], labels.to(device), [5])
+    return result, {name: p.cpu() for name, p in gradients(student, objective).items()}
+
+
+def largest(found, expected):
+    """The largest error of a gradient, relative to the norm of its tensor, or of all where that is next to nothing."""
+    whole = sum(g.square().sum() for g in expected.values()).sqrt() / len(expected)
+    return max(float((found[name] - g).norm() / max(g.norm(), whole)) for name, g in expected.items())
+
+
+@pytest.mark.parametrize("changes, error", [
+    ({}, 1e-3), ({"micro_batch": 2}, 1e-3), ({"train_precision": "bfloat16"}, 0.1)])
+@pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised"])
+def test_a_step_has_the_loss_and_the_gradient_of_the_cpu(tiny, ablation, changes, error):
+    expected, wanted = step_of(tiny(ablation), torch.device("cpu"))
+    result, found = step_of(tiny(ablation, **changes), CUDA)
+    assert result.loss.item() == pytest.approx(expected.loss.item(), rel=error)
+    assert found.keys() == wanted.keys() and largest(found, wanted) < error
+
+
+def test_compiled_and_checkpointed_blocks_have_the_gradient_of_plain_ones(tiny):
+    params, found = tiny(), []
+    for change in ("", "compile", "checkpoint"):
+        student, teacher, objective, views, labels = setting(params)
+        for model in (student, teacher) if change == "compile" else ():
+            for block in model.visual.blocks:
+                block.compile(dynamic=True)
+        student.visual.activation_checkpointing = change == "checkpoint"
+        backward(params, student.to(CUDA), teacher.to(CUDA), objective.to(CUDA), moved(views), labels.to(CUDA), [5])
+        found.append(gradients(student))
+    assert largest(found[1], found[0]) < 1e-3 and largest(found[2], found[0]) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision, error", [("float32", 2e-3), ("bfloat16", 3e-2)])
+def test_before_training_vit_b_16_on_the_gpu_is_image_clip_on_the_cpu(tmp_path, precision, error):
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+             "image_size": 224, "patch_size": 16}
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(vision_config=sizes, text_config={"num_hidden_layers": 1}, projection_dim=512)).eval()
+    clip.save_pretrained(tmp_path)
+    videos = torch.randn(1, 3, 8, 224, 224)
+    expected = mean_frame_embedding(clip, videos)
+    model = VideoCLIP.from_image_clip(tmp_path).to(CUDA)
+    (found,) = forward_views(model, [videos], device=CUDA, precision=precision)
+    assert (found.embedding.cpu() - expected).norm() < error * expected.norm()
+
+
+def test_views_cut_on_the_gpu_are_those_of_the_cpu():
+    settings = svt_settings()
+    pixels = torch.randint(256, (16, 240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = [np.arange(8), np.arange(8, 16), *[np.arange(2)] * 8]
+    on_cpu, on_gpu = ([view.cpu() for view in training_views(pixels.to(device), rows, settings, np.random.default_rng(0))]
+                      for device in ("cpu", CUDA))
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_on_the_gpu_makes_the_steps_of_the_cpu_and_is_measured_alike(tiny, tmp_path):
+    records = {}
+    for device in ("cpu", "cuda"):
+        params = tiny(device=device, epochs=1, views_on_device=device == "cuda", workers=1)
+        adapt(params, tmp_path / device)
+        records[device] = evaluate(params, tmp_path / device)
+    losses = [[line["loss"] for line in read_lines(tmp_path / device / "log.jsonl")] for device in records]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert "cores" in records["cuda"]["hardware"] and torch.cuda.get_device_name() in records["cuda"]["hardware"]
+    features = [load_file(tmp_path / device / "features" / "embedded.safetensors") for device in records]
+    for name in features[0]:
+        torch.testing.assert_close(features[1][name], features[0][name], rtol=0.02, atol=0.02)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_on_the_gpu(tiny, tmp_path):
+    params = tiny(device="cuda", epochs=3, checkpoint_every=2)
+    adapt(params, tmp_path / "whole")
+    run_with("SIGKILL 6", params, "lss", tmp_path / "killed")
+    adapt(params, tmp_path / "killed")
+    whole, killed = ([line["loss"] for line in read_lines(tmp_path / run / "log.jsonl")] for run in ("whole", "killed"))
+    assert len(whole) == 12 and killed == pytest.approx(whole, rel=1e-3)
+
+
+def test_torchrun_starts_a_process_on_the_gpu_with_nccl(tiny, tmp_path, capfd):
+    params = tiny(device="cuda", epochs=1)
+    adapt(params, tmp_path / "alone")
+    distributed.launch("lib.train", "embedded", "--overrides", json.dumps(params.model_dump()),
+                       "--folder", str(tmp_path / "launched"), count=1)
+    alone, launched = ([line["loss"] for line in read_lines(tmp_path / run / "log.jsonl")] for run in ("alone", "launched"))
+    assert launched == pytest.approx(alone, rel=1e-3)
