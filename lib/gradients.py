@@ -16,6 +16,8 @@ from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.fields import Params
 from lib.objectives import Result
 
+WIDER = 8  # a pass without gradient remembers less than a tenth of one with: it takes so many times the videos
+
 
 def forward_views(model: nn.Module, views: list[Tensor], *, device: torch.device,
                   precision: str) -> list[VideoCLIPOutput]:
@@ -47,13 +49,15 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
     device, precision = labels.device, params.train_precision
     share = counts[distributed.rank()]
     micro = params.micro_batch or max(share, 1)
-    parts = [[view[first : first + micro] for view in views] for first in range(0, share, micro)]
+    views = [view.to(device, non_blocking=True) for view in views]  # once: they are looked at up to three times
+    parts, wide = _cut(views, micro), _cut(views, WIDER * micro)
     with torch.no_grad():
         outputs = [forward_views(teacher, part[: params.global_views], device=device, precision=precision)
-                   for part in parts]
+                   for part in wide]
         teacher_views = _of_all(outputs, params.global_views, teacher, counts)
-    with torch.set_grad_enabled(len(parts) == 1):  # a single part's graph is kept: there is no second forward pass
-        outputs = [forward_views(student, part, device=device, precision=precision) for part in parts]
+    alone = len(parts) == 1  # a single part's graph is kept: there is no second forward pass
+    with torch.set_grad_enabled(alone):
+        outputs = [forward_views(student, part, device=device, precision=precision) for part in (parts if alone else wide)]
     student_views = _of_all(outputs, params.global_views + params.local_views, student, counts)
     for tensor in (tensor for view in student_views for tensor in view):
         tensor.requires_grad_()
@@ -63,7 +67,7 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
 
     first = sum(counts[: distributed.rank()])
     for number, part in enumerate(parts):
-        output = outputs[0] if len(parts) == 1 else forward_views(student, part, device=device, precision=precision)
+        output = outputs[0] if alone else forward_views(student, part, device=device, precision=precision)
         rows = slice(first + number * micro, first + number * micro + len(part[0]))
         pairs = [(tensor, whole.grad[rows]) for own, of_all in zip(output, student_views)
                  for tensor, whole in zip(own, of_all) if whole.grad is not None]
@@ -73,6 +77,12 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
         p.grad /= distributed.processes()
     distributed.sum_gradients([*student.visual.parameters(), *own])
     return result, torch.cat([view.features for view in teacher_views])
+
+
+def _cut(views: list[Tensor], size: int) -> list[list[Tensor]]:
+    """The views of `size` videos after `size` videos; the last part may have fewer."""
+    share = len(views[0]) if views else 0
+    return [[view[first : first + size] for view in views] for first in range(0, share, size)]
 
 
 def _of_all(parts: list[list[VideoCLIPOutput]], num_views: int, model: VideoCLIP,

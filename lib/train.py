@@ -13,7 +13,8 @@ import math
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from transformers import AutoTokenizer
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
+from lib.data import Batch, BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
 from lib.fields import AdaptParams, Params
 from lib.files import alone_in, run_folder, write_json
 from lib.gradients import backward
@@ -37,6 +38,7 @@ from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
 
+COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8 blocks would silently run as they are
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -198,6 +200,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                               "it must be the same folder on every machine")
     student.visual.activation_checkpointing = params.activation_checkpointing
     if params.compile:
+        # blocks share their graphs: with and without gradient, of the student and the teacher, all tokens or the class's
+        torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
         for block in [*student.visual.blocks, *teacher.visual.blocks]:
             block.compile(dynamic=True)  # a graph serves all sizes and numbers of frames, and all blocks but the last
 
@@ -211,8 +215,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
     with distributed.stop_requests() as stopping, \
-            Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch:
-        batches = iter(loader)
+            Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch, \
+            closing(_batches(loader)) as batches:
         for step in range(first_step, steps):
             begun = time.time()
             batch = next(batches)
@@ -280,6 +284,15 @@ def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]
                          "Change concepts, concept_names or num_concepts")
     of_class = [row[concept.action] for concept in of_classes]
     return torch.tensor([of_class[video.label] for video in videos.videos])
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches. Closed, it ends the decoding processes: deaf to SIGTERM, they would keep a failed run alive."""
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # also where an error's traceback holds this frame
 
 
 def _outlive_sigterm(worker: int) -> None:
