@@ -137,7 +137,7 @@ def run_with(accident, params, ablation, folder):
     command = [sys.executable, "-m", "tests.dying", "embedded", "--ablation", ablation, "--overrides",
                json.dumps(params.model_dump()), "--folder", str(folder)]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"ACCIDENT": accident}, stderr=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, text=True)
+                          stdout=subprocess.PIPE, text=True, timeout=300)  # seconds; one that hangs has failed
 
 
 def same_run(whole, other):
@@ -222,6 +222,11 @@ def test_undecodable_videos_are_listed_and_stop_the_run_past_the_limit(tiny, tmp
         adapt(tiny(data_embedded=data, max_bad_videos=1), tmp_path / "strict")
     assert record["bad_videos"][0][0] in str(caught.value)
     assert read_json(tmp_path / "tolerant" / "adapt.json")["videos"] == 80
+
+
+def test_a_run_that_fails_ends_its_decoding_processes_and_itself(tiny, tmp_path):
+    params = tiny(data_embedded=spoilt(tiny(), tmp_path, count=1), max_bad_videos=0, workers=2)
+    assert run_with("SIGKILL 99", params, "lss", tmp_path / "run").returncode == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
