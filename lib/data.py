@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib import manifest
 from lib.fields import Params
@@ -144,6 +144,15 @@ def collate(samples: list[Sample]) -> Batch:
     views = whole if good and isinstance(whole[0], Uncut) else _by_view(whole)
     errors = [(sample.index, sample.error) for sample in samples if sample.error is not None]
     return Batch(views, torch.tensor([sample.index for sample in good], dtype=torch.long), errors)
+
+
+def batches_of(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches. Closed, it ends the decoding processes: deaf to SIGTERM, they would keep a failed run alive."""
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # also where an error's traceback holds this frame
 
 
 def cut_views(videos: list[Uncut], settings: ViewSettings, device: torch.device) -> list[Tensor]:

@@ -13,7 +13,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from transformers import AutoTokenizer
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import Batch, BatchPlan, TrainingViews, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
+from lib.data import BatchPlan, TrainingViews, batches_of, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
 from lib.fields import AdaptParams, Params
 from lib.files import alone_in, run_folder, write_json
 from lib.gradients import backward
@@ -216,7 +215,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     warmup = round(params.warmup_epochs * epoch_steps)
     with distributed.stop_requests() as stopping, \
             Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch, \
-            closing(_batches(loader)) as batches:
+            closing(batches_of(loader)) as batches:
         for step in range(first_step, steps):
             begun = time.time()
             batch = next(batches)
@@ -284,15 +283,6 @@ def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]
                          "Change concepts, concept_names or num_concepts")
     of_class = [row[concept.action] for concept in of_classes]
     return torch.tensor([of_class[video.label] for video in videos.videos])
-
-
-def _batches(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches. Closed, it ends the decoding processes: deaf to SIGTERM, they would keep a failed run alive."""
-    batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        del batches  # also where an error's traceback holds this frame
 
 
 def _outlive_sigterm(worker: int) -> None:

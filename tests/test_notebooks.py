@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "overrides",
          "checkpoints", "bpe", "configurations", "frames", "batch_sizes", "repeats", "output", "zoo",
          "count", "limit", "originals", "spacings", "clips", "width", "classes", "videos", "configuration", "groups",
-         "threads",  # of measurements
+         "threads", "variants", "steps", "warm",  # of measurements
          "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers",
          "only", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
          "device", "sentence_model", "vocabularies", "peak", "utilisation", "scaling"]
