@@ -19,15 +19,14 @@ from lib.objectives import Result
 WIDER = 8  # a pass without gradient remembers less than a tenth of one with: it takes so many times the videos
 
 
-def forward_views(model: nn.Module, views: list[Tensor], *, device: torch.device,
-                  precision: str) -> list[VideoCLIPOutput]:
-    """Each view 'b c t h w' through the model; views of one shape share a pass. Returns a float32 output per view, in
-    order. precision: float32 or bfloat16, of the model's arithmetic; its weights stay what they are."""
+def forward_views(model: nn.Module, views: list[Tensor], *, precision: str) -> list[VideoCLIPOutput]:
+    """Each view 'b c t h w', on the model's device, through the model; views of one shape share a pass. Returns a float32
+    output per view, in order. precision: float32 or bfloat16, of the model's arithmetic; its weights stay what they are."""
     outputs: dict[int, VideoCLIPOutput] = {}
     for shape in dict.fromkeys(view.shape for view in views):
         members = [i for i, view in enumerate(views) if view.shape == shape]
-        pixels = rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w").to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        pixels = rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w")
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             together = model(pixels)
         for i, features, embedding in zip(members, together.features.float().chunk(len(members)),
                                           together.embedding.float().chunk(len(members))):
@@ -46,18 +45,17 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
     Returns:
         what the objective said, and the teacher's features '(g n) w'; both the same on every process.
     """
-    device, precision = labels.device, params.train_precision
+    precision = params.train_precision
     share = counts[distributed.rank()]
     micro = params.micro_batch or max(share, 1)
-    views = [view.to(device, non_blocking=True) for view in views]  # once: they are looked at up to three times
+    views = [view.to(labels.device, non_blocking=True) for view in views]  # once: they are looked at up to three times
     parts, wide = _cut(views, micro), _cut(views, WIDER * micro)
     with torch.no_grad():
-        outputs = [forward_views(teacher, part[: params.global_views], device=device, precision=precision)
-                   for part in wide]
+        outputs = [forward_views(teacher, part[: params.global_views], precision=precision) for part in wide]
         teacher_views = _of_all(outputs, params.global_views, teacher, counts)
     alone = len(parts) == 1  # a single part's graph is kept: there is no second forward pass
     with torch.set_grad_enabled(alone):
-        outputs = [forward_views(student, part, device=device, precision=precision) for part in (parts if alone else wide)]
+        outputs = [forward_views(student, part, precision=precision) for part in (parts if alone else wide)]
     student_views = _of_all(outputs, params.global_views + params.local_views, student, counts)
     for tensor in (tensor for view in student_views for tensor in view):
         tensor.requires_grad_()
@@ -67,7 +65,7 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
 
     first = sum(counts[: distributed.rank()])
     for number, part in enumerate(parts):
-        output = outputs[0] if alone else forward_views(student, part, device=device, precision=precision)
+        output = outputs[0] if alone else forward_views(student, part, precision=precision)
         rows = slice(first + number * micro, first + number * micro + len(part[0]))
         pairs = [(tensor, whole.grad[rows]) for own, of_all in zip(output, student_views)
                  for tensor, whole in zip(own, of_all) if whole.grad is not None]

@@ -1,21 +1,18 @@
 """What only a GPU can show: that its numbers are the CPU's up to rounding. Skipped where there is none."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_backbone import mean_frame_embedding
+from test_distributed import launch, losses
 from test_gradients import gradients, setting
 from test_train import run_with
 from test_views import svt_settings
 from transformers import CLIPConfig, CLIPModel
 
-from lib import distributed
 from lib.backbone import VideoCLIP
 from lib.evaluate import evaluate
-from lib.files import read_lines
 from lib.gradients import backward, forward_views
 from lib.train import adapt
 from lib.views import training_views
@@ -24,15 +21,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CUDA = torch.device("cuda")
 
 
-def moved(tensors):
-    return [tensor.to(CUDA) for tensor in tensors]
-
-
-def step_of(params, device):
+def step_of(params, device, prepare=lambda student, teacher: None):
     """The result and the gradients of one step there."""
     student, teacher, objective, views, labels = setting(params)
-    result, _ = backward(params, student.to(device), teacher.to(device), objective.to(device),
-                         [view.to(device) for view in views], labels.to(device), [5])
+    prepare(student, teacher)
+    result, _ = backward(params, student.to(device), teacher.to(device), objective.to(device), views, labels.to(device), [5])
     return result, {name: p.cpu() for name, p in gradients(student, objective).items()}
 
 
@@ -53,16 +46,17 @@ def test_a_step_has_the_loss_and_the_gradient_of_the_cpu(tiny, ablation, changes
 
 
 def test_compiled_and_checkpointed_blocks_have_the_gradient_of_plain_ones(tiny):
-    params, found = tiny(), []
-    for change in ("", "compile", "checkpoint"):
-        student, teacher, objective, views, labels = setting(params)
-        for model in (student, teacher) if change == "compile" else ():
-            for block in model.visual.blocks:
-                block.compile(dynamic=True)
-        student.visual.activation_checkpointing = change == "checkpoint"
-        backward(params, student.to(CUDA), teacher.to(CUDA), objective.to(CUDA), moved(views), labels.to(CUDA), [5])
-        found.append(gradients(student))
-    assert largest(found[1], found[0]) < 1e-3 and largest(found[2], found[0]) < 1e-5
+    def compiled(student, teacher):
+        for block in [*student.visual.blocks, *teacher.visual.blocks]:
+            block.compile(dynamic=True)
+
+    def checkpointed(student, teacher):
+        student.visual.activation_checkpointing = True
+
+    _, plain = step_of(tiny(), CUDA)
+    for prepare, error in ((compiled, 1e-3), (checkpointed, 1e-5)):
+        _, found = step_of(tiny(), CUDA, prepare)
+        assert largest(found, plain) < error
 
 
 @torch.no_grad()
@@ -76,7 +70,7 @@ def test_before_training_vit_b_16_on_the_gpu_is_image_clip_on_the_cpu(tmp_path, 
     videos = torch.randn(1, 3, 8, 224, 224)
     expected = mean_frame_embedding(clip, videos)
     model = VideoCLIP.from_image_clip(tmp_path).to(CUDA)
-    (found,) = forward_views(model, [videos], device=CUDA, precision=precision)
+    (found,) = forward_views(model, [videos.to(CUDA)], precision=precision)
     assert (found.embedding.cpu() - expected).norm() < error * expected.norm()
 
 
@@ -96,8 +90,7 @@ def test_a_run_on_the_gpu_makes_the_steps_of_the_cpu_and_is_measured_alike(tiny,
         params = tiny(device=device, epochs=1, views_on_device=device == "cuda", workers=1)
         adapt(params, tmp_path / device)
         records[device] = evaluate(params, tmp_path / device)
-    losses = [[line["loss"] for line in read_lines(tmp_path / device / "log.jsonl")] for device in records]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-3)
     assert "cores" in records["cuda"]["hardware"] and torch.cuda.get_device_name() in records["cuda"]["hardware"]
     features = [load_file(tmp_path / device / "features" / "embedded.safetensors") for device in records]
     for name in features[0]:
@@ -109,14 +102,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint_on_the_gpu(tiny, tmp_path):
     adapt(params, tmp_path / "whole")
     run_with("SIGKILL 6", params, "lss", tmp_path / "killed")
     adapt(params, tmp_path / "killed")
-    whole, killed = ([line["loss"] for line in read_lines(tmp_path / run / "log.jsonl")] for run in ("whole", "killed"))
+    whole, killed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
     assert len(whole) == 12 and killed == pytest.approx(whole, rel=1e-3)
 
 
-def test_torchrun_starts_a_process_on_the_gpu_with_nccl(tiny, tmp_path, capfd):
+def test_torchrun_starts_a_process_on_the_gpu_with_nccl(tiny, tmp_path):
     params = tiny(device="cuda", epochs=1)
     adapt(params, tmp_path / "alone")
-    distributed.launch("lib.train", "embedded", "--overrides", json.dumps(params.model_dump()),
-                       "--folder", str(tmp_path / "launched"), count=1)
-    alone, launched = ([line["loss"] for line in read_lines(tmp_path / run / "log.jsonl")] for run in ("alone", "launched"))
-    assert launched == pytest.approx(alone, rel=1e-3)
+    launch(params, "lss", tmp_path / "launched")
+    assert losses(tmp_path / "launched") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)

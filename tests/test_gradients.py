@@ -12,7 +12,6 @@ from lib.concepts import ConceptSpace
 from lib.gradients import backward, forward_views
 from lib.train import make_objective
 
-CPU = torch.device("cpu")
 
 
 def setting(params, videos=5):
@@ -43,10 +42,9 @@ def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, monkeypatch, a
     params = tiny(ablation, micro_batch=micro_batch)
     student, teacher, objective, views, labels = setting(params)
     reference, reference_objective = copy.deepcopy(student), copy.deepcopy(objective)
-    forward = dict(device=CPU, precision="float32")
     with torch.no_grad():
-        teacher_views = forward_views(teacher, views[:2], **forward)
-    expected = reference_objective(teacher_views, forward_views(reference, views, **forward), labels)
+        teacher_views = forward_views(teacher, views[:2], precision="float32")
+    expected = reference_objective(teacher_views, forward_views(reference, views, precision="float32"), labels)
     expected.loss.backward()
     result, features = backward(params, student, teacher, objective, views, labels, [5])
     torch.testing.assert_close(result.loss, expected.loss)
@@ -70,7 +68,7 @@ def test_activation_checkpointing_remembers_less_and_changes_no_bit_of_the_gradi
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            kept = forward_views(student, views, device=CPU, precision="float32")
+            kept = forward_views(student, views, precision="float32")
         remembered.append(sum(storages.values()))
         del kept
         backward(tiny(), student, teacher, objective, views, labels, [5])
@@ -99,7 +97,7 @@ def test_the_compiled_tower_has_the_same_gradient_and_no_graph_of_its_own_for_a_
         block.compile(dynamic=True)
     torch._dynamo.utils.counters.clear()
     for model in (student, compiled):
-        outputs = forward_views(model, views, device=CPU, precision="float32")
+        outputs = forward_views(model, views, precision="float32")
         sum(view.embedding.pow(2).sum() for view in outputs).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # of the last block and of all before it
     found, expected = gradients(compiled), gradients(student)
