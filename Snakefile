@@ -15,9 +15,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from lib import manifest
 from lib.check import absent, datasets_of
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.manifest import path_of
 from lib.params import ParamsError, elsewhere
 from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary, tables_of_rows
@@ -145,7 +145,7 @@ for record, run in clips.items():
 
 
 def manifest_of(params, dataset):
-    path = path_of(params, dataset)
+    path = manifest.path_of(params, dataset)
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
