@@ -20,7 +20,7 @@ from lib.params import load
 from lib.world import render
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/speed/README.md")]
+DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/published/speed/README.md")]
 PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:make|papermill|pip|conda|python3?|torchrun|tensorboard|\.venv/bin/\w+)(?: |$)"
 
 
@@ -121,11 +121,11 @@ def test_every_path_and_notebook_that_a_document_names_exists(path):
 
 
 def test_what_the_papers_run_costs_is_said_as_it_was_computed():
-    text = (ROOT / "outputs/speed/README.md").read_text()
+    text = (ROOT / "outputs/published/speed/README.md").read_text()
     shown = re.findall(r"^\| (\d+) \| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    cost = pd.read_csv(ROOT / "outputs/speed/cost.csv")
+    cost = pd.read_csv(ROOT / "outputs/published/speed/cost.csv")
     assert shown == [(f"{row[0]:.0f}", f"{row[1]:.0f}", f"{row[3]:.3g}", f"{row[4]:.1f}", f"{row[5]:.1f}") for row in cost.to_numpy()]
-    measured = pd.read_csv(ROOT / "outputs/speed/gpu.csv").set_index("variant").loc["as shipped"]
+    measured = pd.read_csv(ROOT / "outputs/published/speed/gpu.csv").set_index("variant").loc["as shipped"]
     for page in (text, (ROOT / "README.md").read_text().replace("**", "")):
         assert f"{measured['videos_per_s']:.1f} videos a second" in page and f"{measured['hours_of_the_run']:.0f} hours" in page
 

@@ -17,7 +17,7 @@ NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "
          "threads", "variants", "steps", "warm",  # of measurements
          "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers",
          "only", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
-         "device", "sentence_model", "vocabularies", "peak", "utilisation", "scaling"]
+         "device", "sentence_model", "vocabularies", "peak", "utilisation", "scaling", "published"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
