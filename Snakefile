@@ -11,16 +11,18 @@
 
 import json
 import os
-import shlex
+import shutil
 import sys
 from pathlib import Path
 
 from lib import manifest
 from lib.check import absent, datasets_of
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.files import results_folder
 from lib.params import ParamsError, elsewhere
-from lib.suites import made_otherwise, read_suite, runs_of, runs_of_table, state_of
+from lib.suites import folder_of, made_otherwise, read_suite, runs_of, runs_of_table, state_of
 from lib.tables import summary, tables_of_rows
+from lib.workflow import PUBLISHED
 
 ROOT = Path(workflow.basedir)
 PROFILE = config.get("profile", "embedded")
@@ -44,13 +46,14 @@ try:
 except ParamsError as error:
     stop(error)
 first = runs[0].params
-OUT = f"outputs/{PROFILE}"
+OUT = str(results_folder(PROFILE, OVERRIDES).relative_to(ROOT))
 SUFFIXES = ("csv", "md", "tex")
 # name of a rule -> the tables that it writes, and the runs that they show
 own = runs_of_table(runs, suite.rows, suite.replicas)
 TABLES = {"protocols": (list(tables_of_rows(own)), own)}
 TABLES |= {name: ([name], runs_of_table(runs, t.rows, t.replicas)) for name, t in suite.comparisons.items()}
-PLACE = f"{OUT}/{suite.folder}".rstrip("/")
+# what is asked for is the finished suite; of an unfinished one, with partial=1, a folder beside it
+PLACE = str(folder_of(suite, PROFILE, runs, OVERRIDES).relative_to(ROOT)) if PARTIAL else str(Path(OUT) / suite.folder)
 TABLE_FILES = [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES) for names, _ in TABLES.values()]
 
 
@@ -75,12 +78,12 @@ for record, run in clips.items():
     # half an hour of work, and part of the repository for worlds 0 to 2: made where there is none, never replaced
     made_by = json.loads((ROOT / record).read_text())["params_hash"] if (ROOT / record).exists() else None
     if made_by not in (None, run.params.stage_hash(ClipParams)):
-        stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}): restore the clip_* and "
-             "world_* parameters, or remove the folder to have it made again")
+        stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}). Restore the clip_* and world_* "
+             "parameters, or give the other one a place of its own: in the profile, clip: outputs/embedded/clip/<name>-{world_seed}")
 
 
 def arguments(**parameters):
-    """A notebook's parameters for papermill, as JSON (which YAML contains)."""
+    """A notebook's parameters, as JSON."""
     return json.dumps({"profile": PROFILE, **parameters, "overrides": OVERRIDES})
 
 
@@ -91,14 +94,14 @@ def arguments_of(run):
 # A notebook keeps a line for every move of a progress bar: one in ten seconds is enough.
 ENVIRONMENT = "OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=10"
 shell.prefix(f"set -euo pipefail; export {ENVIRONMENT}; ")
-HOW_OVERRIDES = json.dumps({"overrides": HOW})
+HOW_OVERRIDES = json.dumps(HOW)
+PYTHON = sys.executable
 # What failed has a mark beside its log; what was stopped by a signal has none.
-CLEAR = "rm -f {log}.failed; "
-NOTEBOOK = sys.executable + """ -m papermill notebooks/{params.notebook}.ipynb {params.executed} -k python3 --cwd . \\
-    -y {params.arguments:q} -y {HOW_OVERRIDES:q} --log-output --no-progress-bar > {log} 2>&1 \\
-    || {{ status=$?; [ $status -ge 128 ] || touch {log}.failed; tail -n 25 {log}; exit $status; }}"""
+CLEAR = "rm -f {log:q}.failed; "
+NOTEBOOK = """{PYTHON:q} -m lib.execute {params.notebook} {params.executed:q} {params.arguments:q} {HOW_OVERRIDES:q} > {log:q} 2>&1 \\
+    || {{ status=$?; [ $status -ge 128 ] || touch {log:q}.failed; tail -n 25 {log:q}; exit $status; }}"""
 PAPERMILL = CLEAR + NOTEBOOK
-ON_DEVICES = CLEAR + sys.executable + " -m lib.devices {resources.gpu} " + NOTEBOOK
+ON_DEVICES = CLEAR + "{PYTHON:q} -m lib.devices {resources.gpu} " + NOTEBOOK
 
 
 rule all:
@@ -109,9 +112,12 @@ rule all:
 
 
 onsuccess:
+    if not PARTIAL:
+        shutil.rmtree(ROOT / PLACE / "partial", ignore_errors=True)  # of before it was finished
     if all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
         print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")
-        print(summary(ROOT / PLACE / "tables", ROOT / OUT / "tables"))
+        published = next((place for name in (suite.folder, "objectives") if (place := PUBLISHED / PROFILE / name / "tables").exists()), None)
+        print(summary(ROOT / PLACE / "tables", published))
         print(f"\ntables and figures: {PLACE}/tables, {PLACE}/figures; all of it on one page: {PLACE}/report.html\n")
 
 
@@ -119,16 +125,14 @@ for record, run in worlds.items():
 
     rule:
         name: f"world_{run.world_seed}"
-        output: update(record)  # lib/world.py replaces a world as a whole, and wants to see whose it is
+        output: update(record)  # lib/world.py wants to see whose world it is
         log: f"{OUT}/worlds/{run.world_seed}/11_world.log"
         params:
             notebook="11_world",
             executed=f"{OUT}/worlds/{run.world_seed}/11_world.ipynb",
             arguments=arguments(world_seed=run.world_seed),
-            folder=run.params.data_embedded,
             hash=run.params.stage_hash(WorldParams),
-        # Snakemake has made the folder of the output, and an existing folder that is no world is an error
-        shell: "rmdir {params.folder} 2> /dev/null || true; " + PAPERMILL
+        shell: PAPERMILL
 
 
 for record, run in clips.items():
@@ -160,8 +164,8 @@ for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run
         # No `params`: of another profile or Python they would differ, this job would run again, and Snakemake passes over what
         # else has changed in the jobs behind an `ancient` input whose own job runs.
         shell:
-            f"{sys.executable} -m lib.check {shlex.quote(PROFILE)} --dataset {dataset} --data={shlex.quote(DATA)} "
-            "--workers {threads} 2>&1 | tee {log} || test -f {output}"
+            f"{{PYTHON:q}} -m lib.check {{PROFILE:q}} --dataset {dataset} --data={{DATA:q}} "
+            "--workers {threads} 2>&1 | tee {log:q} || test -f {output:q}"
 
 
 def gpus(p, count):
@@ -181,10 +185,6 @@ def plan_what_is_not_done(run):
     workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in made_otherwise(run))
     if state_of(run)[0] != "done":
         workflow.dag.forcefiles.add(f"{path_of(run)}/metrics.json")
-    record = f"{run.params.data_embedded}/world.json"
-    if record in worlds and (ROOT / record).exists():
-        if json.loads((ROOT / record).read_text())["params_hash"] != run.params.stage_hash(WorldParams):
-            workflow.dag.forcefiles.add(record)
 
 
 def inputs_of_adapt(wildcards):
@@ -211,7 +211,7 @@ rule adapt:
         gpu=lambda wildcards: gpus((p := by_folder[wildcards.folder].params), p.devices),
         # of a cluster's job; on one machine `-c` counts runs, or their processes on the CPU
         cpus_per_task=lambda wildcards: (p := by_folder[wildcards.folder].params).devices * (p.threads + p.workers),
-    shell: "rm -f {wildcards.folder}/03_evaluate.log.failed; " + ON_DEVICES  # of the model that is made anew
+    shell: "rm -f {wildcards.folder:q}/03_evaluate.log.failed; " + ON_DEVICES  # of the model that is made anew
 
 
 def inputs_of_evaluate(wildcards):

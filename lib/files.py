@@ -4,18 +4,35 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib.fields import EvaluateParams
 from lib.params import ROOT
 
 
-def run_folder(profile: str, ablation: str, world_seed: int, seed: int) -> Path:
-    """Where everything of one run lies."""
-    return ROOT / "outputs" / profile / "runs" / ablation / f"world{world_seed}-seed{seed}"
+def results_folder(profile: str, overrides: Mapping[str, Any] = {}) -> Path:
+    """Where all results of a profile lie: `outputs/<profile>`, and those of videos from another place (overrides of
+    `data_*`) in a folder of their own beside it."""
+    places = {key: str((ROOT / value).resolve()) for key, value in overrides.items() if key.startswith("data_")}
+    names = [re.sub(r"[^0-9A-Za-z]+", "-", Path(place).name).strip("-")[:24] for place in places.values()]
+    return ROOT / "outputs" / "-".join([profile, *filter(None, names), *([_digits(places)] if places else [])])
+
+
+def run_folder(profile: str, ablation: str, world_seed: int, seed: int, overrides: Mapping[str, Any] = {}) -> Path:
+    """Where everything of one run lies. Overrides that change what is computed make it another run than the ablation's
+    own, in a folder of its own: `<ablation>-<six digits>`."""
+    changed = {key: value for key, value in overrides.items() if key in EvaluateParams.model_fields and not key.startswith("data_")}
+    name = "-".join([ablation, *([_digits(changed)] if changed else [])])
+    return results_folder(profile, overrides) / "runs" / name / f"world{world_seed}-seed{seed}"
+
+
+def _digits(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
 
 
 @contextmanager
@@ -35,6 +52,16 @@ def alone_in(folder: Path) -> Iterator[None]:
         except OSError as error:
             print(f"{folder}: no lock can be had on this file system ({error.strerror}): see that no other process is at work here", flush=True)
         yield
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether another process is in `alone_in` of a folder."""
+    with (folder / ".lock").open("r+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_json(path: Path, content: Any) -> None:

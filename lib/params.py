@@ -5,13 +5,14 @@ sizes), an ablation what a row of a table needs, overrides what one run needs. L
 """
 
 import difflib
+import itertools
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from lib.fields import Params
+from lib.fields import Params, WorldParams
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "params"
@@ -61,13 +62,16 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
                             ("overrides", overrides)]:
         merged |= content
         origin |= dict.fromkeys(content, source)
-    if isinstance(merged.get("world_seed"), int):  # the one value that paths may depend on
-        merged |= {key: merged[key].replace("{world_seed}", str(merged["world_seed"]))
-                   for key in ("clip", "data_embedded") if isinstance(merged.get(key), str)}
     try:
-        return Params.model_validate(merged)
+        params = Params.model_validate(merged)
     except ValidationError as error:
         raise ParamsError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+    # the two paths that depend on other parameters
+    world = {"{world_seed}": str(params.world_seed), "{world}": f"{params.world_seed}-{params.stage_hash(WorldParams)[:6]}"}
+    places = {key: getattr(params, key) for key in ("clip", "data_embedded")}
+    for key, (name, value) in itertools.product(places, world.items()):
+        places[key] = places[key].replace(name, value)
+    return params.model_copy(update=places)
 
 
 def place_of(params: Params, dataset: str) -> Path:
@@ -76,8 +80,18 @@ def place_of(params: Params, dataset: str) -> Path:
 
 
 def elsewhere(profile: str, folder: str) -> dict[str, str]:
-    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none."""
-    return {f"data_{load(profile=profile).dataset}": folder} if folder else {}
+    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none.
+
+    Raises ParamsError for a profile that has no use for one.
+    """
+    if not folder:
+        return {}
+    params = load(profile=profile)
+    if params.dataset == "embedded":
+        raise ParamsError(f"DATA={folder}: profile {profile!r} renders its videos and reads no others. Name a profile that reads "
+                          "them: PROFILE=ucf101 for classes of UCF-101, or one with `dataset: folder` (README, your own videos)")
+    same = (ROOT / folder).resolve() == place_of(params, params.dataset).resolve()
+    return {} if same else {f"data_{params.dataset}": folder}
 
 
 def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:

@@ -168,7 +168,7 @@ def pretrain(params: Params) -> dict:
     """
     started, made, target = time.time(), provenance(params, ClipParams), ROOT / params.clip
     if target.is_dir() and any(target.iterdir()) and not (target / "record.json").is_file():
-        raise FileExistsError(f"{target} exists and is no embedded CLIP; choose another `clip` or remove it")
+        raise FileExistsError(f"{target} holds something else than an embedded CLIP: choose another `clip`")
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.world_seed)  # Hugging Face initialises from the global generator
     rng = np.random.default_rng([params.world_seed, 98])

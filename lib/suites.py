@@ -1,21 +1,21 @@
 """Suites: which runs tables are made of, and what became of them.
 
 A suite (`params/suites/`) names rows (ablations) and replicas (world and seed of each run), and tables with rows of
-their own. `python -m lib.suites PROFILE SUITE CORES DATA` says how far it is, and how long the rest will take.
+their own.
 """
 
 import shutil
-import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from lib.fields import AdaptParams, EvaluateParams, Params
-from lib.files import read_json, run_folder, whole_folder
-from lib.params import FOLDER, ROOT, ParamsError, elsewhere, layers, load, read_yaml
+from lib.files import read_json, results_folder, run_folder, whole_folder
+from lib.params import FOLDER, ROOT, ParamsError, layers, load, read_yaml
 
 Replicas = Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]],
                      Field(min_length=1)]
@@ -84,7 +84,7 @@ def read_suite(name: str) -> Suite:
         raise ParamsError("\n".join(f"{where}: {key}: {reason}" for key, reason in problems)) from None
 
 
-def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[Run]:
+def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> list[Run]:
     """The runs of all tables of a suite, each once, row by row.
 
     Without training the seed changes nothing: such rows run once a world, with seed 0. Data sets other than the
@@ -97,17 +97,17 @@ def runs_of(suite: Suite, profile: str, overrides: dict | None = None) -> list[R
     for table in suite.comparisons.values():
         for row in table.rows:
             wanted.setdefault(row, []).extend(table.replicas)
-    runs, seen, plain = {}, {}, load(profile=profile, **(overrides or {}))
+    runs, seen, plain = {}, {}, load(profile=profile, **overrides)
     for row, replicas in wanted.items():
-        own = load(profile=profile, ablation=row, **(overrides or {}))
+        own = load(profile=profile, ablation=row, **overrides)
         _check_difference(row, profile, plain, own, seen)
         for world_seed, seed in dict.fromkeys(map(tuple, replicas)):
-            params = load(profile=profile, ablation=row, **(overrides or {}), world_seed=world_seed, seed=seed)
+            params = load(profile=profile, ablation=row, **overrides, world_seed=world_seed, seed=seed)
             if params.dataset != "embedded" and world_seed:
                 continue
             if params.epochs == 0:
                 params, seed = params.model_copy(update={"seed": 0}), 0
-            runs[row, world_seed, seed] = Run(row, world_seed, seed, params, run_folder(profile, row, world_seed, seed))
+            runs[row, world_seed, seed] = Run(row, world_seed, seed, params, run_folder(profile, row, world_seed, seed, overrides))
     tables = {"the suite": Table(title="", rows=suite.rows, replicas=suite.replicas), **suite.comparisons}
     for name, table in tables.items():
         if not runs_of_table(list(runs.values()), table.rows, table.replicas):
@@ -134,6 +134,13 @@ def runs_of_table(runs: list[Run], rows: list[str], replicas: Replicas) -> list[
     shown = set(map(tuple, replicas))
     return [run for row in rows for run in runs if run.ablation == row and (
         (run.world_seed, run.seed) in shown or run.params.epochs == 0 and run.world_seed in {w for w, _ in shown})]
+
+
+def folder_of(suite: Suite, profile: str, runs: list[Run], overrides: Mapping[str, Any] = {}) -> Path:
+    """Where tables, figures and report of a suite go: those of a suite that is not finished into a folder `partial`, so that
+    they never take the place of finished ones."""
+    place = results_folder(profile, overrides) / suite.folder
+    return place if all(state_of(run)[0] == "done" for run in runs) else place / "partial"
 
 
 def made_otherwise(run: Run) -> list[Path]:
@@ -205,11 +212,3 @@ def progress(runs: list[Run], *, at_once: int) -> str:
         rest = sum(mean.get(run.ablation, usual) for run in runs if states[run.folder] != "done") / at_once
         lines.append(f"about {rest / 60:.0f} minutes left, {at_once} at once ({usual / 60:.1f} minutes a run)")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    _, profile, suite, cores, data = sys.argv
-    try:
-        print(progress(runs_of(read_suite(suite), profile, elsewhere(profile, data)), at_once=int(cores)))
-    except ValueError as error:  # of parameters, or a record that is cut short
-        sys.exit(str(error))

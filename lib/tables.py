@@ -238,9 +238,9 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str
     return {name: readable for name, (_, readable, _) in published.items()}
 
 
-def summary(folder: Path, published: Path) -> str:
+def summary(folder: Path, published: Path | None) -> str:
     """Top-1 of the tables under `folder` for the terminal, beside those under `published` of the same rows, if any."""
-    places = {folder: ""} | ({published: "published "} if published.exists() and published != folder else {})
+    places = {folder: ""} | ({published: "published "} if published else {})
     columns = {}
     for (place, prefix), (protocol, spoken) in itertools.product(places.items(), PROTOCOLS.items()):
         table = pd.read_csv(place / f"{protocol}.csv", dtype=str, keep_default_na=False)

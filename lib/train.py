@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--overrides", type=json.loads, default={}, help="single parameters, as a JSON mapping")
     parser.add_argument("--folder", type=Path, help="of the results; without it, the run's own under outputs/")
     given = parser.parse_args()
-    given.folder = given.folder or run_folder(given.profile, given.ablation, given.world_seed, given.seed)
+    given.folder = given.folder or run_folder(given.profile, given.ablation, given.world_seed, given.seed, given.overrides)
     try:
         adapt(load(profile=given.profile, ablation=given.ablation,
                    **{"world_seed": given.world_seed, "seed": given.seed} | given.overrides), given.folder)

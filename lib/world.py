@@ -247,12 +247,11 @@ def _render_file(task: tuple[Path, str, int, int, Params]) -> None:
 def build(params: Params) -> dict:
     """Renders the three parts of the world under `params.data_embedded`, one folder a class, unless they are already there.
 
-    Classes are equally frequent in each part. The folder is renamed into place when it is whole; a folder that other
-    parameters made is replaced.
+    Classes are equally frequent in each part. The folder is renamed into place when it is whole.
     Returns:
         the record that lies beside the videos as `world.json`: the parameters' hash and the counts.
     Raises:
-        FileExistsError: `params.data_embedded` exists and is not a world that this function made.
+        FileExistsError: `params.data_embedded` holds something else: no world, or one of other parameters.
     """
     root = ROOT / params.data_embedded
     record = {"params_hash": params.stage_hash(WorldParams), "train": params.world_train,
@@ -260,9 +259,11 @@ def build(params: Params) -> dict:
     with alone_in(root.parent):
         if root.exists() and any(root.iterdir()):
             if not (root / "world.json").is_file():
-                raise FileExistsError(f"{root} exists and is not a rendered world; choose another `data_embedded` or remove it")
-            if read_json(root / "world.json") == record:
-                return record
+                raise FileExistsError(f"{root} holds something else than a rendered world: choose another `data_embedded`")
+            if (found := read_json(root / "world.json")) != record:
+                raise FileExistsError(f"{root} holds a world of other parameters (hash {found.get('params_hash')}): let "
+                                      "`data_embedded` end in {world}, and worlds lie side by side")
+            return record
         with whole_folder(root) as partial:
             _render_parts(partial, record, params)
             write_json(partial / "world.json", record)

@@ -1,11 +1,13 @@
 """Files that are whole or absent, and where a run has its own."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from lib.files import alone_in, append_line, file_hash, read_json, read_lines, run_folder, write_json
+from lib.files import alone_in, append_line, file_hash, read_json, read_lines, results_folder, run_folder, write_json
+from lib.params import ROOT
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -43,6 +45,20 @@ def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
 def test_runs_have_folders_of_their_own():
     folders = {run_folder("embedded", run, w, s) for run in ("lss", "no_language") for w in (0, 1) for s in (0, 1)}
     assert len(folders) == 8
+
+
+def test_a_run_with_overrides_has_a_folder_of_its_own_unless_they_change_nothing_that_is_computed():
+    own = run_folder("ucf101", "lss", 0, 0)
+    assert run_folder("ucf101", "lss", 0, 0, {"workers": 4, "device": "cuda"}) == own
+    others = [run_folder("ucf101", "lss", 0, 0, {"epochs": epochs}) for epochs in (1, 2)]
+    assert len({own, *others}) == 3
+    assert all(re.fullmatch(r"outputs/ucf101/runs/lss-[0-9a-f]{6}/world0-seed0", str(other.relative_to(ROOT))) for other in others)
+
+
+def test_results_of_videos_from_another_place_lie_beside_those_of_the_profile():
+    here, there = (run_folder("ucf101", "lss", 0, 0, {"data_ucf101": place}) for place in ("/a/My clips", "/b/My clips"))
+    assert here != there and re.fullmatch(r"outputs/ucf101-My-clips-[0-9a-f]{6}/runs/lss/world0-seed0", str(here.relative_to(ROOT)))
+    assert results_folder("ucf101", {"data_ucf101": "data/../data/x"}) == results_folder("ucf101", {"data_ucf101": "data/x/"})
 
 
 def test_two_processes_are_never_at_work_in_one_folder(tmp_path):

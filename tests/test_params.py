@@ -3,7 +3,7 @@ import yaml
 
 from lib import fields, params
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.params import FOLDER, ParamsError, load, read_yaml
+from lib.params import FOLDER, ParamsError, elsewhere, load, read_yaml
 
 
 def test_every_parameter_stands_in_the_base_file_and_no_other():
@@ -92,13 +92,20 @@ def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(ch
 
 def test_the_world_seed_chooses_data_and_checkpoint():
     chosen = load(profile="embedded", world_seed=2)
-    assert chosen.data_embedded == "data/embedded/2" and chosen.clip == "outputs/embedded/clip/2"
+    assert chosen.data_embedded == f"data/embedded/2-{chosen.stage_hash(WorldParams)[:6]}" and chosen.clip == "outputs/embedded/clip/2"
 
 
 def test_the_stage_that_evaluates_depends_on_the_place_of_what_it_evaluates_on():
     before, after = (load(profile="paper", data_ucf101=place) for place in ("here", "there"))
     assert before.stage_hash(AdaptParams) == after.stage_hash(AdaptParams)
     assert before.stage_hash(EvaluateParams) != after.stage_hash(EvaluateParams)
+
+
+def test_videos_from_elsewhere_are_refused_by_a_profile_that_renders_its_own():
+    with pytest.raises(ParamsError, match=r"DATA=/my/clips: profile 'embedded' renders its videos and reads no others. Name a profile"):
+        elsewhere("embedded", "/my/clips")
+    assert elsewhere("ucf101", "/my/clips") == {"data_ucf101": "/my/clips"}
+    assert elsewhere("ucf101", "data/UCF-101/") == {}  # the profile's own
 
 
 def test_a_second_profile_changes_the_first():

@@ -8,7 +8,7 @@ from lib.files import write_json
 
 
 def test_runs_lie_on_the_curve_of_the_amount_that_alone_sets_them_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(suites, "run_folder", lambda profile, row, world, seed: tmp_path / row / f"{world}-{seed}")
+    monkeypatch.setattr(suites, "run_folder", lambda profile, row, world, seed, overrides: tmp_path / row / f"{world}-{seed}")
     runs = suites.runs_of(suites.read_suite("embedded"), "embedded")
     rows = ["image_clip", "no_language", "category_only", "videos_200", "videos_400", "epochs_1", "epochs_12", "lss"]
     runs = [run for run in runs if run.ablation in rows and run.seed == 0]

@@ -23,7 +23,7 @@ def outputs(tmp_path, monkeypatch):
     """Runs lie under a folder of the test."""
     monkeypatch.setattr(suites, "ROOT", tmp_path)
     monkeypatch.setattr(
-        suites, "run_folder", lambda profile, ablation, world, seed: tmp_path / ablation / f"world{world}-seed{seed}"
+        suites, "run_folder", lambda profile, ablation, world, seed, overrides: tmp_path / ablation / f"world{world}-seed{seed}"
     )
     return tmp_path
 
@@ -320,7 +320,7 @@ def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
     tables.write_tables(small, suites.runs_of(small, "embedded"), outputs / "small")
     header, row = tables.summary(outputs / "small", outputs / "tables").splitlines()
     assert "published zero-shot" in header and row.split()[:3] == ["lss", "embedded", "75.0"] and "80.0 ± 5.0" in row
-    assert "published" not in tables.summary(outputs / "small", outputs / "nothing")
+    assert "published" not in tables.summary(outputs / "small", None)
 
 
 def table_suite(**tables):

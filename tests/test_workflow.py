@@ -129,7 +129,8 @@ def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subproces
     """The tiny suite after `make reproduce` that was killed while a run trained, and called again: the copy, Snakemake's
     call after the kill, and the one with partial=1. SIGKILL takes the workflow alone: the jobs that it began go on, and
     write where those of the second call do. (What a run does that is killed itself is in test_train.)"""
-    copy = Copy(tmp_path_factory.mktemp("done"))
+    # as a user may call a folder; with a colon there is no virtual environment
+    copy = Copy(tmp_path_factory.mktemp("done") / "it's [my] {video} $HOME #1 & ü")
     with copy.start() as killed:
         while not (copy.folder / RUN / "log.jsonl").exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -150,7 +151,7 @@ def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
         write_json(folder / "adapt.json", {"params_hash": p.stage_hash(AdaptParams)})
         save_file({"none": np.zeros(1)}, folder / "correct.safetensors")
         write_json(folder / "metrics.json", {"params_hash": p.stage_hash(EvaluateParams)})
-    write_json(copy.folder / "data/embedded/0/world.json", {"params_hash": p.stage_hash(WorldParams)})
+    write_json(copy.folder / p.data_embedded / "world.json", {"params_hash": p.stage_hash(WorldParams)})
     write_json(copy.folder / "outputs/embedded/clip/0/record.json", {"params_hash": p.stage_hash(ClipParams)})
     paths = [copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")]
     for number, path in enumerate([*copy.folder.rglob("world.json"), *copy.folder.rglob("record.json"), *copy.folder.rglob("adapt.json"),
@@ -224,22 +225,22 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
     assert partial.returncode == 0
     assert (copy.folder / RUN / "metrics.json").exists()
     assert [line["step"] for line in read_lines(copy.folder / RUN / "log.jsonl")] == [0, 1, 2, 3]  # each once, whoever did it
-    table = pd.read_csv(copy.folder / "outputs/tiny/tables/zero_shot.csv", dtype=str).set_index(["run", "metric"])[
-        "mean"
-    ]
+    place = copy.folder / "outputs/tiny/partial"
+    assert not (place.parent / "tables").exists()  # those of a finished suite are never replaced by fewer runs
+    table = pd.read_csv(place / "tables/zero_shot.csv", dtype=str).set_index(["run", "metric"])["mean"]
     assert table["broken", "top1"] == "failed" and 0 <= float(table["lss", "top1"]) <= 100
-    text = (copy.folder / "outputs/tiny/tables/objectives.md").read_text()
+    text = (place / "tables/objectives.md").read_text()
     assert "failed: broken, world 0, seed 0 (see outputs/tiny/runs/broken/world0-seed0/02_adapt.log)" in text
     assert "32 of 32 test clips decoded" in text
-    figures = json.loads((copy.folder / "outputs/tiny/figures/figures.json").read_text())
+    figures = json.loads((place / "figures/figures.json").read_text())
     assert figures["made"] == ["accuracies", "attention", "concepts", "pairs", "shots", "training"]
-    page = (copy.folder / "outputs/tiny/report.html").read_text()
+    page = (place / "report.html").read_text()
     assert "<td>failed</td><td>outputs/tiny/runs/broken/world0-seed0/02_adapt.log</td>" in page
     assert page.count("<img ") == len(figures["made"])
     assert figures["left_out"]["confusion"].startswith("image_clip and lss are needed, in world 0")
     assert "done: ['lss']" in figures["left_out"]["confusion"]
     for name in figures["made"]:
-        assert (copy.folder / f"outputs/tiny/figures/{name}.png").stat().st_size > 0
+        assert (place / f"figures/{name}.png").stat().st_size > 0
     assert "lss embedded" in partial.stdout and "broken embedded    failed" in partial.stdout
 
 
@@ -296,14 +297,15 @@ def test_the_records_of_finished_runs_are_taken_up_by_another_clone(done, tmp_pa
     assert sorted(str(path.relative_to(records)) for path in records.rglob("*.*")) == [
         f"lss/world0-seed0/{name}" for name in ("adapt.json", "correct.safetensors", "log.jsonl", "metrics.json")]
     another = Copy(tmp_path)
-    for source, target in (("data/embedded/0",) * 2, ("outputs/embedded/clip/0",) * 2, ("outputs/tiny/records", "outputs/tiny/runs")):
+    world = params.load(profile="embedded", **TINY).data_embedded
+    for source, target in ((world,) * 2, ("outputs/embedded/clip/0",) * 2, ("outputs/tiny/records", "outputs/tiny/runs")):
         shutil.copytree(copy.folder / source, another.folder / target, copy_function=shutil.copyfile)
     (another.folder / RUN / "metrics.json").touch()  # later than adapt.json, whatever order they were copied in
     assert another.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
     assert another(partial=1).returncode == 0
-    tables = [(of.folder / "outputs/tiny/tables/objectives.csv").read_text().splitlines() for of in (copy, another)]
+    tables = [(of.folder / "outputs/tiny/partial/tables/objectives.csv").read_text().splitlines() for of in (copy, another)]
     assert [[line for line in lines if line.startswith("lss,")] for lines in tables][0] == [line for line in tables[1] if line.startswith("lss,")] != []
-    figures = json.loads((another.folder / "outputs/tiny/figures/figures.json").read_text())
+    figures = json.loads((another.folder / "outputs/tiny/partial/figures/figures.json").read_text())
     assert figures["made"] == ["accuracies", "concepts", "pairs", "shots", "training"]
     assert figures["left_out"]["attention"].startswith("a finished run of lss with its model")
 

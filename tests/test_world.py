@@ -1,10 +1,12 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lib import world
 from lib.actions import ACTIONS
+from lib.fields import WorldParams
 from lib.lists import list_folder
 from lib.video import decode
 
@@ -41,9 +43,9 @@ def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, 
     record = world.build(params)
     assert (record["train"], record["validation"], record["test"]) == (80, 16, 32)
 
-    def digest():
+    def digest(folder="world"):
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted((tmp_path / "world" / "train").rglob("*.mp4"))}
+                for path in sorted((tmp_path / folder / "train").rglob("*.mp4"))}
 
     for part, count in (("train", 80), ("validation", 16), ("test", 32)):
         videos = list_folder(tmp_path / "world" / part)
@@ -56,20 +58,22 @@ def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, 
     time = (tmp_path / "world" / "world.json").stat().st_mtime_ns
     world.build(params)
     assert (tmp_path / "world" / "world.json").stat().st_mtime_ns == time  # it was there: nothing is rendered again
-    (tmp_path / "world" / "world.json").write_text("{}")
-    world.build(params)
-    assert digest() == first
+    world.build(tiny(workers=2, data_embedded=str(tmp_path / "again")))
+    assert digest("again") == first
 
 
-def test_a_changed_parameter_renders_the_world_anew(tiny, tmp_path):
-    world.build(tiny(data_embedded=str(tmp_path / "world"), world_test=16))
-    assert world.build(tiny(data_embedded=str(tmp_path / "world"), world_test=32))["test"] == 32
-    assert len(list_folder(tmp_path / "world" / "test")) == 32
+def test_worlds_of_other_parameters_lie_side_by_side_and_replace_none(tiny, tmp_path):
+    small, large = (tiny(data_embedded=str(tmp_path / "{world}"), world_test=count) for count in (16, 32))
+    assert Path(small.data_embedded).name == f"0-{small.stage_hash(WorldParams)[:6]}"
+    assert [world.build(p)["test"] for p in (small, large)] == [16, 32]
+    with pytest.raises(FileExistsError, match="a world of other parameters .* let `data_embedded` end in {world}"):
+        world.build(large.model_copy(update={"data_embedded": small.data_embedded}))
+    assert len(list_folder(Path(small.data_embedded) / "test")) == 16
 
 
 def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "video.mp4").write_bytes(b"precious")
-    with pytest.raises(FileExistsError, match="not a rendered world"):
+    with pytest.raises(FileExistsError, match="something else than a rendered world"):
         world.build(tiny(data_embedded=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"
