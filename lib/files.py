@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib.fields import EvaluateParams
-from lib.params import ROOT
+from lib.params import ROOT, overrides_hash
 
 
 def results_folder(profile: str, overrides: Mapping[str, Any] = {}) -> Path:
@@ -20,19 +19,15 @@ def results_folder(profile: str, overrides: Mapping[str, Any] = {}) -> Path:
     `data_*`) in a folder of their own beside it."""
     places = {key: str((ROOT / value).resolve()) for key, value in overrides.items() if key.startswith("data_")}
     names = [re.sub(r"[^0-9A-Za-z]+", "-", Path(place).name).strip("-")[:24] for place in places.values()]
-    return ROOT / "outputs" / "-".join([profile, *filter(None, names), *([_digits(places)] if places else [])])
+    return ROOT / "outputs" / "-".join(filter(None, [profile, *names, overrides_hash(places)]))
 
 
 def run_folder(profile: str, ablation: str, world_seed: int, seed: int, overrides: Mapping[str, Any] = {}) -> Path:
     """Where everything of one run lies. Overrides that change what is computed make it another run than the ablation's
     own, in a folder of its own: `<ablation>-<six digits>`."""
-    changed = {key: value for key, value in overrides.items() if key in EvaluateParams.model_fields and not key.startswith("data_")}
-    name = "-".join([ablation, *([_digits(changed)] if changed else [])])
+    changed = overrides_hash({key: value for key, value in overrides.items() if not key.startswith("data_")})
+    name = "-".join(filter(None, [ablation, changed]))
     return results_folder(profile, overrides) / "runs" / name / f"world{world_seed}-seed{seed}"
-
-
-def _digits(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
 
 
 @contextmanager

@@ -5,14 +5,16 @@ sizes), an ablation what a row of a table needs, overrides what one run needs. L
 """
 
 import difflib
+import hashlib
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from lib.fields import Params, WorldParams
+from lib.fields import EvaluateParams, Params, WorldParams
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "params"
@@ -92,6 +94,15 @@ def elsewhere(profile: str, folder: str) -> dict[str, str]:
                           "them: PROFILE=ucf101 for classes of UCF-101, or one with `dataset: folder` (README, your own videos)")
     same = (ROOT / folder).resolve() == place_of(params, params.dataset).resolve()
     return {} if same else {f"data_{params.dataset}": folder}
+
+
+def overrides_hash(overrides: dict[str, Any]) -> str:
+    """Six hex digits over those overrides that choose what is computed, and of which videos; "" if there are none.
+
+    Those that say how the work is done here (`device`, `workers`: what `Params` adds to `EvaluateParams`) do not count.
+    """
+    chosen = {name: value for name, value in overrides.items() if name in EvaluateParams.model_fields}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6] if chosen else ""
 
 
 def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:

@@ -3,7 +3,7 @@ import yaml
 
 from lib import fields, params
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.params import FOLDER, ParamsError, elsewhere, load, read_yaml
+from lib.params import FOLDER, ParamsError, elsewhere, load, overrides_hash, read_yaml
 
 
 def test_every_parameter_stands_in_the_base_file_and_no_other():
@@ -117,3 +117,10 @@ def test_a_key_that_stands_twice_in_a_file_is_an_error(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 5\n")
     with pytest.raises(ParamsError, match=r"mine.yaml: epochs: given more than once"):
         read_yaml(tmp_path / "mine.yaml")
+
+
+def test_overrides_have_a_short_hash_of_what_they_change_and_none_if_they_say_only_how():
+    assert overrides_hash({}) == overrides_hash({"device": "cuda", "workers": 4, "micro_batch": 2}) == ""
+    shorter = overrides_hash({"epochs": 1, "knn_k": [5]})
+    assert len(shorter) == 6 and shorter == overrides_hash({"knn_k": [5], "workers": 4, "epochs": 1})
+    assert shorter != overrides_hash({"epochs": 2, "knn_k": [5]}) and overrides_hash({"data_ucf101": "elsewhere"})
