@@ -25,6 +25,7 @@ from lib.tables import summary, tables_of_rows
 from lib.workflow import PUBLISHED
 
 ROOT = Path(workflow.basedir)
+config = json.loads(os.environ.get("LSS_CONFIG", "{}")) | config  # of lib/workflow.py, beneath what --config says
 PROFILE = config.get("profile", "embedded")
 SUITE = config.get("suite", "reproduce")
 DATA = str(config.get("data") or "")

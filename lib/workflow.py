@@ -44,10 +44,6 @@ class Settings(NamedTuple):
         for name in ("cores", "devices", "gpus"):
             if given[name] and not (given[name].isdecimal() and int(given[name])):
                 raise ParamsError(f"{name.upper()}={given[name]}: a number of 1 or more is wanted")
-        try:
-            given["data"].encode()
-        except UnicodeEncodeError:
-            raise ParamsError(f"DATA={given['data']!r}: the name of this folder is not UTF-8: rename it, or link to it") from None
         return cls(**{**given, "data": os.path.expanduser(given["data"]), "cores": int(given["cores"] or 2)})
 
     @property
@@ -61,18 +57,23 @@ class Settings(NamedTuple):
         return results_folder(self.profile, self.overrides)
 
 
-def snakemake(settings: Settings, *options: str, **config: str) -> list[str]:
-    """A call of Snakemake. Its configuration is YAML, which contains JSON: no value is taken for another type."""
-    config = {"profile": settings.profile, "suite": settings.suite, "data": settings.data, "devices": settings.devices} | config
+def snakemake(settings: Settings, *options: str) -> list[str]:
+    """A call of Snakemake, which finds what it is about in the environment (`configuration`)."""
     where = ["--profile", f"params/cluster/{settings.cluster}"] if settings.cluster else ["-c", str(settings.cores)]
     where += ["--resources", f"gpu={settings.gpus}"] if settings.gpus else []
     return [sys.executable, "-m", "snakemake", *where, "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "--nolock",
-            "--keep-going", *options, "--config", *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in config.items())]
+            "--keep-going", *options]
 
 
-def call(command: list[str]) -> int:
+def configuration(settings: Settings, **more: str) -> dict[str, str]:
+    """The environment of a call of Snakemake. On its command line values would lose quotes and what follows a #."""
+    config = {name: getattr(settings, name) for name in ("profile", "suite", "data", "devices")} | more
+    return os.environ | {"LSS_CONFIG": json.dumps(config)}
+
+
+def call(command: list[str], environment: Mapping[str, str]) -> int:
     """Runs a command to its end and returns its exit status. SIGTERM is passed on, Ctrl-C reaches it by itself."""
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return process.wait()
@@ -88,16 +89,16 @@ def reproduce(settings: Settings, target: str) -> int:
 
     The dry run tells first, and once, what is wrong with what was asked for.
     """
-    plan = subprocess.run(snakemake(settings, "--dry-run", "--quiet", "all"), cwd=ROOT, text=True, errors="replace",
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    plan = subprocess.run(snakemake(settings, "--dry-run", "--quiet", "all"), cwd=ROOT, env=configuration(settings), text=True,
+                          errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if plan.returncode:
         print(plan.stdout, end="", file=sys.stderr)
         return 2
     with alone_in(settings.results()):
-        status = call(snakemake(settings))
+        status = call(snakemake(settings), configuration(settings))
         if status <= 0 or status >= 128:  # done, or ended by a signal
             return abs(status)
-        call(snakemake(settings, partial="1"))
+        call(snakemake(settings), configuration(settings, partial="1"))
     print(f"make {target}: some runs failed (messages above); the tables are made from the others.", file=sys.stderr)
     return 1
 
