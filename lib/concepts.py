@@ -25,20 +25,16 @@ from lib.vocabulary import Concept, ConceptError, read_prompts
 # ---- texts to directions -------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def encode_texts(
-    model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_size: int = 256
-) -> Tensor:
-    """L2-normalised text embeddings 'n d', float32, on the model's device.
+def token_ids(model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts, special ones included.
 
     Raises `ConceptError`, which lists every text that the model would not read whole and as written: longer than its
     text tower (special tokens counted), with words the tokenizer does not know, or with tokens foreign to the model.
     """
     config = model.config.text_config
     limit = min(config.max_position_embeddings, tokenizer.model_max_length)
-    token_ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    problems = []
-    for text, ids in zip(texts, token_ids, strict=True):
+    tokens, problems = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"], []
+    for text, ids in zip(texts, tokens, strict=True):
         # CLIP pools at the first end-of-text token; by convention (Hugging Face's), 2 stands for the highest id.
         end = max(ids) if config.eos_token_id == 2 else config.eos_token_id
         if len(ids) > limit:
@@ -51,10 +47,17 @@ def encode_texts(
             problems.append(f"{text!r} does not end in the model's end-of-text token {end}: wrong tokenizer")
     if problems:
         raise ConceptError("texts for the text tower", problems)
+    return tokens
 
-    embeddings = []
-    for start in range(0, len(token_ids), batch_size):
-        batch = tokenizer.pad({"input_ids": token_ids[start : start + batch_size]}, return_tensors="pt")
+
+@torch.no_grad()
+def encode_texts(
+    model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_size: int = 256
+) -> Tensor:
+    """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError` as `token_ids` does."""
+    ids, embeddings = token_ids(model, tokenizer, texts), []
+    for start in range(0, len(ids), batch_size):
+        batch = tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
         embedding = model.encode_text(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))
         embeddings.append(F.normalize(embedding.float(), dim=-1))
     return torch.cat(embeddings)

@@ -1,5 +1,6 @@
 """Data sets as a run sees them: their lists checked against what is there, and their videos turned into views."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -35,6 +36,21 @@ def test_parts(params: Params, dataset: str) -> list[str]:
     if dataset in ("ucf101", "hmdb51"):
         return [f"test-{split}" for split in params.evaluate_splits]
     return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
+
+
+def probe_part(test_part: str) -> str:
+    """The part that a probe learns from, which is asked of this one."""
+    return test_part.replace("test", "train") if "-" in test_part else "train"
+
+
+def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
+    """What a clip was cut from, where its name says so, 'n': clips of one film stay together when C is chosen."""
+    if dataset == "ucf101":
+        return np.array([re.sub(r"_c\d+$", "", video.name) for video in videos.videos])
+    if dataset == "hmdb51":  # "<class>/<film>_<class>_<visible body parts>_..."
+        return np.array([video.name.split("/")[1].split(f"_{videos.classes[video.label]}_")[0]
+                         for video in videos.videos])
+    return None
 
 
 def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
@@ -92,9 +108,12 @@ def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
     share = imbalance ** -(np.arange(len(members)) / max(1, len(members) - 1))
     order = generator.permutation(sorted(members))
     largest = min(len(members[label]) / part for label, part in zip(order, share))
+    if largest * share[-1] + 1e-9 < 1:
+        raise ValueError(f"imbalance: {imbalance:g} to 1 needs {imbalance:g} videos of the most frequent class, but there are {int(largest + 1e-9)}: "
+                         "lower it")
     kept = set()
     for label, part in zip(order, share):
-        size = max(1, int(largest * part + 1e-9))
+        size = int(largest * part + 1e-9)
         kept.update(generator.permutation(members[label])[:size].tolist())
     return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
 
@@ -105,6 +124,14 @@ def some_videos(videos: VideoList, *, count: int, seed: int) -> VideoList:
         raise ValueError(f"train_videos is {count}, but there are only {len(videos)}")
     kept = set(np.random.default_rng([seed, 5]).permutation(len(videos))[:count].tolist())
     return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
+
+
+def training_videos(params: Params, parts: dict[str, VideoList]) -> VideoList:
+    """The videos of `params.dataset` that are adapted to. Raises ValueError if there are not so many, of that imbalance."""
+    videos = parts[train_part(params)]
+    if params.train_videos:
+        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
+    return long_tailed(videos, imbalance=params.imbalance, seed=params.seed) if params.imbalance > 1 else videos
 
 
 class SampleKey(NamedTuple):

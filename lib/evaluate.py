@@ -10,7 +10,6 @@ listed; the test part is looked at once, after every choice was made inside the 
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -24,17 +23,18 @@ from transformers import AutoTokenizer
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
 from lib.concepts import concept_spaces
-from lib.data import list_dataset, test_parts
+from lib.data import groups_of, probe_part, test_parts
 from lib.features import Features, cached_features
 from lib.fields import AdaptParams, EvaluateParams, Params
 from lib.files import alone_in, file_hash, read_json, write_json
-from lib.lists import VideoList, data_hash, spoken_name
+from lib.lists import VideoList, data_hash
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
 from lib.params import FOLDER
+from lib.preflight import check_model, check_probe, check_run, concepts_of, warnings_of
 from lib.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
 from lib.runs import provenance
-from lib.vocabulary import Concept, class_concepts
+from lib.vocabulary import Concept
 from lib.watch import memory_gb
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
@@ -56,7 +56,7 @@ class Record:
 
     def scores(self, dataset: str, part: str, protocol: str, scores: np.ndarray, videos: VideoList, *, top: int = 5) -> None:
         """Everything that is measured of the scores 'n c' of a list of clips with one label each; `top` stands for 5 where
-        fewer scores are no ties."""
+        fewer scores are no ties. Among five classes or fewer, five answers say nothing."""
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
@@ -64,7 +64,7 @@ class Record:
         self.per_class[key] = np.asarray(summary["per_class_accuracy"]).tolist()
         self.confusion[key] = np.asarray(summary["confusion"]).tolist()
         values = {"top1": 100 * right.mean(),
-                  "top5": 100 * topk_correct(scores, truth, top).mean(),
+                  **({"top5": 100 * topk_correct(scores, truth, top).mean()} if len(classes) > 5 else {}),
                   "prediction_entropy": summary["prediction_entropy"]}
         if pairs := [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]:
             of_pairs = pair_correct(scores, truth, pairs)
@@ -83,7 +83,8 @@ def evaluate(params: Params, folder: Path) -> dict:
     Raises:
         FileNotFoundError: there is no adapted model, or no such data set.
         DataError: files are missing or cannot be decoded, and `allow_missing` is false.
-        ValueError: a class without a concept, a checkpoint that is none; ProbeError: a probe that did not converge.
+        ValueError: what `preflight.check_run` finds, a checkpoint that is none; ProbeError: a probe that did not converge.
+        Whatever is found before features are made leaves an earlier `metrics.json` as it was.
     """
     with alone_in(folder):
         return _evaluate(params, folder)
@@ -97,22 +98,23 @@ def _evaluate(params: Params, folder: Path) -> dict:
                                 "run 02_adapt with the same parameters first")
     if read_json(folder / "adapt.json")["params_hash"] != params.stage_hash(AdaptParams):
         raise ValueError(f"{folder}: the model here was adapted with other parameters; run 02_adapt with these first")
-    (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
-    everything = {dataset: list_dataset(params, dataset) for dataset in params.evaluate_on}
+    everything = check_run(params, adapt=False)
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
-    record, datasets = Record(), {}
+    check_model(params, model, tokenizer, everything, adapt=False)
+    (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
+    record, datasets, warnings = Record(), {}, warnings_of(params, everything)
+    if warnings:
+        print(*warnings, sep="\n")
     for dataset, lists in everything.items():
         tests = {part: lists[part] for part in test_parts(params, dataset)}
         classes = next(iter(tests.values())).classes
-        if other := {part: v.classes for part, v in lists.items() if v.classes != classes}:
-            raise ValueError(f"{dataset}: the classes of its parts differ: {sorted(other)} from {sorted(tests)}")
-        scorer = _zero_shot_scorer(params, model, tokenizer, _class_concepts(params, dataset, classes))
+        scorer = _zero_shot_scorer(params, model, tokenizer, concepts_of(params, dataset, lists))
         used = dict(tests)
         if {"full", "half"} & set(params.zero_shot_protocols) and "all" in lists:
             used["all"] = lists["all"]
         if dataset in params.probe_on:
-            used |= {_train_part(part): lists[_train_part(part)] for part in tests}
+            used |= {probe_part(part): lists[probe_part(part)] for part in tests}
         found = cached_features(params, folder, dataset, used.values())
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
@@ -132,7 +134,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
         "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),
-        "seconds": round(time.time() - started, 1),
+        "warnings": warnings, "seconds": round(time.time() - started, 1),
         "memory_gb": round(memory_gb(torch.device(params.device)), 3), **made}
     write_json(folder / "metrics.json", content)
     return content
@@ -147,19 +149,6 @@ def _counts(lists: Collection[VideoList], found: Features) -> dict[str, int]:
 
 def _hashed(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
-
-
-def _train_part(test_part: str) -> str:
-    return test_part.replace("test", "train") if "-" in test_part else "train"
-
-
-def _class_concepts(params: Params, dataset: str, classes: list[str]) -> list[Concept]:
-    """The concepts of the classes. Charades' classes are phrases, in no vocabulary: the category space needs no more."""
-    if dataset != "charades":
-        return class_concepts(params, classes)
-    if params.score_spaces != ["category"]:
-        raise ValueError("charades: there are no descriptions of its classes; set score_spaces to [category]")
-    return [Concept(name, spoken_name(name), ()) for name in classes]
 
 
 def _zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> Score:
@@ -213,32 +202,23 @@ def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, Vid
             record.value(dataset, f"half-{draw}", "zero_shot_half", "top1", accuracy)
 
 
-def _groups(dataset: str, videos: VideoList) -> np.ndarray | None:
-    """What a clip was cut from, where its name says so: clips of one film stay together when C is chosen."""
-    if dataset == "ucf101":
-        return np.array([re.sub(r"_c\d+$", "", video.name) for video in videos.videos])
-    if dataset == "hmdb51":  # "<class>/<film>_<class>_<visible body parts>_..."
-        return np.array([video.name.split("/")[1].split(f"_{videos.classes[video.label]}_")[0]
-                         for video in videos.videos])
-    return None
-
-
 def _probes(params: Params, record: Record, dataset: str, used: dict[str, VideoList], tests: dict[str, VideoList],
             found: Features) -> dict[str, dict]:
     """Linear probe and k-NN of every test part. Returns C and the sweep of each training part."""
     average, probes = params.average_views == "features", {}
     for part, videos in tests.items():
-        train = used[_train_part(part)]
+        train = used[probe_part(part)]
         known = {kind: found.of(train, kind, params.probe_views, average=True)[:, 0]
                  for kind in ("features", "embedding")}
         decoded = ~np.isnan(known["features"]).any(axis=1)
-        labels, groups = _truth(train)[decoded], _groups(dataset, train)
+        check_probe(params, dataset, probe_part(part), train, videos, decoded)
+        labels, groups = _truth(train)[decoded], groups_of(dataset, train)
         seen = known[params.probe_feature][decoded]
         probe = fit_linear_probe(
             seen, labels, num_classes=len(videos.classes), grid=params.probe_c,
             refinements=params.probe_refinements, held_out=params.probe_held_out, max_iter=params.probe_max_iter,
             tolerance=params.probe_tolerance, normalise=params.probe_normalise, seed=params.probe_seed,
-            groups=None if groups is None else groups[decoded])
+            groups=None if groups is None else groups[decoded], classes=train.classes)
         probes[part] = {"C": probe.C, "sweep": probe.records}
         features = found.of(videos, params.probe_feature, params.probe_views, average=average)
         record.scores(dataset, part, "linear_probe",

@@ -8,18 +8,10 @@ import hashlib
 import json
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0)]
-Above0 = Annotated[float, Field(gt=0)]
-Range = Annotated[list[Share], Field(min_length=2, max_length=2)]
-Choices = Annotated[list[Positive], Field(min_length=1)]
-DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "charades"]
-ViewName = Annotated[str, Field(pattern=r"^[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*$")]  # frames x clips x crops @ pixels
-EvalViews = Annotated[list[ViewName], Field(min_length=1)]
+from lib.values import (Above0, Amount, Choices, Count, DataSet, EvalViews, Names, Once, Positive, Range, Share, Spaces, Split,
+                        ViewName, still)
 
 
 class SceneParams(BaseModel):
@@ -76,7 +68,7 @@ class AdaptParams(WorldParams, ClipParams):
     lists_hmdb51: str
     lists_kinetics400: str
     lists_charades: str
-    split: Annotated[int, Field(ge=1, le=3)]
+    split: Split
     train_videos: Count
     imbalance: Annotated[float, Field(ge=1)]
     seed: Count
@@ -92,7 +84,7 @@ class AdaptParams(WorldParams, ClipParams):
     image_size: Positive
     local_views: Count
     local_num_frames: Choices
-    local_span: Share
+    local_span: Annotated[float, Field(gt=0, le=1)]
     local_image_size: Positive
     local_scale: Range
     flip: Share
@@ -107,14 +99,14 @@ class AdaptParams(WorldParams, ClipParams):
     trained: Literal["all", "temporal", "last_blocks"]
     trained_last_blocks: Positive
 
-    concepts: Annotated[list[str], Field(min_length=1)]
-    class_vocabularies: Annotated[list[str], Field(min_length=1)]
+    concepts: Names
+    class_vocabularies: Names
     concept_labels: Literal["vocabulary", "dataset"]
-    concept_names: list[str]
+    concept_names: Annotated[list[str], Once]
     num_concepts: Count
     concept_seed: Count
     concept_texts: Literal["written", "shuffled", "random_words"]
-    concept_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
+    concept_spaces: Spaces
     concept_directions: Literal["text", "random"]
     train_concepts: bool
     prompts: str
@@ -126,7 +118,7 @@ class AdaptParams(WorldParams, ClipParams):
     alignment_weight: Amount
     student_temperature: Above0
     teacher_temperature: Above0
-    prior: list[Literal["penalty", "sinkhorn", "centring"]]
+    prior: Annotated[list[Literal["penalty", "sinkhorn", "centring"]], Once]
     prior_weight: Amount
     prior_memory: Count
     sinkhorn_rounds: Positive
@@ -155,7 +147,7 @@ class AdaptParams(WorldParams, ClipParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdaptParams":
-        if self.alignment_weight > 0 and self.objective == "concept" and len(set(self.concept_spaces)) < 2:
+        if self.alignment_weight > 0 and self.objective == "concept" and len(self.concept_spaces) < 2:
             raise ValueError("alignment_weight needs both concept_spaces; set it to 0 or give both")
         if self.temporal == "none" and self.trained == "temporal":
             raise ValueError("trained: temporal needs temporal weights, but temporal is none")
@@ -166,44 +158,58 @@ class AdaptParams(WorldParams, ClipParams):
         if self.concept_labels == "dataset" and not set(self.concepts) <= set(self.class_vocabularies):
             raise ValueError(f"concept_labels: dataset looks into class_vocabularies, {self.class_vocabularies}: concepts, "
                              f"{self.concepts}, would not be looked at")
+        if self.epochs and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs, {self.warmup_epochs:g}, is above epochs, {self.epochs}: the learning rate would never "
+                             "reach its peak; lower it")
+        if self.epochs and 0 < self.train_videos < self.batch_size:
+            raise ValueError(f"train_videos: {self.train_videos} make no batch of {self.batch_size}; lower batch_size")
+        if self.dataset == "charades" and (self.objective == "label" or self.imbalance > 1):
+            what = "objective: label" if self.objective == "label" else f"imbalance: {self.imbalance:g}"
+            raise ValueError(f"{what} needs one label a clip, and those of charades have several; adapt to another dataset")
         return self
 
 
 class EvaluateParams(AdaptParams):
     evaluate_model: Literal["student", "teacher"]
-    evaluate_on: Annotated[list[DataSet], Field(min_length=1)]
-    evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1)]
-    evaluate_splits: Annotated[list[Annotated[int, Field(ge=1, le=3)]], Field(min_length=1)]
-    zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1)]
+    evaluate_on: Annotated[list[DataSet], Field(min_length=1), Once]
+    evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1), Once]
+    evaluate_splits: Annotated[list[Split], Field(min_length=1), Once]
+    zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1), Once]
     zero_shot_prompts: str
     zero_shot_views: EvalViews
-    still_views: list[ViewName]
-    probe_on: list[DataSet]
+    still_views: Annotated[list[Annotated[ViewName, AfterValidator(still)]], Once]
+    probe_on: Annotated[list[DataSet], Once]
     probe_views: EvalViews
-    probe_shots: list[Positive]
+    probe_shots: Annotated[list[Positive], Once]
     probe_shot_draws: Positive
     probe_seed: Count
     average_views: Literal["features", "probabilities"]
     eval_precision: Literal["float32", "bfloat16"]
-    score_spaces: Annotated[list[Literal["category", "description"]], Field(min_length=1, max_length=2)]
+    score_spaces: Spaces
     balance_predictions: bool
     balance_temperature: Above0
     probe_feature: Literal["features", "embedding"]
     probe_normalise: Literal["raw", "standardise", "l2"]
-    probe_c: Annotated[list[Above0], Field(min_length=1)]
+    probe_c: Annotated[list[Above0], Field(min_length=1), Once]
     probe_refinements: Count
     probe_held_out: Annotated[float, Field(gt=0, lt=1)]
     probe_max_iter: Positive
     probe_tolerance: Above0
-    knn_k: Choices
+    knn_k: Annotated[Choices, Once]
     bootstrap_rounds: Positive
 
     @model_validator(mode="after")
-    def _probed_is_evaluated(self) -> "EvaluateParams":
+    def _can_be_evaluated(self) -> "EvaluateParams":
         if other := set(self.probe_on) - set(self.evaluate_on):
             raise ValueError(f"probe_on: {sorted(other)} must stand in evaluate_on too")
         if "charades" in self.probe_on:
             raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
+        if "charades" in self.evaluate_on and self.score_spaces != ["category"]:
+            raise ValueError("evaluate_on: there are no descriptions of the classes of charades; set score_spaces to [category]")
+        whole = set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"}
+        if whole and "split" not in self.zero_shot_protocols:
+            raise ValueError(f"zero_shot_protocols: full and half are of ucf101 and hmdb51, and {sorted(whole)} would have no "
+                             "zero-shot; add split")
         if self.balance_predictions and self.average_views != "features":
             raise ValueError("balance_predictions takes cosines: it needs average_views: features")
         return self

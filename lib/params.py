@@ -116,4 +116,4 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
     if problem["type"] == "missing":
         return f"{where}: missing"
     is_text = isinstance(problem["input"], str) and "float" in problem["type"]
-    return f"{where}: {problem['msg']}, got {problem['input']!r}" + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}" + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text

@@ -4,6 +4,7 @@ Features are 'n w'. A test clip that could not be decoded is a row of NaN and st
 finite. Inputs are numpy arrays or CPU tensors; results are numpy.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -87,17 +88,45 @@ class LinearProbe:
         return decisions
 
 
-def _held_out(
-    labels: np.ndarray, groups: ArrayLike | None, *, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (to fit, to choose C) into the training split: stratified, and by whole groups where there are groups."""
+def hold_out(labels: ArrayLike, groups: ArrayLike | None = None, *, fraction: float, seed: int,
+             classes: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (to fit, to choose C) into the training split: stratified, and by whole groups where there are groups.
+
+    labels 'n'; groups 'n' or None; fraction: of the clips that chooses (`probe_held_out`); classes: their names, for
+    messages. Raises ValueError, naming a class and its clips, where there are too few clips for both.
+    """
+    labels, way_out = np.asarray(labels), "take the data set out of probe_on"
+    present, counts = np.unique(labels, return_counts=True)
+    names = [repr(classes[label]) if len(classes) else str(label) for label in present]
+    clips, num_classes, smallest = len(labels), len(present), f"class {names[counts.argmin()]} has {counts.min()}" if names else ""
+    if num_classes < 2:
+        only = f"all {clips} training clips are of class {names[0]}" if names else "there are no training clips"
+        raise ValueError(f"a probe needs two classes or more, and {only}: add clips of another, or {way_out}")
     if groups is None:
-        return tuple(train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed))
-    num_folds, num_groups = round(1 / fraction), len(np.unique(groups))
-    if num_groups < num_folds:
-        raise ValueError(f"{num_groups} groups are too few to hold out {fraction:g} of them: raise the fraction")
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    return next(folds.split(np.zeros(len(labels)), labels, groups))
+        if alone := [f"class {name} has 1" for name, count in zip(names, counts) if count == 1]:
+            raise ValueError(f"{', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''} training clip: a probe needs two of each class, one "
+                             f"to fit and one that is held out to choose C (probe_held_out): add clips, or {way_out}")
+        chosen = math.ceil(fraction * clips)
+        if min(chosen, clips - chosen) < num_classes:
+            raise ValueError(f"probe_held_out: {fraction:g} of the {clips} training clips are {chosen}, which leaves {clips - chosen} to fit; both "
+                             f"must be {num_classes} or more, one of each class ({smallest}): "
+                             f"set it to {math.ceil(100 * num_classes / clips) / 100:g}, or {way_out}")
+        parts = train_test_split(np.arange(clips), test_size=fraction, stratify=labels, random_state=seed)
+    else:
+        folds, num_groups = round(1 / fraction), len(np.unique(groups))
+        most = min(num_groups, counts.max())  # folds that there can be
+        if not 2 <= folds <= most:
+            what = "1 fold is" if folds < 2 else f"{num_groups} groups are" if num_groups < folds else \
+                f"the {counts.max()} training clips of the largest class, {names[counts.argmax()]}, are"
+            remedy = f"set probe_held_out to {0.5 if folds < 2 else math.ceil(100 / most) / 100:g}, or " if most > 1 else ""
+            raise ValueError(f"{what} too few to hold out {fraction:g} of the groups of clips and fit to others: {remedy}{way_out}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class of few groups: it may be all on one side
+            parts = next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
+    if len(parts[1]) == 0 or len(np.unique(labels[parts[0]])) < 2:
+        raise ValueError(f"probe_held_out: {fraction:g} of the {clips} training clips leaves no two classes to fit ({smallest}): "
+                         f"change it, or {way_out}")
+    return tuple(parts)
 
 
 def _steps(normalise: Normalisation) -> list[StandardScaler | Normalizer]:
@@ -142,6 +171,7 @@ def fit_linear_probe(
     normalise: Normalisation,
     seed: int,
     groups: ArrayLike | None = None,
+    classes: Sequence[str] = (),
 ) -> LinearProbe:
     """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training split.
 
@@ -159,10 +189,11 @@ def fit_linear_probe(
     Raises:
         ProbeError: a fit stopped before it converged, in the sweep or at the end: an unfinished fit, even one that
             loses, decides which C is taken.
-        ValueError: features that are not finite, labels that are no class, too few groups, an unknown `normalise`.
+        ValueError: features that are not finite, labels that are no class, too few clips or groups (see `hold_out`; `classes`
+            are their names), an unknown `normalise`.
     """
     features, labels = _training_set(train_features, train_labels, num_classes)
-    fit_part, choice_part = _held_out(labels, groups, fraction=held_out, seed=seed)
+    fit_part, choice_part = hold_out(labels, groups, fraction=held_out, seed=seed, classes=classes)
     settings = {"max_iter": max_iter, "tolerance": tolerance, "normalise": normalise}
     tried: dict[float, float] = {}  # C -> its held-out top-1
     records = []
@@ -222,7 +253,8 @@ def knn(
     """
     features, labels = _training_set(train_features, train_labels, num_classes)
     if k > len(features):
-        raise ValueError(f"k = {k} neighbours wanted, but there are only {len(features)} training clips: lower k")
+        raise ValueError(f"k = {k} neighbours wanted, but there are only {len(features)} training clips: lower k "
+                         "(knn_k)")
 
     def votes_of(distance: np.ndarray) -> np.ndarray:
         # Between unit vectors, distance^2 = 2 - 2 s; scikit-learn is much faster with distances than with cosines.

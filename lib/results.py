@@ -24,10 +24,13 @@ CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
 class Collected(NamedTuple):
     """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit (of the adaptation, and of the evaluation
     where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed,
-    dataset, state (of `state_of`), where (log of a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set."""
+    dataset, state (of `state_of`), where (log of a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set.
+    classes: how many each data set has, as far as a run is done. warnings: what the finished runs warn of, each with its rows."""
 
     values: pd.DataFrame
     states: pd.DataFrame
+    classes: dict[str, int] = {}
+    warnings: list[str] = []
 
 
 def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
@@ -52,13 +55,13 @@ def collect(runs: list[Run]) -> Collected:
     states = [state_of(run) for run in runs]
     records = [read_json(run.folder / "metrics.json") if state == "done" else None
                for run, (state, _) in zip(runs, states)]
-    adapted = [read_json(run.folder / "adapt.json")["commit"] if record else "" for run, record in zip(runs, records)]
+    adapted = [read_json(run.folder / "adapt.json") if record else {} for run, record in zip(runs, records)]
     num_classes = {name: len(found["classes"]) for record in records if record
                    for name, found in record["datasets"].items()}
     before = {run.world_seed: load_file(run.folder / "correct.safetensors")
               for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
-    values, lines, data = [], [], {}  # data: of each data set the first hash of its files, and whose it is
-    for run, (state, where), record, commit in zip(runs, states, records, adapted):
+    values, lines, data, classes = [], [], {}, {}  # data: of each data set the first hash of its files, and whose it is
+    for run, (state, where), record, before_it in zip(runs, states, records, adapted):
         entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
         for dataset in run.params.evaluate_on:
             key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
@@ -67,19 +70,30 @@ def collect(runs: list[Run]) -> Collected:
             lines.append(key | {"state": state, "where": where} | counted)
             if not record:
                 continue
+            classes[key["dataset"]] = count = num_classes[dataset]
             seen = record["datasets"][dataset]["data"]
             first, place = data.setdefault(key["dataset"], (seen, _place(run)))
             if seen != first:
                 raise ValueError(f"{place} and {_place(run)} were evaluated on different files of {dataset} (other names or sizes): "
                                  "remove the metrics.json of the one that is out of date, and it is made again")
             for entry in entries:
-                if entry["dataset"] == dataset and reported(dataset, entry["part"]):
+                if entry["dataset"] == dataset and reported(dataset, entry["part"]) and (entry["metric"] != "top5" or count > 5):
                     number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
-                    values.append(key | number | {"commit": words_once(commit, record["commit"]), "folder": _place(run),
+                    values.append(key | number | {"commit": words_once(before_it["commit"], record["commit"]), "folder": _place(run),
                                                   "params_hash": record["params_hash"]})
     columns = ["run", "world_seed", "seed", "dataset", "part", "protocol", "metric", "value", "commit", "params_hash",
                "folder"]
-    return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines))
+    return Collected(pd.DataFrame(values, columns=columns), pd.DataFrame(lines), classes, _warnings(runs, adapted, records))
+
+
+def _warnings(runs: list[Run], adapted: list[dict], records: list[dict | None]) -> list[str]:
+    """What finished runs warn of (older records say nothing), each with the rows that do, where not all do."""
+    rows: dict[str, list[str]] = {}
+    for run, *both in zip(runs, adapted, records):
+        for text in (text for record in both if record for text in record.get("warnings", [])):
+            rows.setdefault(text, []).append(run.ablation)
+    done = {run.ablation for run, record in zip(runs, records) if record}
+    return [text if set(own) == done else f"{text} ({', '.join(dict.fromkeys(own))})" for text, own in rows.items()]
 
 
 def _agreements(run: Run, before: dict[str, np.ndarray]) -> list[dict]:

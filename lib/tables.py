@@ -17,6 +17,8 @@ from lib.suites import Run, Suite, runs_of_table
 
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", "commit", "params_hash", "runs"]
 ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
+WARNING = "warning: "  # a note that begins so is shown in the terminal too
+CHANCE = "chance"  # in the place of a run
 EXTRA = [*PROTOCOLS, "zero_shot_still"]  # of comparisons
 METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
 
@@ -34,11 +36,12 @@ def reported_by_others(datasets: list[str], protocol: str) -> pd.DataFrame:
 
 
 def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
-    """All rows x data sets x metrics, in `COLUMNS`: mean and population standard deviation over seeds and splits.
+    """All rows x data sets x metrics, in `COLUMNS`: mean and population standard deviation over seeds and splits; last, a
+    row of each data set that says what chance has.
 
     Where no run of a row is done, the mean reads "failed", "not finished" or "not run".
     """
-    values, states = collected
+    values, states = collected.values, collected.states
     reported = {tuple(row[:4]): tuple(row[4:]) for protocol in protocols
                 for row in reported_by_others(list(states["dataset"].unique()), protocol).itertuples(index=False)}
     rows = []
@@ -57,7 +60,17 @@ def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
                 mean = next((state for state in ("failed", "not finished", "not run") if state in set(group["state"])), "not measured")
             rows.append([run, dataset, protocol, metric, mean, std, found["seed"].nunique(), paper, source,
                          *(words_once(*found[name]) for name in ("commit", "params_hash", "folder"))])
+    measured = set(values[["dataset", "protocol", "metric"]].itertuples(index=False, name=None))
+    for dataset, protocol, metric in dict.fromkeys(tuple(row[1:4]) for row in rows if tuple(row[1:4]) in measured):
+        if (right := chance(collected.classes.get(dataset, 0), protocol, metric)) is not None:
+            rows.append([CHANCE, dataset, protocol, metric, f"{right:.2f}", "", 0, *[""] * 5])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def chance(classes: int, protocol: str, metric: str) -> float | None:
+    """What guessing gets, in percent; None where it cannot be said: of mAP, of agreement, where classes (0) are not known."""
+    classes = classes // 2 if protocol == "zero_shot_half" else classes
+    return {"top1": 100 / classes, "top5": 500 / classes, "pair_top1": 50.0}.get(metric) if classes else None
 
 
 def difference_table(compared: pd.DataFrame, numbers: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -94,7 +107,7 @@ def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
     index = ["run", "dataset", "protocol"]
     wide = _cells(table, index)
     first = table.drop_duplicates(index).set_index(index)
-    wide["seeds"] = first["seeds"].astype(str)
+    wide["seeds"] = first["seeds"].astype(str).mask(wide.index.get_level_values("run") == CHANCE, "")
     if (first["paper"] != "").any():
         wide["paper, top-1"] = (first["paper"] + " (" + first["source"] + ")").where(first["paper"] != "", "")
     wide = wide.reset_index()
@@ -144,7 +157,8 @@ def notes(numbers: pd.DataFrame) -> list[str]:
                                    "the image CLIP calls it",
                 "zero_shot_full": "EP-full: on all clips of the set",
                 "zero_shot_half": "EP-half: on all clips of ten random halves of the classes, ± over these"}
-    shown = {*numbers["metric"], *numbers["protocol"]}
+    meanings[CHANCE] = "chance: guessing, 100 divided by the number of classes (top-5: five times that)"
+    shown = {*numbers["metric"], *numbers["protocol"], *numbers["run"]}
     return ["; ".join(["Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits",
                        *(text for name, text in meanings.items() if name in shown)]) + "."]
 
@@ -170,7 +184,7 @@ def states_notes(collected: Collected) -> list[str]:
         lines.append(f"{row.state}: {row.run}, world {row.world_seed}, seed {row.seed}{where}")
     if len(commits := words_once(*collected.values["commit"]).split()) > 1:
         lines.append(f"runs of {len(commits)} commits are mixed: {', '.join(sorted(commits))}")
-    return lines
+    return lines + [f"{WARNING}{text}" for text in collected.warnings]
 
 
 def markdown(tables: list[pd.DataFrame], below: list[str]) -> str:
@@ -239,7 +253,8 @@ def write_tables(suite: Suite, runs: list[Run], folder: Path, only: Sequence[str
 
 
 def summary(folder: Path, published: Path | None) -> str:
-    """Top-1 of the tables under `folder` for the terminal, beside those under `published` of the same rows, if any."""
+    """Top-1 of the tables under `folder` for the terminal, beside those under `published` of the same rows, if any; then what
+    there is to warn of."""
     places = {folder: ""} | ({published: "published "} if published else {})
     columns = {}
     for (place, prefix), (protocol, spoken) in itertools.product(places.items(), PROTOCOLS.items()):
@@ -247,4 +262,6 @@ def summary(folder: Path, published: Path | None) -> str:
         own = table[(table["protocol"] == protocol) & (table["mean"] != "")]  # the others are other papers'
         columns[prefix + spoken] = _headline(protocol_table(own).set_index(["run", "dataset"]))
     own = columns[PROTOCOLS["zero_shot"]].index
-    return pd.DataFrame(columns).loc[own].fillna("").reset_index().to_string(index=False)
+    shown = pd.DataFrame(columns).loc[own].fillna("").reset_index().to_string(index=False)
+    below = (folder / "zero_shot.md").read_text().splitlines()
+    return "\n".join([shown, *(line[2:] for line in below if line.startswith(f"- {WARNING}"))])

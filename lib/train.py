@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import BatchPlan, TrainingViews, batches_of, collate, cut_views, list_dataset, long_tailed, some_videos, train_part
+from lib.data import BatchPlan, TrainingViews, batches_of, collate, cut_views, training_videos
 from lib.fields import AdaptParams, Params
 from lib.files import alone_in, run_folder, write_json
 from lib.gradients import backward
@@ -32,6 +32,7 @@ from lib.lists import VideoList, data_hash
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, load
+from lib.preflight import check_model, check_run, length_of, warnings_of
 from lib.runs import load_checkpoint, model_card, provenance, save_checkpoint, save_model, sources_of
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
@@ -126,7 +127,8 @@ def adapt(params: Params, folder: Path) -> dict:
     Raises:
         AdaptationError: the loss is not finite, or more than `max_bad_videos` videos cannot be decoded.
         Interrupted: SIGTERM came; the last finished step is in a checkpoint.
-        ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good.
+        ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good, or what
+        the evaluation would stop with (`lib/preflight.py`); all that was in the folder is as before.
     """
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.seed)
@@ -144,21 +146,16 @@ def adapt(params: Params, folder: Path) -> dict:
 
 def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     started = time.time()
-    for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
-        (folder / name).unlink(missing_ok=True)
-    videos = list_dataset(params, params.dataset)[train_part(params)]
-    if params.train_videos:
-        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
-    if params.imbalance > 1:
-        videos = long_tailed(videos, imbalance=params.imbalance, seed=params.seed)
+    lists = check_run(params, adapt=True)
+    videos = training_videos(params, lists[params.dataset])
+    length = length_of(params, len(videos))
+    distributed.say("\n".join([length.said if length.steps else f"no training: {params.clip} as it is", *length.warnings, *warnings_of(params, lists)]))
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
+    check_model(params, student, tokenizer, lists, adapt=True)
     # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
     made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
-    if params.epochs and len(videos) < params.batch_size:
-        raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
-                         "lower batch_size")
     concepts = read_concepts(params, videos.classes)
     names = params.concept_spaces if params.objective == "concept" else ["category"]
     objective = make_objective(params, student, concept_spaces(
@@ -167,12 +164,14 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
-    steps = params.epochs * (len(videos) // params.batch_size)
+    for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
+        (folder / name).unlink(missing_ok=True)
+    steps = length.steps
     num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
     bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
                            num_concepts, made["sources"]) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
-              "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings,
+              "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings, "warnings": length.warnings,
               "seconds": round(time.time() - started, 1), "memory_gb": round(memory_gb(device), 3), **made}
     if distributed.rank() == 0:
         for name, model in (("student", student), ("teacher", teacher)):

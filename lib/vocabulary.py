@@ -4,6 +4,7 @@ A vocabulary is a file `params/concepts/<name>.yaml` of `label: {spoken: text, d
 `GUIDELINE.md` beside it. `merge.yaml` says which labels of different vocabularies are the same action.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -109,6 +110,10 @@ def read_prompts(path: str | Path) -> list[str]:
 def _compose(path: Path) -> yaml.Node:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except FileNotFoundError:
+        names = sorted(other.stem for other in path.parent.glob("*.yaml") if other != MERGE)
+        near = difflib.get_close_matches(path.stem, names, n=1)
+        raise ConceptError(path, ["no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}")]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConceptError(path, [str(error)]) from error
     if node is None:

@@ -181,7 +181,7 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     assert found.loc["embedded-all", "mean"] == pytest.approx((25 + 50) / 2)
     assert found.loc["embedded-all", "low"] > found.loc["embedded", "low"]  # two worlds tell more than one
     _, remade = tables.write_tables(suite, runs, outputs / "tables")["objectives"]
-    assert list(remade["embedded-1, zero-shot"]) == ["40.0", "90.0"]
+    assert list(remade["embedded-1, zero-shot"]) == ["40.0", "90.0", "6.2"]  # of image_clip, lss, chance
     assert remade["lss - run, all worlds, zero-shot"][0].startswith("**+37.5 [")
     assert (outputs / "tables" / "objectives.tex").read_text().count(r"\begin{tabular}") == 2
     table = pd.read_csv(outputs / "tables" / "objectives.csv", keep_default_na=False)
@@ -212,7 +212,9 @@ def test_few_labels_have_a_table_with_a_column_for_each_amount(outputs):
     write_json(run.folder / "metrics.json", record)
     (table,) = tables.write_tables(suite, [run], outputs / "tables")["few_labels"]
     assert table.to_dict("records") == [{"run": "lss", "dataset": "embedded", "1 a class": "11.0", "2 a class": "12.0", "4 a class": "14.0",
-                                         "8 a class": "18.0", "16 a class": "26.0", "all": "75.0"}]
+                                         "8 a class": "18.0", "16 a class": "26.0", "all": "75.0"},
+                                        {"run": "chance", "dataset": "embedded", "1 a class": "6.2", "2 a class": "6.2", "4 a class": "6.2",
+                                         "8 a class": "6.2", "16 a class": "6.2", "all": "6.2"}]
 
 
 def test_each_data_set_has_its_own_measure():
@@ -306,8 +308,8 @@ def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
     record["datasets"]["ucf101"]["classes"] = [f"c{i}" for i in range(101)]
     write_json(run.folder / "metrics.json", record)
     whole = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
-    assert line(whole, protocol="linear_probe", metric="top1")["paper"] == "91.1"
-    assert line(whole, protocol="zero_shot", metric="top1")["paper"] == "not available"
+    assert line(whole, run="lss", protocol="linear_probe", metric="top1")["paper"] == "91.1"
+    assert line(whole, run="lss", protocol="zero_shot", metric="top1")["paper"] == "not available"
 
 
 def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
@@ -318,7 +320,8 @@ def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
     tables.write_tables(suite, runs, outputs / "tables")
     small = suite_of(["lss"], [[0, 0]])
     tables.write_tables(small, suites.runs_of(small, "embedded"), outputs / "small")
-    header, row = tables.summary(outputs / "small", outputs / "tables").splitlines()
+    header, row, chance = tables.summary(outputs / "small", outputs / "tables").splitlines()
+    assert chance.split() == ["chance", "embedded", *["6.2"] * 4]
     assert "published zero-shot" in header and row.split()[:3] == ["lss", "embedded", "75.0"] and "80.0 ± 5.0" in row
     assert "published" not in tables.summary(outputs / "small", None)
 
@@ -340,7 +343,7 @@ def test_a_suite_may_have_tables_with_rows_references_and_replicas_of_their_own(
     written = tables.write_tables(suite, runs, outputs / "tables")
     assert set(written) == {"zero_shot", "linear_probe", "few_labels", "terms", "seeds"}
     terms = pd.read_csv(outputs / "tables" / "terms.csv", keep_default_na=False)
-    assert set(terms["run"]) == {"distillation", "lss"}
+    assert set(terms["run"]) == {"distillation", "lss", "chance"}
     assert line(terms, run="lss", protocol="zero_shot", metric="top1")["seeds"] == 1  # its own seed alone
     seeds = pd.read_csv(outputs / "tables" / "seeds.csv", keep_default_na=False)
     assert line(seeds, run="lss", protocol="zero_shot", metric="top1")["mean"] == 77.5
@@ -392,3 +395,38 @@ def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
         finish(run, right=20, seconds=seconds / 2)
     assert suites.progress(runs, at_once=2).splitlines() == [
         "4 runs: 2 done, 0 failed, 0 not finished, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
+
+
+def test_what_runs_warn_of_stands_below_every_table_and_in_the_terminal(outputs):
+    suite = suite_of(["image_clip", "lss"], [[0, 0]])
+    runs = suites.runs_of(suite, "ucf101")
+    for run in runs:
+        finish(run, right=30, classes=5, test="test-1")
+        record = read_json(run.folder / "metrics.json")
+        top5 = [entry | {"metric": "top5", "value": 100.0} for entry in record["metrics"]]  # as older evaluations left it
+        write_json(run.folder / "metrics.json", record | {"metrics": record["metrics"] + top5, "warnings": ["rendered people alone"]})
+    write_json(runs[1].folder / "adapt.json", read_json(runs[1].folder / "adapt.json") | {"warnings": ["16 steps teach little"]})
+    tables.write_tables(suite, runs, outputs / "tables")
+    for name in ("zero_shot", "linear_probe", "objectives"):
+        text = (outputs / "tables" / f"{name}.md").read_text()
+        assert {"- warning: rendered people alone", "- warning: 16 steps teach little (lss)"} <= set(text.splitlines())
+        assert "chance" in text and "top-5 |" not in text
+    shown = tables.summary(outputs / "tables", outputs / "nothing").splitlines()
+    assert shown[3].split() == ["chance", "ucf101", "(5", "of", "101", "classes)", "20.0", "20.0"]
+    assert set(shown[4:]) == {"warning: rendered people alone", "warning: 16 steps teach little (lss)"}
+
+
+def test_chance_is_a_row_of_every_data_set_and_form(outputs):
+    values = pd.DataFrame([{"run": "lss", "world_seed": 0, "seed": 0, "dataset": dataset, "part": "test", "protocol": protocol, "metric": metric,
+                            "value": 70.0, "commit": "c", "params_hash": "h", "folder": "f"}
+                           for dataset, protocol, metric in (("hmdb51", "zero_shot", "top1"), ("hmdb51", "zero_shot", "top5"), ("hmdb51", "zero_shot_half", "top1"),
+                                                             ("embedded", "zero_shot", "pair_top1"), ("charades", "zero_shot", "mAP"))])
+    states = pd.DataFrame([{"run": "lss", "dataset": name, "state": "done"} for name in ("hmdb51", "embedded", "charades")])
+    collected = results.Collected(values, states, {"hmdb51": 51, "embedded": 16, "charades": 157})
+    table = tables.long_table(collected, ["zero_shot", "zero_shot_half"])
+    assert table[table["run"] == "chance"][["dataset", "protocol", "metric", "mean"]].values.tolist() == [
+        ["hmdb51", "zero_shot", "top1", "1.96"], ["hmdb51", "zero_shot", "top5", "9.80"],
+        ["hmdb51", "zero_shot_half", "top1", "4.00"], ["embedded", "zero_shot", "pair_top1", "50.00"]]
+    (row,) = tables.protocol_table(table).query("run == 'chance' and dataset == 'embedded'").to_dict("records")
+    assert (row["pairs"], row["seeds"]) == ("50.0", "")
+    assert r"chance & embedded &" in tables.latex(tables.protocol_table(table))
