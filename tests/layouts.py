@@ -26,8 +26,7 @@ def clips() -> list[Path]:
 
 def captions() -> list[dict[str, str]]:
     """file, description and timed classes ("Eating[5.1 to 5.8]; Sitting[0.6 to 11]") of every clip."""
-    with (CLIPS / "captions.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return _rows("tests/data/gmdcsa24/captions.csv")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -46,8 +45,7 @@ def ucf101(root: Path) -> Path:
 
 def hmdb51(root: Path) -> Path:
     """Four classes, each with two clips of every test part, which are training clips of the other splits."""
-    with (Path(__file__).parents[1] / "params/splits/hmdb51.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows("params/splits/hmdb51.csv")
     chosen = [row for name in HMDB51 for marks in ("211", "121", "112")
               for row in [row for row in rows if row["class"] == name and row["splits"] == marks][:2]]
     for clip, row in zip(clips(), chosen):
@@ -58,7 +56,7 @@ def hmdb51(root: Path) -> Path:
 def kinetics400(root: Path, form: str = "csv") -> Path:
     """15 clips to train on, 8 to validate. form: "csv" (DeepMind's, files with times in their names), "list" (lines of path
     and number) or "folders" (a folder per class, no list)."""
-    numbers = {name: number for number, name in enumerate(kinetics_classes())}
+    numbers = {name: number for number, name in enumerate(class_names("kinetics400"))}
     rows = {"train": [], "val": []}
     for number, (clip, name) in enumerate(zip(clips(), cycle(KINETICS400))):
         part, video = "train" if number < 15 else "val", f"-gmdcsa24{number:02d}"  # eleven letters, as there
@@ -76,9 +74,40 @@ def kinetics400(root: Path, form: str = "csv") -> Path:
     return root
 
 
-def kinetics_classes() -> list[str]:
-    """The 400 names in the order of the field's lists."""
-    return (Path(__file__).parent / "data/labels/kinetics400.txt").read_text(encoding="utf-8").splitlines()
+def class_names(dataset: str) -> list[str]:
+    """The classes of a data set in the order of its official lists."""
+    return (Path(__file__).parent / "data" / "labels" / f"{dataset}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def ucf101_lists(folder: Path) -> Path:
+    """`ucfTrainTestlist`, written anew from the number of clips in each group."""
+    counts = {row.pop("class"): row for row in _rows("params/splits/ucf101.csv")}
+    numbers = {name: number for number, name in enumerate(class_names("ucf101"), start=1)}
+    folder.mkdir(parents=True)
+    (folder / "classInd.txt").write_text("".join(f"{number} {name}\n" for name, number in numbers.items()))
+    for split in (1, 2, 3):
+        tested = {f"g{group:02d}" for group in range(7 * split - 6, 7 * split + 1)}
+        for part in ("train", "test"):
+            lines = [f"{name}/v_{name}_{group}_c{clip:02d}.avi" + f" {numbers[name]}" * (part == "train") + "\n"
+                     for name, groups in counts.items() for group, count in groups.items() if (group in tested) == (part == "test")
+                     for clip in range(1, int(count) + 1)]
+            (folder / f"{part}list{split:02d}.txt").write_text("".join(lines))
+    return folder
+
+
+def hmdb51_lists(folder: Path) -> Path:
+    """`testTrainMulti_7030_splits`: a file for each class and split."""
+    folder.mkdir(parents=True)
+    for row in _rows("params/splits/hmdb51.csv"):
+        for split, mark in enumerate(row["splits"], start=1):
+            with (folder / f"{row['class']}_test_split{split}.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{row['clip']}.avi {mark} \n")
+    return folder
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    with (Path(__file__).parents[1] / path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def charades(root: Path) -> Path:
