@@ -164,8 +164,9 @@ for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run
         # what is missing or broken stops the runs themselves, unless `allow_missing`
         # No `params`: of another profile or Python they would differ, this job would run again, and Snakemake passes over what
         # else has changed in the jobs behind an `ancient` input whose own job runs.
+        # A command is filled in when it runs, after this loop: it takes its data set from the name of its rule.
         shell:
-            f"{{PYTHON:q}} -m lib.check {{PROFILE:q}} --dataset {dataset} --data={{DATA:q}} "
+            "rule={rule}; {PYTHON:q} -m lib.check {PROFILE:q} --dataset ${{rule#check_}} --data={DATA:q} "
             "--workers {threads} 2>&1 | tee {log:q} || test -f {output:q}"
 
 

@@ -1,17 +1,26 @@
-"""Fixtures of several test files: the reference clips, and small videos made on the spot."""
+"""Fixtures of several test files: recorded clips laid out as data sets, small videos made on the spot, a tiny world, and
+what a checkpoint of the hub has."""
 
+import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import av
+import layouts
 import numpy as np
 import pytest
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPConfig, CLIPModel
 
 from lib import pretrain, world
+from lib.checkpoints import HUB, VOCABULARY, Architecture, clip_tokenizer, hub_config
 from lib.fields import Params
 from lib.params import FOLDER, load, read_yaml
-from lib.views import ViewSettings
+from lib.runs import save_model
+from lib.views import CLIP_MEAN, CLIP_STD, ViewSettings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,20 +35,77 @@ def svt_settings(**changes) -> ViewSettings:
     return ViewSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()} | changes)
 
 
+def reference_data() -> Path:
+    """The folder of reference clips and lists that are not in this repository; LSS_SHARED_DATA overrides the place."""
+    return Path(os.environ.get("LSS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of reference clips and lists; tests that need it are skipped where it is absent."""
-    default = Path(__file__).parent.parent.parent / "shared" / "data"
-    folder = Path(os.environ.get("LSS_SHARED_DATA", default))
-    if not folder.is_dir():
+    """Tests that cannot do without the reference data are skipped where they are absent."""
+    if not (folder := reference_data()).is_dir():
         pytest.skip(f"no reference data at {folder}; LSS_SHARED_DATA overrides the place")
     return folder
 
 
 @pytest.fixture(scope="session")
-def clip_bpe(shared_data) -> Path:
-    """The file of OpenAI's byte-pair merges."""
+def laid_out(tmp_path_factory) -> Callable[..., Path]:
+    """laid_out("ucf101") -> a folder with the recorded clips as that data set (`layouts`), made once; not to be changed."""
+    root = tmp_path_factory.mktemp("laid_out")
+
+    def folder(dataset: str, *form: str) -> Path:
+        place = root.joinpath("_".join((dataset, *form)))
+        return place if place.exists() else getattr(layouts, dataset)(place, *form)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_bpe(tmp_path_factory) -> Path:
+    """A file of byte-pair merges in the form and length of OpenAI's: learned from the shipped vocabularies, then filled up
+    with letters that no text here has."""
+    vocabularies = [read_yaml(FOLDER / "concepts" / f"{name}.yaml") for name in ("kinetics400", "ucf101", "hmdb51")]
+    texts = [text for words in vocabularies for label, of in words.items() for text in (label, of["spoken"], *of["descriptions"])]
+    learned = pretrain.train_tokenizer([*texts, *["a photo of a cat, a diagram of a dog"] * 9], 4000)
+    merges = [" ".join(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
+    rare = sorted(ByteLevel.alphabet())[-160:]
+    pairs = [f"{a} {b}" for a in rare for b in rare]
+    merges += [*pairs, *(f"{pair.replace(' ', '')} {rare[0]}" for pair in pairs)]
+    path = tmp_path_factory.mktemp("bpe") / "bpe_simple_vocab_16e6.txt.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("\n".join(["a title", *merges[: VOCABULARY - 512 - 2], "not used"]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def openai_bpe(shared_data) -> Path:
+    """OpenAI's own file, which is not in this repository."""
     return shared_data / "clip-bpe" / "bpe_simple_vocab_16e6.txt.gz"
+
+
+@pytest.fixture(scope="session")
+def clip_bpe(request) -> Path:
+    """OpenAI's own file where the reference data are, else one made in its form."""
+    return request.getfixturevalue("openai_bpe" if reference_data().is_dir() else "made_bpe")
+
+
+def small_hub_config(architecture: Architecture, **vision: int) -> dict:
+    """The `config.json` of a checkpoint of the hub with both towers made small; fields, activation and token ids stay."""
+    config = hub_config(architecture)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config["text_config"].update(sizes)
+    config["vision_config"].update(sizes, **vision)
+    return config
+
+
+@pytest.fixture(scope="session")
+def hub_clip(made_bpe, tmp_path_factory) -> Path:
+    """A checkpoint with the hub's files and random weights: ViT-B/16 with two layers of 64."""
+    folder, config = tmp_path_factory.mktemp("hub") / "clip", small_hub_config(HUB["openai/clip-vit-base-patch16"])
+    torch.manual_seed(0)
+    pixels = {"image_processor_type": "CLIPImageProcessor", "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+    save_model(CLIPModel(CLIPConfig.from_dict(config)), clip_tokenizer(made_bpe), folder, config=config, preprocessor_config=pixels)
+    return folder
 
 
 @pytest.fixture(scope="session")

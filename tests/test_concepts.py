@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lib.backbone import VideoCLIP
+from lib.checkpoints import clip_tokenizer
 from lib.concepts import (
     ConceptSpace,
     category_space,
@@ -105,8 +106,8 @@ def test_a_tokenizer_of_another_model_is_refused(model_and_tokenizer):
         encode_texts(model, CLIPTokenizer(vocab=few, merges=[]), ["ab a"])
 
 
-def test_the_real_clip_tokenizer_counts_tokens_as_openai_does(shared_data, model_and_tokenizer, tmp_path):
-    with gzip.open(shared_data / "clip-bpe" / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+def test_a_tokenizer_of_the_hubs_form_counts_tokens_as_openai_does(clip_bpe, model_and_tokenizer, tmp_path):
+    with gzip.open(clip_bpe, "rt", encoding="utf-8") as file:
         merges = [tuple(line.split()) for line in file.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(i) for i in visible] + [chr(256 + i) for i in range(256 - len(visible))]
@@ -114,7 +115,10 @@ def test_the_real_clip_tokenizer_counts_tokens_as_openai_does(shared_data, model
     words += ["<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=merges).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("a photo of a cat")["input_ids"] == [49406, 320, 1125, 539, 320, 2368, 49407]
+    ids = tokenizer("a photo of a cat")["input_ids"]
+    assert ids == clip_tokenizer(clip_bpe)("a photo of a cat")["input_ids"]
+    assert [words[i] for i in ids] == ["<|startoftext|>", "a</w>", "photo</w>", "of</w>", "a</w>", "cat</w>", "<|endoftext|>"]
+    assert (ids[0], ids[1], ids[-1]) == (49406, 320, 49407)  # whatever the merges are
     with pytest.raises(ConceptError, match="has token 49407 of a model with 514: wrong tokenizer"):
         encode_texts(model_and_tokenizer[0], tokenizer, ["a photo of a cat"])
     with pytest.raises(ConceptError, match="is 42 tokens long, of at most 40"):

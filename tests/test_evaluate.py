@@ -1,5 +1,6 @@
 import shutil
 
+import layouts
 import numpy as np
 import pytest
 import torch
@@ -111,38 +112,28 @@ def test_balanced_predictions_spread_over_the_classes(tiny, tmp_path):
     assert value(balanced, "zero_shot", "prediction_entropy") > value(plain, "zero_shot", "prediction_entropy")
 
 
-@pytest.fixture(scope="module")
-def small_ucf101(shared_data, tmp_path_factory):
-    """The five real classes laid out as UCF-101: groups 1..25, the first clip of each; 7 g 3 s of every split."""
-    root = tmp_path_factory.mktemp("UCF-101")
-    for file in sorted((shared_data / "ucf101-5").rglob("*_c01.mp4")):
-        (root / file.parent.name).mkdir(exist_ok=True)
-        (root / file.parent.name / file.name).symlink_to(file)
-    return root
-
-
-def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, small_ucf101, tmp_path):
+def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, laid_out, tmp_path):
     params = tiny(
-        "image_clip", evaluate_on=["ucf101"], probe_on=["ucf101"], data_ucf101=str(small_ucf101), allow_missing=True,
+        "image_clip", evaluate_on=["ucf101"], probe_on=["ucf101"], data_ucf101=str(laid_out("ucf101")), allow_missing=True,
         concepts=["ucf101"], class_vocabularies=["ucf101"], concept_spaces=["category"], alignment_weight=0.0, zero_shot_prompts="bare", zero_shot_protocols=["split", "full", "half"],
         zero_shot_views=["2x1x1@24"], probe_views=["2x1x1@24", "4x2x3@16"], manifests=str(tmp_path), probe_held_out=0.3)
     adapt(params, tmp_path / "run")
     record = evaluate(params, tmp_path / "run")
     found = record["datasets"]["ucf101"]
-    assert found["classes"] == ["BodyWeightSquats", "BoxingPunchingBag", "JugglingBalls", "JumpingJack", "Lunges"]
+    assert found["classes"] == list(layouts.UCF101)
     assert {part: counts["found"] for part, counts in found["parts"].items()} == {
-        "all": 125, **{f"{part}-{split}": size for split in (1, 2, 3) for part, size in (("train", 90), ("test", 35))}}
-    assert found["counts"]["found"] == 105 and found["counts"]["listed"] > 400  # the three test parts
+        "all": 23, "train-1": 15, "test-1": 8, "train-2": 15, "test-2": 8, "train-3": 19, "test-3": 4}
+    assert found["counts"]["found"] == found["counts"]["decoded"] == 20 and found["counts"]["listed"] == 387  # the three test parts
     accuracies = [value(record, "zero_shot", part=f"test-{split}") for split in (1, 2, 3)]
     # every clip of the split is scored by the same features as in the whole set
     answers = load_file(tmp_path / "run" / "correct.safetensors")
     assert accuracies == pytest.approx([100 * answers[f"ucf101/test-{s}/zero_shot"].mean() for s in (1, 2, 3)])
     whole = value(record, "zero_shot_full", part="all")
-    assert 100 * answers["ucf101/all/zero_shot_full"].sum() / 125 == pytest.approx(whole)
+    assert 100 * answers["ucf101/all/zero_shot_full"].sum() / 23 == pytest.approx(whole)
     halves = [m["value"] for m in record["metrics"] if m["protocol"] == "zero_shot_half"]
-    assert len(halves) == 10 and np.mean(halves) > whole  # two classes are easier than five
+    assert len(halves) == 10 and np.mean(halves) > whole  # two classes are easier than four
     features = load_file(tmp_path / "run" / "features" / "ucf101.safetensors")
-    assert features["4x2x3@16/features"].shape[:2] == (125, 6)
+    assert features["4x2x3@16/features"].shape[:2] == (23, 6)
     assert np.allclose(np.linalg.norm(features["2x1x1@24/embedding"], axis=-1), 1, atol=1e-5)
     by_views = evaluate(params.model_copy(update={"average_views": "probabilities"}), tmp_path / "run")
     # a single view: the softmax keeps the order
@@ -151,9 +142,9 @@ def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, s
         value(record, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)]
 
 
-def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, small_ucf101, tmp_path):
-    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(small_ucf101), concepts=["ucf101"], class_vocabularies=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
+def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, laid_out, tmp_path):
+    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(laid_out("ucf101")), concepts=["ucf101"], class_vocabularies=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
                   manifests=str(tmp_path / "manifests"))
-    with pytest.raises(DataError, match=r"(?s)ucf101.*521 of 646 .*allow_missing"):
+    with pytest.raises(DataError, match=r"(?s)ucf101.*440 of 463 .*allow_missing"):
         adapt(params, tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()

@@ -1,9 +1,11 @@
 """Data sets as they lie on disks: official lists with empty files in their places, and the layouts of the wild."""
 
 import csv
+import hashlib
 import shutil
 from collections import Counter
 
+import layouts
 import pytest
 
 from lib.lists import Video, data_hash, list_folder, report, spoken_name
@@ -38,9 +40,9 @@ def test_videos_are_told_apart_by_their_names_and_sizes(tmp_path):
     assert data_hash(videos) != first
 
 
-def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies(shared_data):
+def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies():
     for name, count in (("ucf101", 101), ("hmdb51", 51), ("kinetics400", 400)):
-        labels = (shared_data / "labels" / f"{name}.txt").read_text().splitlines()
+        labels = layouts.class_names(name)
         concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
         assert [c.label for c in concepts] == labels and len(labels) == count
         assert [spoken_name(label) for label in labels] == [c.spoken for c in concepts]
@@ -48,19 +50,38 @@ def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies(shared
 
 
 @pytest.fixture(scope="module")
-def whole_ucf101(shared_data, tmp_path_factory):
+def ucf101_lists(tmp_path_factory):
+    """The official lists: what is written anew has the SHA-256 of the seven official files."""
+    lists = layouts.ucf101_lists(tmp_path_factory.mktemp("lists") / "ucfTrainTestlist")
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in lists.iterdir()} == {
+        "classInd.txt": "f3d6f248df6f115c",
+        "trainlist01.txt": "9f9325becd69c66c", "trainlist02.txt": "93881acb699b4968", "trainlist03.txt": "ec22f33679c2f5bd",
+        "testlist01.txt": "f48d372656c0ed3c", "testlist02.txt": "883cea8503474b6c", "testlist03.txt": "9ae27379f869f5be"}
+    return lists
+
+
+@pytest.fixture(scope="module")
+def whole_ucf101(ucf101_lists, tmp_path_factory):
     """The 13,320 names of UCF-101 as empty files, laid out as its releases are."""
     root = tmp_path_factory.mktemp("ucf") / "UCF-101"
-    lists = shared_data / "splits" / "ucfTrainTestlist"
     for part in ("trainlist01.txt", "testlist01.txt"):
-        make_files(root, *(line.split()[0] for line in (lists / part).read_text().splitlines()))
+        make_files(root, *(line.split()[0] for line in (ucf101_lists / part).read_text().splitlines()))
     (root / "HandStandPushups").rename(root / "HandstandPushups")
     return root
 
 
+@pytest.fixture(scope="module")
+def five_classes(whole_ucf101, tmp_path_factory):
+    """Five of its classes, as .mp4."""
+    root = tmp_path_factory.mktemp("five")
+    for name in ("BodyWeightSquats", "BoxingPunchingBag", "JugglingBalls", "JumpingJack", "Lunges"):
+        make_files(root, *(f"{name}/{path.stem}.mp4" for path in (whole_ucf101 / name).iterdir()))
+    return root
+
+
 @pytest.mark.parametrize("split, train, test", [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_derived_ucf101_lists_are_the_official_ones(shared_data, whole_ucf101, split, train, test):
-    lists = shared_data / "splits" / "ucfTrainTestlist"
+def test_derived_ucf101_lists_are_the_official_ones(ucf101_lists, whole_ucf101, split, train, test):
+    lists = ucf101_lists
     for part, size in ((f"train-{split}", train), (f"test-{split}", test)):
         derived = list_ucf101(whole_ucf101)[part]
         assert derived == list_ucf101(whole_ucf101, lists=lists)[part]
@@ -68,12 +89,12 @@ def test_derived_ucf101_lists_are_the_official_ones(shared_data, whole_ucf101, s
         assert [f"{video.name}.avi" for video in derived.videos] == [line.split()[0] for line in official]
         assert len(derived) == size
         assert (derived.absent_classes, derived.missing, derived.extra) == ([], [], [])
-        assert derived.classes == (shared_data / "labels" / "ucf101.txt").read_text().split()
+        assert derived.classes == layouts.class_names("ucf101")
         assert all(derived.classes[video.label] == video.name.split("/")[0] for video in derived.videos)
 
 
-def test_subset_of_ucf101_has_the_official_clips_of_its_classes(shared_data):
-    found = list_ucf101(shared_data / "ucf101-5")
+def test_subset_of_ucf101_has_the_official_clips_of_its_classes(five_classes):
+    found = list_ucf101(five_classes)
     parts = [found["train-1"], found["test-1"]]
     assert parts[0].classes == ["BodyWeightSquats", "BoxingPunchingBag", "JugglingBalls", "JumpingJack", "Lunges"]
     assert Counter(v.label for part in parts for v in part.videos) == {0: 112, 1: 163, 2: 121, 3: 123, 4: 127}
@@ -133,17 +154,16 @@ def test_unlabelled_folder_may_be_flat(tmp_path):
     assert videos.classes == [] and videos.extra == ["notes.txt"]
 
 
-def test_what_a_subset_of_ucf101_lacks_is_put_into_words(shared_data):
-    found = list_videos("ucf101", shared_data / "ucf101-5")
+def test_what_a_subset_of_ucf101_lacks_is_put_into_words(five_classes):
+    found = list_videos("ucf101", five_classes)
     lines = report(found, OFFICIAL["ucf101"])
     assert lines[0] == "train-1: 511 of 511 listed clips found (officially 9537)" or "officially 9537" in lines[0]
     assert lines[-1].startswith("96 classes without a folder: ApplyEyeMakeup, ApplyLipstick, Archery, and 93 more")
     assert len(found["all"]) == 646
 
 
-def test_lists_of_another_version_are_refused_with_line_and_way_out(shared_data, whole_ucf101, tmp_path):
-    lists = shutil.copytree(shared_data / "splits" / "ucfTrainTestlist", tmp_path / "lists")
-    (lists / "testlist02.txt").chmod(0o644)
+def test_lists_of_another_version_are_refused_with_line_and_way_out(ucf101_lists, whole_ucf101, tmp_path):
+    lists = shutil.copytree(ucf101_lists, tmp_path / "lists")
     text = (lists / "testlist02.txt").read_text()
     (lists / "testlist02.txt").write_text("\n".join(text.splitlines()[:-7]))
     with pytest.raises(ListError, match=r"test-2.*3727, not 3734.*lists_ucf101"):
@@ -154,28 +174,24 @@ def test_lists_of_another_version_are_refused_with_line_and_way_out(shared_data,
 
 
 @pytest.fixture(scope="module")
-def whole_hmdb51(shared_data, tmp_path_factory):
-    """The 6,371 names of HMDB-51's splits as empty files, and its official lists made of the facts."""
-    root, lists = tmp_path_factory.mktemp("hmdb51"), tmp_path_factory.mktemp("lists")
-    with (shared_data / "splits" / "hmdb51.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    make_files(root, *(f"{row['class']}/{row['video']}" for row in rows))
-    marks = {"unused": 0, "train": 1, "test": 2}
-    for split in (1, 2, 3):
-        for name in {row["class"] for row in rows}:
-            lines = [f"{r['video']} {marks[r[f'split{split}']]} " for r in rows if r["class"] == name]
-            (lists / f"{name}_test_split{split}.txt").write_text("\n".join(lines))
+def whole_hmdb51(tmp_path_factory):
+    """The 6,371 names of HMDB-51's splits as empty files, and its official lists."""
+    root, lists = tmp_path_factory.mktemp("hmdb51"), layouts.hmdb51_lists(tmp_path_factory.mktemp("lists") / "testTrainMulti_7030_splits")
+    text = "".join(f"{path.name} {path.read_text()}" for path in sorted(lists.iterdir()))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "43c5d7086ce668c2"  # what the official files say
+    for path in lists.glob("*_test_split1.txt"):
+        make_files(root, *(f"{path.stem.removesuffix('_test_split1')}/{line.split()[0]}" for line in path.read_text().splitlines()))
     return root, lists
 
 
-def test_the_shipped_list_of_hmdb51_is_the_official_one(shared_data, whole_hmdb51):
+def test_the_shipped_list_of_hmdb51_is_the_official_one(whole_hmdb51):
     root, lists = whole_hmdb51
     shipped = list_hmdb51(root)
     assert shipped == list_hmdb51(root, lists=lists)
     for split in (1, 2, 3):
         assert (len(shipped[f"train-{split}"]), len(shipped[f"test-{split}"])) == (3570, 1530)
         assert {Counter(v.label for v in shipped[f"{part}-{split}"].videos)[7] for part in ("train",)} == {70}
-    assert shipped["test-1"].classes == (shared_data / "labels" / "hmdb51.txt").read_text().split()
+    assert shipped["test-1"].classes == layouts.class_names("hmdb51")
     assert all(v.name.split("/")[0] == shipped["all"].classes[v.label] for v in shipped["all"].videos)
     assert not shipped["all"].missing and not shipped["all"].extra
 

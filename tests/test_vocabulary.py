@@ -1,3 +1,4 @@
+import layouts
 import pytest
 
 from lib.checkpoints import clip_tokenizer
@@ -126,10 +127,9 @@ def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, coun
 
 
 @pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51"])
-def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(shared_data, name):
-    labels = (shared_data / "labels" / f"{name}.txt").read_text().splitlines()
+def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
-    assert [concept.label for concept in concepts] == [label for label in labels if label]
+    assert [concept.label for concept in concepts] == layouts.class_names(name)
 
 
 # ---- the guideline
