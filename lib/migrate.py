@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lib.fields import AdaptParams, DataSet, EvaluateParams, Neutral, SceneParams, stage_hash
-from lib.files import read_json, write_text
+from lib.files import read_json, run_folder, write_text
 from lib.params import ROOT, ParamsError, load
 
 
@@ -74,6 +74,16 @@ def _replace(path: Path, text: str) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def _of_other_videos(run: Path, today: Mapping[str, Any], profile: str) -> list[str]:
+    """Runs of `make ... DATA=` lay among those of the profile, and have results of their own now."""
+    recorded, (world_seed, seed) = read_json(run / "adapt.json")["params"], map(int, re.findall(r"\d+", run.name))
+    name = f"data_{recorded['dataset']}"
+    if not today or recorded["dataset"] == "embedded" or recorded[name] == today[name] or run.parents[2].name != profile:
+        return []
+    wanted = run_folder(profile, run.parent.name, world_seed, seed, {name: recorded[name]})
+    return [f"{run}: adapted to videos in {recorded[name]}; `make` with DATA={recorded[name]} looks for it as {wanted}: if it was made so, move it there"]
+
+
 def main() -> None:
     """The command line: of every run of a profile, the parameters that it has today, and what became of its records."""
     parser = argparse.ArgumentParser(description="Gives finished runs the hash of what they used; computes nothing.")
@@ -89,7 +99,7 @@ def main() -> None:
                 today = dict(load(profile=profile, ablation=run.parent.name, world_seed=world_seed, seed=seed))
             except ParamsError:  # a profile or an ablation of one's own that is gone: the record holds what it was
                 today = {}
-            for line in migrate(run, today):
+            for line in [*migrate(run, today), *_of_other_videos(run, today, profile)]:
                 print(line)
             for old in (path for path in run.glob("features/*") if "-" not in path.stem):
                 old.unlink()  # features are kept under another name now, and these would lie there for good

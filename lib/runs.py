@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from lib.distributed import say
-from lib.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams
+from lib.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams, stage_hash
 from lib.files import file_hash, read_json, sha256, whole_folder, write_json, write_text
 from lib.migrate import former_hash
 from lib.params import FOLDER, ROOT
@@ -98,10 +98,14 @@ def take_up(folder: Path, params: Params, sources: dict[str, str]) -> dict[str, 
     parameters and sources, at whatever commit; else None. An adaptation is not made again because its record went, or
     because its videos have moved."""
     paths = [folder / role / "adapt.json" for role in ("student", "teacher")]
-    records = [read_json(path) if path.exists() and any(path.parent.glob("*.safetensors")) else {} for path in paths]
-    if records[0] != records[1] or (records[0].get("params_hash"), records[0].get("sources")) != (params.stage_hash(AdaptParams), sources):
+    record, other = (read_json(path) if path.exists() and any(path.parent.glob("*.safetensors")) else {} for path in paths)
+    now = {"params": params.model_dump(), "params_hash": params.stage_hash(AdaptParams)}
+    try:  # by the parameters in it, not by the hash: its rules may have been others then
+        if record != other or (stage_hash(record["params"], AdaptParams), record["sources"]) != (now["params_hash"], sources):
+            return None
+    except KeyError:  # no models, or from before there was a parameter that counts
         return None
-    record = records[0] | {"params": params.model_dump()}
+    record |= now
     write_json(folder / "adapt.json", record)
     say(f"finished at commit {record['commit']} with these parameters and videos: taken up ({folder})")
     return record

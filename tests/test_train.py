@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
 from lib.fields import AdaptParams
-from lib.files import read_json, read_lines
+from lib.files import read_json, read_lines, write_json
+from lib.migrate import former_hash
 from lib.params import ROOT
 from lib.runs import checkpoints, save_checkpoint
 from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
@@ -303,5 +304,8 @@ def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp
     after = adapt(moved, tmp_path / "run")
     assert "taken up" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
     assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
+    for role in ("student", "teacher"):  # as it was before the hash had today's rules
+        write_json(tmp_path / "run" / role / "adapt.json", before | {"params_hash": former_hash(before["params"], AdaptParams)})
+    assert adapt(moved, tmp_path / "run") == after and "taken up" in capsys.readouterr().out
     next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
     assert adapt(moved, tmp_path / "run")["videos"] == 79 and "taken up" not in capsys.readouterr().out
