@@ -96,8 +96,10 @@ def _evaluate(params: Params, folder: Path) -> dict:
     if not (folder / "adapt.json").exists():
         raise FileNotFoundError(f"{folder}: no finished adaptation here (adapt.json); "
                                 "run 02_adapt with the same parameters first")
-    if read_json(folder / "adapt.json")["params_hash"] != params.stage_hash(AdaptParams):
-        raise ValueError(f"{folder}: the model here was adapted with other parameters; run 02_adapt with these first")
+    adapted = read_json(folder / "adapt.json")
+    if not params.made(adapted, AdaptParams):
+        what = "other parameters" if adapted["params_hash"] != params.stage_hash(AdaptParams) else "data from another folder"
+        raise ValueError(f"{folder}: the model here was adapted with {what}; run 02_adapt with these first (what it can take up, it does)")
     everything = check_run(params, adapt=False)
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
@@ -131,6 +133,8 @@ def _evaluate(params: Params, folder: Path) -> dict:
     save_file(record.correct, folder / "correct.safetensors.partial")
     os.replace(folder / "correct.safetensors.partial", folder / "correct.safetensors")
     content = {
+        "params": {name: getattr(params, name) for name in EvaluateParams.model_fields},
+        "adapted": {name: adapted[name] for name in ("commit", "code", "params_hash", "sources") if name in adapted},
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},
         "prompts": _hashed("prompts", [params.zero_shot_prompts]), "concepts": _hashed("concepts", dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])),

@@ -1,6 +1,9 @@
 """Features of every clip of a data set: one decoding pass and one forward pass serve all splits and protocols."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from lib.data import EvaluationViews, collate
 from lib.fields import Params
 from lib.files import file_hash, read_json, write_json
 from lib.lists import Video, VideoList
+from lib.runs import code_hash, commit
 from lib.views import EvalView
 
 
@@ -66,22 +70,31 @@ def extract(params: Params, model: VideoCLIP, videos: Sequence[Video], title: st
 
 
 def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[VideoList]) -> Features:
-    """The features of all clips of some lists of a data set, or those found before by the same model in the same files.
+    """The features of all clips of some lists of a data set, or those found before by the same model, views and code in the
+    same files.
 
-    They lie under `folder/features`; a file that was changed since (its size or time) makes them anew.
+    They lie under `folder/features`, those of other views beside them; a file that was changed since (its size or time)
+    makes them anew. Those of other weights or other code go as new ones come.
     """
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
     files = [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
-    weights = [file_hash(path) for path in sorted((folder / params.evaluate_model).glob("*.safetensors"))]
-    settings = [weights, params.zero_shot_views, params.still_views, params.probe_views, params.eval_precision]
-    path, record = folder / "features" / f"{dataset}.safetensors", folder / "features" / f"{dataset}.json"
-    if record.exists() and (known := read_json(record))["settings"] == settings and known["files"] == files:
+    weights = " ".join(file_hash(path) for path in sorted((folder / params.evaluate_model).glob("*.safetensors")))
+    made_by = {"weights": weights, "code": code_hash("features"), "torch": torch.__version__, "av": version("av")}
+    settings = made_by | {"views": sorted({*params.zero_shot_views, *params.still_views, *params.probe_views}),
+                          "precision": params.eval_precision}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    record = folder / "features" / f"{dataset}-{digest}.json"
+    path = record.with_suffix(".safetensors")
+    if record.exists() and (known := read_json(record))["files"] == files:
         return Features(paths, load_file(path), known["failed"])
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).to(params.device).eval()
     found = extract(params, model, videos, dataset)
-    record.unlink(missing_ok=True)  # the record comes last: with it, the features are whole and of these settings
     record.parent.mkdir(exist_ok=True)
+    for other in record.parent.glob(f"{dataset}-*.json"):
+        if other == record or not made_by.items() <= read_json(other)["settings"].items():
+            other.unlink()  # the record goes first and comes last: with it, the features are whole
+            other.with_suffix(".safetensors").unlink(missing_ok=True)
     save_file(found.arrays, path)
-    write_json(record, {"settings": settings, "files": files, "failed": found.failed})
+    write_json(record, {"settings": settings, "commit": commit(), "files": files, "failed": found.failed})
     return found

@@ -1,17 +1,30 @@
 """The parameters: names, types, and what must fit together. Their values, units and sources are in `params/base.yaml`.
 
 The classes say what depends on what: videos and embedded CLIP on the scene, an adaptation on both, an evaluation on it.
-`Params.stage_hash` therefore changes for a stage exactly when one of its parameters, or of an earlier stage, does.
+`Params.stage_hash` therefore changes for a stage exactly when a parameter changes that it, or an earlier stage, uses.
+
+To add one without finished runs being made again: declare the value that leaves everything as it was, beside the field,
+as in `blur: Annotated[Amount, Neutral(0.0)]`. With that value it is no part of the hash. A declaration stays for good.
 """
 
 import hashlib
 import json
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lib.values import (Above0, Amount, Choices, Count, DataSet, EvalViews, Names, Once, Positive, Range, Share, Spaces, Split,
                         ViewName, still)
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Marks a field: with this value, a run is what it was before the parameter existed."""
+
+    value: Any
 
 
 class SceneParams(BaseModel):
@@ -142,7 +155,6 @@ class AdaptParams(WorldParams, ClipParams):
     teacher_momentum: Share
     final_teacher_momentum: Share
     train_precision: Literal["float32", "bfloat16"]
-    max_bad_videos: Count
     threads: Positive
 
     @model_validator(mode="after")
@@ -219,6 +231,7 @@ class Params(EvaluateParams):
     """Every parameter; the last ones say how the work is done here. They change no result but in how sums are rounded."""
 
     allow_missing: bool
+    max_bad_videos: Count
     manifests: str
     device: str
     devices: Positive
@@ -245,11 +258,58 @@ class Params(EvaluateParams):
         return self
 
     def stage_hash(self, stage: type[SceneParams]) -> str:
-        """Twelve hex digits over the parameters of a stage (one of the classes above) and of the stages before it.
+        """Twelve hex digits over the parameters that a stage (one of the classes above) and the stages before it use."""
+        return stage_hash(dict(self), stage)
 
-        Where the data sets lie that a stage does not use is left out.
+    def places(self, stage: type[SceneParams]) -> dict[str, str]:
+        """Those of the parameters that say where what a stage reads lies: its real data sets, and a CLIP of one's own."""
+        names = [f"{kind}_{name}" for kind in ("data", "lists") for name in sorted(_data_sets(dict(self), stage) - {"embedded"})]
+        names += ["clip"] * Path(self.clip).is_absolute()
+        return {name: getattr(self, name) for name in names if name in AdaptParams.model_fields}  # a folder has no lists
+
+    def made(self, record: Mapping[str, Any], stage: type[SceneParams]) -> bool:
+        """Whether a record (`adapt.json`, `metrics.json`) is of these parameters and of the same places.
+
+        Places are no part of the hash, so that moved videos cost no adaptation: whether what lies in another place is the
+        same, the stage finds out, which then takes up what it has made of it (`runs.finished`).
         """
-        used = {self.dataset} | (set(self.evaluate_on) if issubclass(stage, EvaluateParams) else set())
-        places = {f"{kind}_{name}" for kind in ("data", "lists") for name in {*get_args(DataSet)} - used}
-        chosen = {name: getattr(self, name) for name in stage.model_fields if name not in places}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        recorded = record.get("params", {})
+        return record.get("params_hash") == self.stage_hash(stage) and all(
+            recorded.get(name, place) == place for name, place in self.places(stage).items())
+
+
+def stage_hash(values: Mapping[str, Any], stage: type[SceneParams]) -> str:
+    """What `Params.stage_hash` is of parameters in a mapping, as a record holds them. KeyError: it lacks one that counts."""
+    left_out = {name for name, field in stage.model_fields.items() for mark in field.metadata
+                if isinstance(mark, Neutral) and values.get(name, mark.value) == mark.value}
+    if issubclass(stage, AdaptParams):
+        left_out |= _unused(values, stage)
+        values = {**values, "clip": Path(clip).name if Path(clip := values["clip"]).is_absolute() else clip}
+    chosen = {name: values[name] for name in stage.model_fields if name not in left_out}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _data_sets(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
+    return {values["dataset"], *(values["evaluate_on"] if issubclass(stage, EvaluateParams) else ())}
+
+
+def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
+    """The parameters that an adaptation or an evaluation has but does not use, and those that say where data lie.
+
+    What lies there is recorded by its content: the videos, and the weights of a CLIP, whatever made them
+    (`runs.sources_of`). Of the embedded world, the parameters say it before anything is rendered: there they count.
+    """
+    def named(*prefixes: str) -> set[str]:
+        return {name for name in values if name.startswith(prefixes)}
+
+    embedded_clip = ClipParams.model_fields.keys() - SceneParams.model_fields.keys() - {"clip"}
+    return set().union(*(names for names, used in (
+        (named("data_", "lists_"), False),
+        (WorldParams.model_fields.keys(), "embedded" in _data_sets(values, stage)),
+        (embedded_clip, values["dataset"] == "embedded"),
+        (named("local_"), values["local_views"] > 0),
+        (named("head_") | {"feature_learning_rate_scale"}, values["objective"] == "feature"),
+        ({"centre_momentum"}, "centring" in values["prior"]),
+        ({"trained_last_blocks"}, values["trained"] == "last_blocks"),
+        ({"balance_temperature"}, values.get("balance_predictions", False)),
+    ) if not used))

@@ -1,10 +1,13 @@
 """What a run keeps: checkpoints to go on from, its models with their cards, and the record of what made them."""
 
+import ast
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,14 @@ import torch
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from lib.distributed import say
-from lib.fields import Params, SceneParams
-from lib.files import file_hash, sha256, whole_folder, write_json, write_text
+from lib.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams, stage_hash
+from lib.files import file_hash, read_json, sha256, whole_folder, write_json, write_text
+from lib.migrate import former_hash
 from lib.params import FOLDER, ROOT
+
+MODULES = {EvaluateParams: "evaluate", AdaptParams: "train", ClipParams: "pretrain"}  # that compute a stage; of the others: world
+# they choose, carry and record: a change there changes no number (and of which files there are, records have hashes)
+NO_NUMBERS = {"fields", "files", "params", "migrate", "runs", "lists", "official"}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -43,11 +51,13 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         _checksum(other).unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], device: torch.device) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, params: Params, sources: dict[str, str], device: torch.device) -> dict[str, Any] | None:
     """The newest checkpoint that is whole and was made with these parameters and sources; of every other it says why not.
 
     None if there is none. Nothing in a file is executed.
     """
+    former = former_hash(dict(params) | {"data_embedded": f"data/embedded/{params.world_seed}"}, AdaptParams)  # lib/migrate.py
+    hashes = params.stage_hash(AdaptParams), former
     for path in checkpoints(folder):
         noted = _checksum(path).read_text().split() if _checksum(path).exists() else []
         known = noted[0] if noted else "no checksum"
@@ -55,15 +65,50 @@ def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], dev
             say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
             continue
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] == params_hash and state.get("sources") == sources:
+        if state["params_hash"] in hashes and state.get("sources") == sources:
             return state
-        what = "another CLIP, concepts, prompts or list of videos" if state["params_hash"] == params_hash else "other parameters"
+        what = "another CLIP, concepts, prompts or list of videos" if state["params_hash"] in hashes else "other parameters"
         say(f"{path} was made with {what}: it is not used")
     return None
 
 
 def _checksum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def continued(made: dict[str, Any], state: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a record says of the code that made a run: `made_by`, a line for each that had a part in it (the step from which
+    on, `commit`, `code`), and the words of all, in order, as its `commit` and `code`.
+
+    made: today's `provenance`; state: the checkpoint that the run goes on from. Says so if other code made that.
+    """
+    lines = [{"step": state["step"] if state else 0, "commit": made["commit"], "code": made["code"]}]
+    if state:
+        before = state.get("made_by", [{"step": 0, "commit": "unknown", "code": "unknown"}])  # checkpoints did not always say
+        if (last := before[-1]) | {"step": state["step"]} == lines[0]:
+            lines = before
+        else:
+            say(f"made at commit {last['commit']} (code {last['code']}), going on with {made['commit']} (code {made['code']})")
+            lines = before + lines
+    return {"made_by": lines, **{name: " ".join(dict.fromkeys(line[name] for line in lines)) for name in ("commit", "code")}}
+
+
+def take_up(folder: Path, params: Params, sources: dict[str, str]) -> dict[str, Any] | None:
+    """The record of the student and teacher in a folder, as its `adapt.json`, if both are whole and were made with these
+    parameters and sources, at whatever commit; else None. An adaptation is not made again because its record went, or
+    because its videos have moved."""
+    paths = [folder / role / "adapt.json" for role in ("student", "teacher")]
+    record, other = (read_json(path) if path.exists() and any(path.parent.glob("*.safetensors")) else {} for path in paths)
+    now = {"params": params.model_dump(), "params_hash": params.stage_hash(AdaptParams)}
+    try:  # by the parameters in it, not by the hash: its rules may have been others then
+        if record != other or (stage_hash(record["params"], AdaptParams), record["sources"]) != (now["params_hash"], sources):
+            return None
+    except KeyError:  # no models, or from before there was a parameter that counts
+        return None
+    record |= now
+    write_json(folder / "adapt.json", record)
+    say(f"finished at commit {record['commit']} with these parameters and videos: taken up ({folder})")
+    return record
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:
@@ -144,20 +189,43 @@ def sources_of(params: Params, videos: str) -> dict[str, str]:
 
 
 def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
-    """What a number needs to be believed: commit, parameters' hash, versions, hardware, when (UTC)."""
+    """What a number needs to be believed: commit and hash of the code, parameters' hash, versions, hardware, when (UTC)."""
+    device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
+    module = next((name for kind, name in MODULES.items() if issubclass(stage, kind)), "world")
+    return {"commit": commit(), "code": code_hash(module), "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            "params_hash": params.stage_hash(stage), "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
+            "hardware": f"{device}, {os.cpu_count()} cores"}
+
+
+def commit() -> str:
+    """The commit that is checked out, with "+" and six hex digits over what was changed since; "unversioned" without one."""
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    commit = git("rev-parse", "--short=10", "HEAD") or "no commit"
+    # an unpacked archive, perhaps in somebody's own repository, has none
+    if not shutil.which("git") or not git("ls-files", "lib/runs.py") or not (head := git("rev-parse", "--short=10", "HEAD")):
+        return "unversioned"
     # a change to what computes makes the commit's name a half-truth; tables and documents do not compute, and one's own
     # profiles and ablations stand in the record with all their values
     changed = git("diff", "HEAD", "--", "lib", "params", "constraints.txt") + git("ls-files", "--others", "--exclude-standard", "lib")
-    device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
-    changes = f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else ""
-    return {"commit": commit + changes, "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-            "params_hash": params.stage_hash(stage), "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
-            "hardware": f"{device}, {os.cpu_count()} cores"}
+    return head + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else "")
+
+
+@cache
+def code_hash(module: str) -> str:
+    """Twelve hex digits over the source of a module of `lib` and of all that it imports there, but for `NO_NUMBERS`."""
+    todo, found = [ROOT / "lib" / f"{module}.py"], {}
+    while todo:
+        path = todo.pop()
+        if path in found or path.stem in NO_NUMBERS or not path.exists():
+            continue
+        found[path], names = path.read_bytes(), []
+        for node in ast.walk(ast.parse(found[path])):
+            if isinstance(node, ast.ImportFrom):
+                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        todo += [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("lib.")]
+    return hashlib.sha256(b"".join(found[path] for path in sorted(found))).hexdigest()[:12]
 
 
 def _processor() -> str:

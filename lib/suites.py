@@ -118,15 +118,19 @@ def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> li
 def _check_difference(row: str, profile: str, plain: Params, params: Params, seen: dict[str, str]) -> None:
     """An empty ablation file is the profile itself; any other must change what is computed, and no two the same."""
     file = layers(profile, row)[-1].relative_to(FOLDER.parent)
-    content, digest = read_yaml(FOLDER.parent / file), params.stage_hash(EvaluateParams)
+    content, digest = read_yaml(FOLDER.parent / file), _identity(params)
     if replaced := {"seed", "world_seed"} & content.keys():
         raise ParamsError(f"{file}: {sorted(replaced)} are the replicas' of a suite, not an ablation's")
-    if content and digest == plain.stage_hash(EvaluateParams):
+    if content and digest == _identity(plain):
         raise ParamsError(f"{file}: changes nothing in profile {profile!r}: its values are the profile's own, or say only how "
                           "the work is done here")
     if digest in seen:
         raise ParamsError(f"{file}: has the same parameters as {seen[digest]}.yaml in profile {profile!r}")
     seen[digest] = row
+
+
+def _identity(params: Params) -> tuple:
+    return params.stage_hash(EvaluateParams), *params.places(EvaluateParams).items()
 
 
 def runs_of_table(runs: list[Run], rows: list[str], replicas: Replicas) -> list[Run]:
@@ -144,10 +148,11 @@ def folder_of(suite: Suite, profile: str, runs: list[Run], overrides: Mapping[st
 
 
 def made_otherwise(run: Run) -> list[Path]:
-    """Those of a run's records (adapt.json, metrics.json) that say other parameters than its own, whatever wrote them."""
+    """Those of a run's records (adapt.json, metrics.json) that say other parameters or places than its own, whatever wrote
+    them."""
     stages = {run.folder / "adapt.json": AdaptParams, run.folder / "metrics.json": EvaluateParams}
     return [path for path, stage in stages.items()
-            if path.exists() and read_json(path).get("params_hash") != run.params.stage_hash(stage)]
+            if path.exists() and not run.params.made(read_json(path), stage)]
 
 
 def state_of(run: Run) -> tuple[str, str]:

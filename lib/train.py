@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, load
 from lib.preflight import check_model, check_run, length_of, warnings_of
-from lib.runs import load_checkpoint, model_card, provenance, save_checkpoint, save_model, sources_of
+from lib.runs import continued, load_checkpoint, model_card, provenance, save_checkpoint, save_model, sources_of, take_up
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
@@ -119,9 +120,9 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def adapt(params: Params, folder: Path) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
-    Goes on from the newest checkpoint in `folder` that the same parameters made, and waits while another process is at
-    work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it must be called in as many processes
-    that torchrun started (see `main`).
+    Goes on from the newest checkpoint in `folder` that the same parameters made, or takes up the models that they made
+    there; waits while another process is at work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it
+    must be called in as many processes that torchrun started (see `main`).
     Returns:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:
@@ -156,6 +157,9 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     check_model(params, student, tokenizer, lists, adapt=True)
     # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
     made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
+    if done := distributed.gather_objects(take_up(folder, params, made["sources"]) if distributed.rank() == 0 else None)[0]:
+        return done
+    made |= continued(made)
     concepts = read_concepts(params, videos.classes)
     names = params.concept_spaces if params.objective == "concept" else ["category"]
     objective = make_objective(params, student, concept_spaces(
@@ -169,7 +173,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     steps = length.steps
     num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
     bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
-                           num_concepts, made["sources"]) if steps else ([], [])
+                           num_concepts, made) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings, "warnings": length.warnings,
               "seconds": round(time.time() - started, 1), "memory_gb": round(memory_gb(device), 3), **made}
@@ -182,12 +186,14 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
 
 def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module,
            videos: VideoList, labels: Tensor, steps: int, num_concepts: int,
-           sources: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse."""
-    stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
+           made: dict[str, Any]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
+    adds to `made` what code made the checkpoint that it goes on from."""
+    first_step, bad = 0, {}
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
-    if state := load_checkpoint(folder, stage, sources, labels.device):
+    if state := load_checkpoint(folder, params, made["sources"], labels.device):
+        made |= continued(made, state)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random"].cpu())
@@ -265,9 +271,9 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
             interrupted = distributed.any_process(bool(stopping))
             if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
                 if distributed.rank() == 0:
-                    save_checkpoint(folder, {"params_hash": stage, "sources": sources, "step": step + 1, "random": torch.get_rng_state(),
-                                             "bad": list(bad.items()),
-                                             **{name: part.state_dict() for name, part in parts.items()}})
+                    save_checkpoint(folder, {name: made[name] for name in ("params_hash", "sources", "made_by")} | {
+                        "params": params.model_dump(), "step": step + 1, "random": torch.get_rng_state(), "bad": list(bad.items()),
+                        **{name: part.state_dict() for name, part in parts.items()}})
             if interrupted:
                 raise Interrupted(f"SIGTERM: stopped after step {step} of {steps}; the same command goes on from there")
     return sorted(bad.items()), watch.warnings

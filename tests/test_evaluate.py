@@ -7,8 +7,11 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, CLIPModel
 
+from lib import features, runs
 from lib.data import DataError, list_dataset
 from lib.evaluate import evaluate
+from lib.fields import EvaluateParams
+from lib.files import read_json, write_json
 from lib.params import FOLDER
 from lib.train import adapt
 from lib.video import decode
@@ -72,14 +75,31 @@ def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     assert value(record, "zero_shot") == pytest.approx(np.mean(per_class))  # classes are equally frequent
 
 
-def test_features_are_extracted_once_for_a_model_and_its_views(image_clip):
+def test_features_are_extracted_once_for_a_model_its_views_and_the_code(image_clip, monkeypatch):
     params, folder, record = image_clip
-    features = folder / "features" / "embedded.safetensors"
-    made = features.stat().st_mtime_ns
+    made = {path: path.stat().st_mtime_ns for path in (folder / "features").glob("embedded-*.safetensors")}
     again = evaluate(params.model_copy(update={"knn_k": [3]}), folder)
-    assert features.stat().st_mtime_ns == made and value(again, "zero_shot") == value(record, "zero_shot")
+    (first,) = made
+    assert first.stat().st_mtime_ns == made[first] and value(again, "zero_shot") == value(record, "zero_shot")
+    known = read_json(first.with_suffix(".json"))
+    assert known["settings"]["code"] == runs.code_hash("features") and known["commit"] == record["commit"]
     evaluate(params.model_copy(update={"zero_shot_views": ["4x1x1@24"]}), folder)
-    assert features.stat().st_mtime_ns != made
+    assert first.stat().st_mtime_ns == made[first] and len(list(first.parent.glob("*.safetensors"))) == 2  # side by side
+    monkeypatch.setattr(features, "code_hash", lambda module: f"other {module}")
+    evaluate(params, folder)
+    (now,) = first.parent.glob("*.safetensors")  # of other code, features cannot be asked for again
+    assert now != first and read_json(now.with_suffix(".json"))["settings"]["code"] == "other features"
+
+
+def test_a_record_says_what_was_evaluated_with_which_parameters_and_not_in_place_of_other_data(image_clip, tmp_path):
+    params, folder, record = image_clip
+    adapted = read_json(folder / "adapt.json")
+    assert record["params"] == {name: getattr(params, name) for name in EvaluateParams.model_fields}
+    assert record["adapted"] == {name: adapted[name] for name in ("commit", "code", "params_hash", "sources")}
+    assert params.made(record, EvaluateParams) and record["code"] == runs.code_hash("evaluate")
+    write_json(tmp_path / "adapt.json", adapted | {"params": adapted["params"] | {"clip": "/elsewhere/clip"}})
+    with pytest.raises(ValueError, match="adapted with data from another folder; run 02_adapt"):
+        evaluate(params, tmp_path)
 
 
 def test_a_corrupt_test_video_counts_as_wrong_and_is_listed(tiny, tmp_path):
@@ -132,7 +152,8 @@ def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, l
     assert 100 * answers["ucf101/all/zero_shot_full"].sum() / 23 == pytest.approx(whole)
     halves = [m["value"] for m in record["metrics"] if m["protocol"] == "zero_shot_half"]
     assert len(halves) == 10 and np.mean(halves) > whole  # two classes are easier than four
-    features = load_file(tmp_path / "run" / "features" / "ucf101.safetensors")
+    (kept,) = (tmp_path / "run" / "features").glob("ucf101-*.safetensors")
+    features = load_file(kept)
     assert features["4x2x3@16/features"].shape[:2] == (23, 6)
     assert np.allclose(np.linalg.norm(features["2x1x1@24/embedding"], axis=-1), 1, atol=1e-5)
     by_views = evaluate(params.model_copy(update={"average_views": "probabilities"}), tmp_path / "run")

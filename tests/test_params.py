@@ -1,3 +1,5 @@
+from typing import Annotated
+
 import pytest
 import yaml
 
@@ -73,32 +75,75 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         load(profile="embeded")
 
 
-@pytest.mark.parametrize("change, stages", [
-    ({"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
-    ({"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
-    ({"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
-    ({"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
-    ({"knn_k": [7]}, {EvaluateParams}),
-    ({"workers": 5}, set()),
-    ({"data_embedded": "elsewhere"}, {AdaptParams, EvaluateParams}),
-    ({"data_ucf101": "elsewhere"}, set()),
+@pytest.mark.parametrize("profile, change, stages", [
+    ("embedded", {"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
+    ("embedded", {"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
+    ("embedded", {"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
+    ("embedded", {"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
+    ("embedded", {"clip_gradient": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
+    ("embedded", {"knn_k": [7]}, {EvaluateParams}),
+    ("embedded", {"workers": 5}, set()),
+    ("embedded", {"max_bad_videos": 5}, set()),  # raised to go on with a run that it has stopped
+    ("embedded", {"data_embedded": "elsewhere"}, set()),
+    ("embedded", {"data_ucf101": "elsewhere"}, set()),
+    # what is not used
+    ("embedded", {"head_hidden": 7, "centre_momentum": 0.5, "trained_last_blocks": 1, "local_span": 0.3}, set()),
+    ("embedded", {"local_views": 1}, {AdaptParams, EvaluateParams}),
+    ("embedded", {"balance_temperature": 0.5}, set()),
+    ("paper", {"local_span": 0.3}, {AdaptParams, EvaluateParams}),
+    # real data know nothing of the rendered world, nor of the CLIP that is trained on it; nor of the disk they lie on
+    ("paper", {"world_seed": 1, "world_difficulty": 0.9}, {WorldParams, ClipParams}),
+    ("ucf101", {"clip_epochs": 3}, {ClipParams}),
+    ("paper", {"data_kinetics400": "elsewhere", "data_hmdb51": "elsewhere", "lists_ucf101": "elsewhere"}, set()),
+    ("paper", {"clip": "openai/clip-vit-base-patch32"}, {ClipParams, AdaptParams, EvaluateParams}),
 ])
-def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_depend_on_it(change, stages):
-    before, after = load(profile="embedded"), load(profile="embedded", **change)
+def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_use_it(profile, change, stages):
+    before, after = load(profile=profile), load(profile=profile, **change)
     every = (WorldParams, ClipParams, AdaptParams, EvaluateParams)
-    changed = {stage for stage in every if before.stage_hash(stage) != after.stage_hash(stage)}
-    assert changed == stages
+    assert {stage for stage in every if before.stage_hash(stage) != after.stage_hash(stage)} == stages
+
+
+@pytest.mark.parametrize("ablation, changes, used", [
+    ("no_language", {"head_hidden": 7}, True), ("no_language", {"centre_momentum": 0.5}, True), ("centring", {"centre_momentum": 0.5}, True),
+    ("last_blocks", {"trained_last_blocks": 1}, True), ("lss", {"feature_learning_rate_scale": 0.5}, False)])
+def test_a_parameter_counts_in_the_runs_that_use_it(ablation, changes, used):
+    hashes = {load(profile="embedded", ablation=ablation, **own).stage_hash(AdaptParams) for own in ({}, changes)}
+    assert len(hashes) == 1 + used
+
+
+def test_a_new_parameter_with_its_neutral_value_changes_no_hash():
+    class Adapt(AdaptParams):
+        blur: Annotated[float, fields.Neutral(0.0)]
+
+    class Later(fields.Params):
+        blur: Annotated[float, fields.Neutral(0.0)]
+
+    known = load(profile="paper")
+    without, with_blur = (Later(**dict(known), blur=blur) for blur in (0.0, 0.5))
+    assert without.stage_hash(Adapt) == known.stage_hash(AdaptParams) != with_blur.stage_hash(Adapt)
+    assert with_blur.stage_hash(Adapt) != Later(**dict(known), blur=0.6).stage_hash(Adapt)
+    assert without.stage_hash(Later) == known.stage_hash(fields.Params)
+    assert fields.stage_hash(dict(known), Adapt) == known.stage_hash(AdaptParams)  # as a record of then holds them
+
+
+def test_a_record_is_of_the_parameters_and_of_the_places_that_the_stage_reads():
+    here, there = load(profile="paper"), load(profile="paper", data_ucf101="there", data_charades="unused")
+    record = {"params": here.model_dump(), "params_hash": here.stage_hash(AdaptParams)}
+    assert here.made(record, AdaptParams) and there.made(record, AdaptParams)  # adapted to Kinetics
+    record = {"params": here.model_dump(), "params_hash": here.stage_hash(EvaluateParams)}
+    assert here.made(record, EvaluateParams) and not there.made(record, EvaluateParams)
+    assert not load(profile="paper", epochs=10).made(record, EvaluateParams)
+    rendered = load(profile="embedded", data_embedded="a")
+    assert load(profile="embedded", data_embedded="b").made(
+        {"params": rendered.model_dump(), "params_hash": rendered.stage_hash(EvaluateParams)}, EvaluateParams)
+    one, other = (load(profile="paper", clip=f"/{disk}/clip") for disk in "ab")
+    assert one.stage_hash(AdaptParams) == other.stage_hash(AdaptParams) != load(profile="paper", clip="/a/other").stage_hash(AdaptParams)
+    assert not other.made({"params": one.model_dump(), "params_hash": one.stage_hash(AdaptParams)}, AdaptParams)
 
 
 def test_the_world_seed_chooses_data_and_checkpoint():
     chosen = load(profile="embedded", world_seed=2)
     assert chosen.data_embedded == f"data/embedded/2-{chosen.stage_hash(WorldParams)[:6]}" and chosen.clip == "outputs/embedded/clip/2"
-
-
-def test_the_stage_that_evaluates_depends_on_the_place_of_what_it_evaluates_on():
-    before, after = (load(profile="paper", data_ucf101=place) for place in ("here", "there"))
-    assert before.stage_hash(AdaptParams) == after.stage_hash(AdaptParams)
-    assert before.stage_hash(EvaluateParams) != after.stage_hash(EvaluateParams)
 
 
 def test_videos_from_elsewhere_are_refused_by_a_profile_that_renders_its_own():

@@ -1,38 +1,47 @@
+import shutil
 import subprocess
 
 import huggingface_hub
 import torch
 from huggingface_hub import ModelCard
 
+from lib import runs
 from lib.fields import AdaptParams
 from lib.files import read_json
-from lib.params import load
-from lib.runs import checkpoints, load_checkpoint, model_card, provenance, save_checkpoint, sources_of
+from lib.migrate import former_hash
+from lib.params import ROOT, load
+from lib.runs import checkpoints, code_hash, commit, continued, load_checkpoint, model_card, provenance, save_checkpoint, sources_of
 from lib.train import adapt
 
 
 def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_parameters_is_loaded(tmp_path, capsys):
-    def load(params_hash="a", **sources):
-        state = load_checkpoint(tmp_path, params_hash, sources, torch.device("cpu"))
+    mine = load(profile="paper")
+
+    def found(params=mine, **sources):
+        state = load_checkpoint(tmp_path, params, sources, torch.device("cpu"))
         return state and state["x"].tolist()
 
-    assert load() is None
+    def save(step, params_hash=mine.stage_hash(AdaptParams)):
+        save_checkpoint(tmp_path, {"params_hash": params_hash, "sources": {}, "step": step, "x": torch.tensor([step])})
+
+    assert found() is None
     for step in (3, 6, 10):
-        save_checkpoint(tmp_path, {"params_hash": "a", "sources": {}, "step": step, "x": torch.tensor([step])})
+        save(step)
     newest, before = checkpoints(tmp_path)
     assert [newest.name, before.name] == ["checkpoint-00000010.pt", "checkpoint-00000006.pt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         name + suffix for name in (newest.name, before.name) for suffix in ("", ".sha256"))
     assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
-    assert load() == [10] and load("b") is None and "made with other parameters" in capsys.readouterr().out
-    assert load(concepts="edited") is None and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
+    assert found() == found(load(profile="paper", data_kinetics400="/moved", workers=1)) == [10]
+    assert found(load(profile="paper", epochs=1)) is None and "made with other parameters" in capsys.readouterr().out
+    assert found(concepts="edited") is None and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
     newest.write_bytes(newest.read_bytes()[:-1])
-    assert load() == [6] and f"{newest} is not whole" in capsys.readouterr().out
-    save_checkpoint(tmp_path, {"params_hash": "a", "sources": {}, "step": 9, "x": torch.tensor([9])})
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000009.pt", before.name]
+    assert found() == [6] and f"{newest} is not whole" in capsys.readouterr().out
+    save(9, former_hash(dict(mine), AdaptParams))  # a run that was under way when hashes changed
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000009.pt", before.name] and found() == [9]
     (tmp_path / "checkpoint-00000009.pt.sha256").unlink()
     before.write_text("")
-    assert load() is None
+    assert found() is None
 
 
 def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():
@@ -55,6 +64,41 @@ def test_the_record_names_commit_parameters_and_hardware():
     record = provenance(load(profile="embedded"), AdaptParams)
     assert record["params_hash"] == load(profile="embedded").stage_hash(AdaptParams)
     assert record["torch"] == torch.__version__ and "cores" in record["hardware"] and record["commit"]
+    assert record["code"] == code_hash("train") != code_hash("evaluate")
+
+
+def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "lib", tmp_path / "lib")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+
+    def hashes():
+        code_hash.cache_clear()
+        return {module: code_hash(module) for module in ("features", "train", "evaluate", "pretrain")}
+
+    before = hashes()
+    assert commit() == "unversioned"  # an unpacked archive, also in a repository that is another
+    for module, changed in (("views", {"features", "train", "evaluate", "pretrain"}), ("inspection", {"features", "train", "evaluate"}),
+                            ("losses", {"train", "evaluate"}), ("probes", {"evaluate"}), ("fields", set()), ("report", set())):
+        with (tmp_path / "lib" / f"{module}.py").open("a") as file:
+            file.write("# changed\n")
+        after = hashes()
+        assert {name for name in after if after[name] != before[name]} == changed, module
+        before = after
+    monkeypatch.undo()
+    code_hash.cache_clear()
+
+
+def test_a_run_lists_all_code_that_made_it(capsys):
+    first, other = {"commit": "aaa", "code": "1"}, {"commit": "bbb", "code": "2"}
+    fresh = continued(first)
+    assert fresh == {"made_by": [{"step": 0, **first}], **first}
+    state = {"step": 5, **fresh}
+    assert continued(first, state) == fresh and not capsys.readouterr().out
+    second = continued(other, state)
+    assert second == {"made_by": [{"step": 0, **first}, {"step": 5, **other}], "commit": "aaa bbb", "code": "1 2"}
+    assert "made at commit aaa (code 1), going on with bbb (code 2)" in capsys.readouterr().out
+    assert continued(first, {"step": 9, **second})["commit"] == "aaa bbb"
+    assert continued(other, {"step": 5})["commit"] == "unknown bbb"  # a checkpoint from before they said it
 
 
 def test_an_adapted_checkpoint_has_a_card_that_the_hub_reads_and_that_says_what_made_it(tiny, tmp_path):

@@ -17,9 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.files import read_json, read_lines
+from lib.fields import AdaptParams
+from lib.files import read_json, read_lines, write_json
+from lib.migrate import former_hash
 from lib.params import ROOT
-from lib.runs import checkpoints
+from lib.runs import checkpoints, save_checkpoint
 from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
 from lib.train import update_teacher
 
@@ -271,3 +273,39 @@ def test_a_checkpoint_of_another_list_of_videos_is_not_taken(tiny, tmp_path, cap
     next((tmp_path / "world" / "train").rglob("*.mp4")).unlink()
     adapt(params, tmp_path / "run")
     assert "list of videos: it is not used" in capsys.readouterr().out
+
+
+def test_a_run_that_other_code_goes_on_with_lists_both_commits(tiny, tmp_path, capsys):
+    params = tiny(epochs=1, checkpoint_every=2)
+    whole = adapt(params, tmp_path / "whole")
+    assert whole["made_by"] == [{"step": 0, "commit": whole["commit"], "code": whole["code"]}]
+    older = checkpoints(tmp_path / "whole")[1]
+    state = torch.load(older, weights_only=True)
+    assert state["params"] == params.model_dump()
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run", state | {"made_by": [{"step": 0, "commit": "0123456789", "code": "abcdefabcdef"}]})
+    record = adapt(params, tmp_path / "run")
+    assert f"made at commit 0123456789 (code abcdefabcdef), going on with {whole['commit']}" in capsys.readouterr().out
+    assert record["commit"] == f"0123456789 {whole['commit']}" and record["made_by"][1]["step"] == 2
+    assert f"commit {record['commit']}," in (tmp_path / "run" / "teacher" / "README.md").read_text()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp_path, capsys):
+    shutil.copytree(tiny().data_embedded, tmp_path / "old disk")
+    own = {"dataset": "folder", "epochs": 1, "evaluate_on": ["folder"], "probe_on": []}
+    before = adapt(tiny(**own, data_folder=str(tmp_path / "old disk")), tmp_path / "run")
+    for path in (tmp_path / "run" / "adapt.json", *checkpoints(tmp_path / "run")):
+        path.unlink()
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    (tmp_path / "old disk").rename(tmp_path / "new disk")
+    moved = tiny(**own, data_folder=str(tmp_path / "new disk"))
+    assert not moved.made(before, AdaptParams)
+    after = adapt(moved, tmp_path / "run")
+    assert "taken up" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
+    assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
+    for role in ("student", "teacher"):  # as it was before the hash had today's rules
+        write_json(tmp_path / "run" / role / "adapt.json", before | {"params_hash": former_hash(before["params"], AdaptParams)})
+    assert adapt(moved, tmp_path / "run") == after and "taken up" in capsys.readouterr().out
+    next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
+    assert adapt(moved, tmp_path / "run")["videos"] == 79 and "taken up" not in capsys.readouterr().out
