@@ -24,7 +24,8 @@ from av.video.reformatter import Interpolation
 from tqdm import tqdm
 
 from lib.inspection import inspect
-from lib.video import SCALING, VideoError, VideoIndex, decode, decoder_of
+from lib.container import VideoError, VideoIndex, decoder_of
+from lib.video import SCALING, decode
 
 PATTERNS = {"last": lambda n, fps: [n - 1], "middle": lambda n, fps: [n // 2], "all": lambda n, fps: range(n),
             "eight": lambda n, fps: np.linspace(0, n - 1, 8).round().astype(int),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lib.fields import Params
 from lib.inspection import inspect
 from lib.params import ROOT, place_of
-from lib.video import VideoError, VideoIndex
+from lib.container import VideoError, VideoIndex
 
 KEPT_EVERY = 1000  # files: so many are checked again after a kill
 # path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
