@@ -1,13 +1,10 @@
-"""How many pictures a compressed packet shows, told from its first bytes.
+"""How many frames a compressed packet of H.264 or HEVC shows, told from its first bytes; the rest is in `codecs`.
 
-Not every packet is a frame: VP8, VP9 and AV1 have frames that are only referred to, MPEG-4 has packets that say "nothing
-has changed" and packets that hold two frames, H.264 may put the two fields of a frame into packets of their own, and
-what refers to a picture in front of the first one is shown by no decoder. Each class below is made at the first key
-frame, with the stream's extradata, and then called with every packet in turn: it returns the number of frames that the
-decoders of libavcodec put out for it.
+Not every packet is a frame: H.264 may put the two fields of a frame into packets of their own, and where a file begins
+in the middle of a film, what is shown before its first sound picture is shown by no decoder. A `Packets` is made at the
+first key frame, with the stream's extradata, and then called with every packet in turn.
 """
 
-import re
 from collections.abc import Iterator
 
 HEADER = 512  # bytes at the start of a unit that hold all that is read here
@@ -56,10 +53,17 @@ def units(data: bytes, length_size: int) -> Iterator[bytes]:
         place += size
 
 
+def without_escapes(unit: bytes) -> bytes:
+    """A unit's content, without its first byte."""
+    return unit[1:].replace(b"\0\0\3", b"\0\0")
+
+
 class Packets:
-    """Counts the frames of a codec whose packets are frames."""
+    """Counts the frames that libavcodec puts out for each packet; here, of a codec whose packets are frames."""
 
     at_end = 0  # frames that come when the last packet has been decoded
+    starting = False  # the first sound picture is still to come, or what is shown before it
+    is_leading = False  # the packet refers to pictures in front of the first one: no decoder is to see it
 
     def __init__(self, extradata: bytes = b""):
         pass
@@ -68,87 +72,38 @@ class Packets:
         return 1
 
 
-class Vp8(Packets):
-    def __call__(self, data: bytes) -> int:
-        return data[0] >> 4 & 1
-
-
-class Vp9(Packets):
-    def __call__(self, data: bytes) -> int:
-        return sum(self._is_shown(frame) for frame in self._frames(data))
-
-    @staticmethod
-    def _frames(data: bytes) -> Iterator[bytes]:
-        """The frames of a superframe (VP9 specification, annex B), or the only one."""
-        marker, place = data[-1], 0
-        count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
-        table = data[-2 - count * width :]
-        if marker >> 5 != 6 or len(table) != 2 + count * width or table[0] != marker:
-            yield data
-            return
-        for number in range(count):
-            size = int.from_bytes(table[1 + number * width :][:width], "little")
-            yield data[place : place + size]
-            place += size
-
-    @staticmethod
-    def _is_shown(frame: bytes) -> int:
-        bits = Bits(frame)
-        bits.read(2)
-        if bits.read(1) + 2 * bits.read(1) == 3:  # profile
-            bits.read(1)
-        shows_an_earlier_one = bits.read(1)
-        bits.read(1)  # frame type
-        return int(bool(frame) and bool(shows_an_earlier_one or bits.read(1)))
-
-
-class Av1(Packets):
-    def __call__(self, data: bytes) -> int:
-        """A temporal unit shows one frame, whatever its layers are; a packet may be less than that."""
-        place = 0
-        while place < len(data):  # AV1 specification, 5.3
-            header, kind = data[place], data[place] >> 3 & 15
-            place += 2 if header & 4 else 1
-            size, shift = len(data) - place, 0
-            if header & 2:
-                size = 0
-                while place < len(data):
-                    size |= (data[place] & 127) << shift
-                    shift, place = shift + 7, place + 1
-                    if not data[place - 1] & 128:
-                        break
-            if kind in (3, 6):  # frame header, frame
-                first = data[place] if size and place < len(data) else 0
-                if first & 0x80 or first & 0x10:  # shows an earlier one; is shown itself
-                    return 1
-            place += size
-        return 0
-
-
 class H264(Packets):
-    """Frames, or fields in packets of their own: the second one of a pair is no further frame."""
+    """Frames, or fields in packets of their own: the second one of a pair is no further frame.
+
+    Without an instantaneous refresh (IDR) at its start, a film is shown from its recovery point on (H.264, D.2.8).
+    """
 
     def __init__(self, extradata: bytes):
         stored = extradata[:1] == b"\1"
         self.length_size = (extradata[4] & 3) + 1 if stored and len(extradata) > 4 else 0
-        self.fields_allowed, self.number_bits, self.planes, self.waiting = False, 4, False, None
+        self.number_bits, self.order_bits, self.planes, self.fields_allowed = 4, 0, False, False
+        self.starting, self.first, self.target, self.point, self.held = True, None, 0, None, []
+        self.field, self.count = None, 0
         for unit in [extradata[8:]] if stored else start_codes(extradata):
             self._parameters(unit)
 
     def __call__(self, data: bytes) -> int:
+        self.is_leading, recovery = False, 0
         for unit in units(data, self.length_size):
             kind = unit[0] & 31 if unit else 0
             if kind == 7:
                 self._parameters(unit)
+            elif kind == 6:
+                recovery = recovery or self._frames_to_recovery(unit)
             elif kind in (1, 2, 5):
-                return self._picture(unit)
+                return self._picture(unit, kind == 5, recovery)
         return 0
 
     def _parameters(self, unit: bytes) -> None:
-        """Reads a sequence parameter set (H.264, 7.3.2.1.1) up to frame_mbs_only_flag."""
+        """Reads a sequence parameter set (7.3.2.1.1) up to frame_mbs_only_flag."""
         if not unit or unit[0] & 31 != 7:
             return
-        bits = Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
+        bits = Bits(without_escapes(unit))
         profile = bits.read(24) >> 16
         bits.golomb()
         self.planes = False
@@ -160,10 +115,9 @@ class H264(Packets):
                 for number in range(12 if chroma == 3 else 8):
                     self._scaling_list(bits, 16 if number < 6 else 64)
         self.number_bits = bits.golomb() + 4
-        order = bits.golomb()
-        if order == 0:
-            bits.golomb()
-        elif order == 1:
+        kind = bits.golomb()  # of the order in which pictures are shown
+        self.order_bits = bits.golomb() + 4 if kind == 0 else 0
+        if kind == 1:
             bits.read(1), bits.signed(), bits.signed()
             for _ in range(min(bits.golomb(), 255)):
                 bits.signed()
@@ -178,23 +132,67 @@ class H264(Packets):
                 following = (last + bits.signed()) % 256
             last = following or last
 
-    def _picture(self, unit: bytes) -> int:
-        if not self.fields_allowed:
+    @staticmethod
+    def _frames_to_recovery(unit: bytes) -> int:
+        """What a recovery point message says (7.3.2.3), 0 if there is none."""
+        data, place = without_escapes(unit), 0
+        while place + 2 < len(data):
+            numbers = []
+            for _ in range(2):  # kind, size
+                start = place
+                while data[place : place + 1] == b"\xff":
+                    place += 1
+                numbers.append(255 * (place - start) + int.from_bytes(data[place : place + 1]))
+                place += 1
+            if numbers[0] == 6:
+                return Bits(data[place:]).golomb()
+            place += numbers[1]
+        return 0
+
+    def _picture(self, unit: bytes, is_refresh: bool, recovery: int) -> int:
+        """A slice's header (7.3.3), as far as it is needed."""
+        if not self.starting and not self.fields_allowed:
             return 1
-        bits = Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
+        bits = Bits(without_escapes(unit))
         bits.golomb(), bits.golomb(), bits.golomb()
         if self.planes:
             bits.read(2)
-        number, is_field = bits.read(self.number_bits), bits.read(1)
-        if not is_field:
-            self.waiting = None
+        number = bits.read(self.number_bits)
+        if self.fields_allowed and bits.read(1):
+            bottom = bits.read(1)
+            if self.field == (number, 1 - bottom):
+                self.field = None
+                return 0
+            self.field = (number, bottom)
+        else:
+            self.field = None
+        if not self.starting:
             return 1
-        bottom = bits.read(1)
-        if self.waiting == (number, 1 - bottom):
-            self.waiting = None
-            return 0
-        self.waiting = (number, bottom)
-        return 1
+        if is_refresh:
+            self.starting = False
+            return 1
+        self.count += 2
+        order = bits.read(self.order_bits) if self.order_bits else self.count
+        return self._from_recovery(number, order, recovery, is_reference=unit[0] > 31)
+
+    def _from_recovery(self, number: int, order: int, recovery: int, is_reference: bool) -> int:
+        if self.first is None:
+            self.first, self.target = order, (number + recovery) % (1 << self.number_bits)
+        self.is_leading = self._later(order, self.first) < 0
+        if self.point is None:
+            if not is_reference or number != self.target:
+                self.held.append(order)
+                return 0
+            self.point = order
+            return 1 + sum(self._later(held, order) > 0 for held in self.held)
+        later = self._later(order, self.point)
+        self.starting = later < 0 or not is_reference
+        return int(later >= 0)
+
+    def _later(self, order: int, other: int) -> int:
+        """By how much a picture is shown after another; numbers begin again after 2^order_bits."""
+        half = 1 << (self.order_bits or 32) - 1
+        return (order - other + half) % (2 * half) - half
 
 
 class Hevc(Packets):
@@ -216,103 +214,3 @@ class Hevc(Packets):
                     self.starting = False
                 return int(not (self.skipping and kind in (8, 9)))
         return 0
-
-
-class Mpeg12(Packets):
-    """Bidirectional pictures before the second reference are skipped, unless their group is closed."""
-
-    def __init__(self, extradata: bytes):
-        self.references, self.closed = 0, False
-
-    def __call__(self, data: bytes) -> int:
-        for unit in start_codes(data):
-            bits = Bits(unit[:5])
-            code = bits.read(8)
-            if code == 0xB8:  # group of pictures
-                bits.read(25)
-                self.closed = bool(bits.read(1))
-            elif code == 0:
-                bits.read(10)
-                if bits.read(3) == 3:
-                    return int(self.references >= 2 or self.closed)
-                self.references += 1
-                return 1
-        return 0
-
-
-class Mpeg4(Packets):
-    """A packet may hold two frames ("packed", DivX), or only say that nothing has changed, which decodes to none.
-
-    The rules, the odd ones too, are those of libavcodec's decoder.
-    """
-
-    def __init__(self, extradata: bytes):
-        self.time_bits, self.low_delay, self.delay_is_stated, self.packed = 4, False, False, False
-        self.references, self.kept, self.skipped = 0, None, False
-        for unit in start_codes(extradata):
-            self._header(unit)
-
-    def __call__(self, data: bytes) -> int:
-        codes = list(start_codes(data))
-        for unit in codes:
-            self._header(unit)
-        pictures = [unit for unit in codes if unit[:1] == b"\xb6"]
-        if self.kept and codes and codes[0][:1] != b"\xb0":
-            pictures.insert(0, self.kept)  # the second one of the packet before comes first
-        self.kept = None
-        if not pictures:
-            return 0
-        shown = self._shown(pictures[0])
-        bidirectional = len(pictures) > 1 and not int.from_bytes(pictures[1][1:2]) & 0x40  # or a key frame
-        if self.packed and not self.skipped and bidirectional and len(data) > 7:
-            self.kept = pictures[1]
-        return shown
-
-    @property
-    def at_end(self) -> int:
-        return int(self.low_delay and self.skipped and self.references > 0)
-
-    def _header(self, unit: bytes) -> None:
-        if unit[:1] == b"\xb2":  # user data
-            if written := re.match(rb"DivX\d+(?:Build|b)\d+(p?)", unit[1:]):
-                self.packed = written[1] == b"p"
-        elif unit and 0x20 <= unit[0] < 0x30:  # video object layer
-            bits = Bits(unit[1:])
-            bits.read(1)
-            kind, version = bits.read(8), 1
-            if bits.read(1):
-                version = bits.read(4)
-                bits.read(3)
-            if bits.read(4) == 15:  # pixel aspect
-                bits.read(16)
-            self.delay_is_stated = bool(bits.read(1))
-            if self.delay_is_stated:
-                bits.read(2)
-                self.low_delay = bool(bits.read(1))
-                if bits.read(1):
-                    bits.read(79)
-            elif not self.references:
-                self.low_delay = kind in (0, 1, 17)
-            if bits.read(2) == 3 and version != 1:  # shape
-                bits.read(4)
-            bits.read(1)
-            self.time_bits = max(1, (bits.read(16) - 1).bit_length())
-
-    def _shown(self, picture: bytes) -> int:
-        bits = Bits(picture[1:17])
-        kind = bits.read(2)
-        while bits.left > 0 and bits.read(1):
-            pass
-        bits.read(2 + self.time_bits)
-        self.skipped = not bits.read(1)
-        again = 0
-        if kind == 2 and self.low_delay and not self.delay_is_stated:  # only now does the decoder begin to reorder
-            self.low_delay, again = False, int(self.references > 0)
-        if self.skipped:
-            return again
-        self.references += kind != 2
-        return int(kind != 2 or self.references > 1) + again
-
-
-KINDS = {"vp8": Vp8, "vp9": Vp9, "av1": Av1, "h264": H264, "hevc": Hevc, "mpeg1video": Mpeg12, "mpeg2video": Mpeg12,
-         "mpeg4": Mpeg4}

@@ -11,7 +11,8 @@ import numpy as np
 from av.format import Flags
 from av.stream import Disposition
 
-from lib.bitstream import KINDS, Packets
+from lib.bitstream import Packets
+from lib.codecs import KINDS
 
 # damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
 STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
@@ -111,9 +112,7 @@ def count_packets(path: Path) -> VideoIndex:
     """Reads through the file without decoding: the film's stream, the number of frames to expect, the first packet that
     decodes, and the frame rate."""
     with open_video(path) as (container, stream, _):
-        codec = stream.codec_context
-        kind = KINDS.get(codec.codec.canonical_name, Packets)
-        shown_by, stamps = kind(codec.extradata or b""), []  # of the packets that show something: pts, dts
+        shown_by, stamps = packets_of(stream), []  # of the packets that show something: pts, dts
         num_frames = num_packets = first_packet = 0
         # Matroska and WebM mark no broken packet, but state how long they are
         matroska = "matroska" in container.format.name and container.duration
@@ -126,7 +125,7 @@ def count_packets(path: Path) -> VideoIndex:
                 continue
             if not key_seen and packet.is_keyframe:
                 key_seen, first_packet, num_frames = True, num_packets, 0
-                shown_by, stamps = kind(codec.extradata or b""), []
+                shown_by, stamps = packets_of(stream), []
             num_packets += 1
             shown = shown_by(bytes(packet))
             if shown and not packet.is_discard:
@@ -143,7 +142,7 @@ def count_packets(path: Path) -> VideoIndex:
 
 def _frame_rate(path: Path, container: av.container.InputContainer, stream: av.VideoStream,
                 stamps: list[tuple[int | None, int | None]]) -> float:
-    """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a twentieth.
+    """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a tenth.
 
     Without a stated rate, and without usable stamps, it is what the file's length comes to. stamps: pts and dts of the
     packets that show something.
@@ -151,15 +150,16 @@ def _frame_rate(path: Path, container: av.container.InputContainer, stream: av.V
     stated, tick = float(stream.average_rate or 0), float(stream.time_base or 0)
     may_jump = bool(container.format.flags & Flags.ts_discont.value)  # several recordings, each with a clock of its own
     shown, decoded = zip(*stamps)
+    intervals, seconds = len(stamps) - 1, None not in shown and (max(shown) - min(shown)) * tick
     if may_jump or None in shown:
         known = np.array([(number, stamp) for number, stamp in enumerate(decoded) if stamp is not None]).reshape(-1, 2)
         frames, gaps = np.diff(known, axis=0).T
-        sound = (gaps >= 0) & (gaps * tick < JUMP * frames) if may_jump else slice(None)
-        intervals, seconds = int(frames[sound].sum()), float(gaps[sound].sum()) * tick
-    else:
-        intervals, seconds = len(stamps) - 1, (max(shown) - min(shown)) * tick
+        steady = (gaps >= 0) & (gaps * tick < JUMP * frames)
+        if None in shown or not steady.all():
+            kept = steady | (not may_jump)
+            intervals, seconds = int(frames[kept].sum()), float(gaps[kept].sum()) * tick
     if intervals and seconds > 0:
-        fits = stated and abs(intervals / stated - seconds) <= seconds / 20 + tick
+        fits = stated and abs(intervals / stated - seconds) <= seconds / 10 + tick
         return stated if fits else intervals / seconds
     if 0 < stated <= MOST_FPS:
         return stated
@@ -182,9 +182,21 @@ def video_packets(container: av.container.InputContainer, stream=None) -> Iterat
             yield packet
 
 
+def packets_of(stream: av.VideoStream) -> Packets:
+    """What counts the frames in the packets of a stream, from a key frame on."""
+    kind = KINDS.get(stream.codec_context.codec.canonical_name, Packets)
+    return kind(stream.codec_context.extradata or b"")
+
+
 def decoded_frames(container, stream, decoder, first_packet: int) -> Iterator[av.VideoFrame]:
+    """All frames. Some decoders make grey frames of what precedes the first key frame, and some fail at what refers to
+    something in front of it: they never get to see it."""
+    start = packets_of(stream)
     for number, packet in enumerate(video_packets(container, stream)):
-        # some decoders make grey frames of what precedes the first key frame: they never get to see it
-        if number >= first_packet:
+        if number < first_packet:
+            continue
+        if start.starting:
+            start(bytes(packet))
+        if not start.is_leading:
             yield from decoder.decode(packet)
     yield from decoder.decode(None)

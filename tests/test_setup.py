@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["fields", "params", "files", "distributed", "devices", "runs", "bitstream", "container", "video", "inspection", "fuzz", "manifest", "views", "lists", "official",
+ORDER = ["fields", "params", "files", "distributed", "devices", "runs", "bitstream", "codecs", "container", "video", "inspection", "fuzz", "manifest", "views", "lists", "official",
          "data", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
          "concepts", "losses",
          "metrics", "bootstrap", "probes", "objectives", "gradients", "watch", "train", "features", "evaluate", "predict", "suites",
