@@ -158,7 +158,8 @@ def _frame_rate(path: Path, container: av.container.InputContainer, stream: av.V
         if None in shown or not steady.all():
             kept = steady | (not may_jump)
             intervals, seconds = int(frames[kept].sum()), float(gaps[kept].sum()) * tick
-    if intervals and seconds > 0:
+    invented = container.format.flags & Flags.no_timestamps.value  # in bare streams each packet lasts one frame
+    if intervals and seconds > 0 and not invented:
         fits = stated and abs(intervals / stated - seconds) <= seconds / 10 + tick
         return stated if fits else intervals / seconds
     if 0 < stated <= MOST_FPS:
