@@ -142,7 +142,7 @@ def count_packets(path: Path) -> VideoIndex:
 
 def _frame_rate(path: Path, container: av.container.InputContainer, stream: av.VideoStream,
                 stamps: list[tuple[int | None, int | None]]) -> float:
-    """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a tenth.
+    """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a twentieth.
 
     Without a stated rate, and without usable stamps, it is what the file's length comes to. stamps: pts and dts of the
     packets that show something.
@@ -160,7 +160,7 @@ def _frame_rate(path: Path, container: av.container.InputContainer, stream: av.V
             intervals, seconds = int(frames[kept].sum()), float(gaps[kept].sum()) * tick
     invented = container.format.flags & Flags.no_timestamps.value  # in bare streams each packet lasts one frame
     if intervals and seconds > 0 and not invented:
-        fits = stated and abs(intervals / stated - seconds) <= seconds / 10 + tick
+        fits = stated and abs(intervals / stated - seconds) <= seconds / 20 + tick
         return stated if fits else intervals / seconds
     if 0 < stated <= MOST_FPS:
         return stated

@@ -184,10 +184,10 @@ UNEVEN = [0, 180, 410, 590, 800, 1010, 1190, 1400, 1570, 1800]
 @pytest.mark.parametrize("times", [UNEVEN, [33 * number for number in range(10)], [11_000 * number for number in range(10)]])
 def test_without_a_sound_rate_the_stamps_tell_it(tmp_path, write_video, gray_frames, name, codec, times):
     path = write_video(tmp_path / name, gray_frames(10), codec=codec, times=times)  # states 1000 frames a second, or none
-    assert count_packets(path).fps == pytest.approx(9 / (times[-1] / 1000), rel=0.1 if name == "a.mp4" else 1e-6)
+    assert count_packets(path).fps == pytest.approx(9000 / times[-1], rel=0.05)
 
 
-@pytest.mark.parametrize("stated, spacing, right", [(25, 40, 25), (25, 41, 25), (25, 100, 10), (1000, 40, 25), (90000, 40, 25)])
+@pytest.mark.parametrize("stated, spacing, right", [(25, 40, 25), (25, 41, 25), (25, 100, 10), (1000, 40, 25), (60000, 40, 25)])
 def test_a_stated_rate_stands_unless_the_stamps_contradict_it(tmp_path, write_video, gray_frames, stated, spacing, right):
     path = write_video(tmp_path / "a.mkv", gray_frames(10), rate=stated)
     stamps = [spacing * number for number in range(10)]
@@ -285,13 +285,12 @@ def test_whatever_a_library_raises_leaves_as_the_one_error(tmp_path, write_video
 
 
 def test_a_stream_that_appears_midway_is_passed_over(tmp_path, make, ffmpeg):
-    film = make("film.flv", "-c:v flv -g 5")
-    ffmpeg("-i", film, "-itsoffset", "0.8", "-f", "lavfi", "-i", "sine=d=0.2:r=44100", "-c:v", "copy", "-c:a", "libmp3lame",
-           path := tmp_path / "late.flv")
-    content = bytearray(path.read_bytes())
-    content[4] = 1  # the header promises no sound
-    path.write_bytes(content)
+    film, both = make("film.ts", "-c:v mpeg2video"), tmp_path / "both.ts"
+    ffmpeg("-i", film, "-f", "lavfi", "-i", "sine=d=1", "-c:v", "copy", "-c:a", "mp2", both)
+    filling = b"\x47\x1f\xff\x10" + bytes(184)  # more than libav looks through at the beginning, and at the end
+    path = tmp_path / "late.ts"
+    path.write_bytes(film.read_bytes() + filling * 30_000 + both.read_bytes() + filling * 2_000 + film.read_bytes())
     with av.open(str(path)) as container:
         assert len(container.streams) == 1
-    for _ in range(5):  # what PyAV does then depends on what was in memory
-        assert inspect(path).frames == 25
+    for _ in range(3):  # what PyAV does then depends on what was in memory
+        assert inspect(path).frames == 75
