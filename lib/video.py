@@ -38,8 +38,8 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
 
     Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
     missing or repeat themselves in real files): frame i is the i-th one that a decoder puts out. Frames that cannot
-    be decoded because the file does not begin with a key frame are no part of the video. `num_source_frames` comes
-    from counting the compressed frames, not from the header. Where fewer decode than were counted, and
+    be decoded because the file begins in the middle of a film are no part of the video. `num_source_frames` comes
+    from counting what the compressed packets show, not from the header. Where fewer decode than were counted, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
     The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
