@@ -45,6 +45,10 @@ class Vp9(Packets):
 
 
 class Av1(Packets):
+    def __init__(self, extradata: bytes):
+        self.is_picture = False  # one still, whose header says nothing of being shown
+        self(extradata[4:])
+
     def __call__(self, data: bytes) -> int:
         """A temporal unit shows one frame, whatever its layers are; a packet may be less than that."""
         place = 0
@@ -59,10 +63,11 @@ class Av1(Packets):
                     shift, place = shift + 7, place + 1
                     if not data[place - 1] & 128:
                         break
-            if kind in (3, 6):  # frame header, frame
-                first = data[place] if size and place < len(data) else 0
-                if first & 0x80 or first & 0x10:  # shows an earlier one; is shown itself
-                    return 1
+            first = data[place] if size and place < len(data) else 0
+            if kind == 1:  # sequence header
+                self.is_picture = bool(first & 0x08)
+            elif kind in (3, 6) and (self.is_picture or first & 0x90):  # a frame that shows an earlier one, or is shown
+                return 1
             place += size
         return 0
 

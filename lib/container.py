@@ -65,7 +65,9 @@ def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
 
 
 @contextmanager
-def open_video(path: Path, number: int | None = None) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, av.VideoCodecContext]]:
+def open_video(
+    path: Path, number: int | None = None
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, av.VideoCodecContext]]:
     """The container, its film's stream (`number`, or found out) and a decoder.
 
     Whatever is raised inside leaves as VideoError: container and decoder are the only things that are used there.
@@ -102,8 +104,8 @@ def film_of(path: Path, container: av.container.InputContainer) -> av.VideoStrea
     impaired = Disposition.hearing_impaired | Disposition.visual_impaired
 
     def rank(stream: av.VideoStream) -> tuple[int, ...]:
-        count, kind = frames[stream.index], stream.disposition
-        return (count > 1, (not kind & impaired) + bool(kind & Disposition.default), min(count, 5), stream.width * stream.height)
+        count, kind, size = frames[stream.index], stream.disposition, stream.width * stream.height
+        return count > 1, (not kind & impaired) + bool(kind & Disposition.default), min(count, 5), size
 
     return max(streams, key=rank)
 
