@@ -80,6 +80,8 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     videos = {video.path: video for videos in parts.values() for video in videos.videos}
     unfinished = path.with_name(path.name + ".unfinished")  # of a check that was stopped
     known = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
+    if known is None and (others := manifest.of_other_code(path)):
+        print(f"  every file is read anew: {others[-1].name} was made by other code")
     table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
     manifest.write(table, path)
     unfinished.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from lib.fields import Params
 from lib.lists import Video, VideoList
 from lib.official import list_videos
 from lib.params import place_of
-from lib.video import VideoError, decode
+from lib.video import Frames, VideoError, decode
 from lib.views import EvalView, ViewSettings, draw_num_frames
 from lib.views import evaluation_indices, evaluation_views, training_indices, training_views
 
@@ -71,8 +71,9 @@ def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
         table = manifest.read(path)
         indices = manifest.indices(table, place)
         broken = manifest.errors(table, place)
-        lists = {part: replace(videos, videos=[replace(video, index=indices.get(video.path))
-                                               for video in videos.videos]) for part, videos in lists.items()}
+        lists = {part: replace(videos, videos=[
+            replace(video, index=indices.get(video.path), broken=broken.get(video.path, "")) for video in videos.videos
+        ]) for part, videos in lists.items()}
     if not params.allow_missing and dataset != "embedded":
         _insist_on_whole(dataset, lists, broken)
     return lists
@@ -215,8 +216,7 @@ class TrainingViews(Dataset):
             return np.concatenate(training_indices(self.settings, **request))
 
         try:
-            video = self.videos.videos[key.index]
-            frames = decode(video.path, select, short_side=self.short_side, index=video.index)
+            frames = _decode(self.videos.videos[key.index], select, short_side=self.short_side)
         except VideoError as error:
             return Sample(key.index, None, error)
         rows = np.split(frames.rows, np.cumsum(key.num_frames)[:-1])
@@ -277,9 +277,7 @@ class EvaluationViews(Dataset):
                                    for view in self.views])
 
         try:
-            video = self.videos[index]
-            frames = decode(video.path, select, short_side=max(view.image_size for view in self.views),
-                            index=video.index)
+            frames = _decode(self.videos[index], select, short_side=max(view.image_size for view in self.views))
         except VideoError as error:
             return Sample(index, None, error)
         rows = np.split(frames.rows, np.cumsum([view.num_frames * view.clips for view in self.views])[:-1])
@@ -287,6 +285,13 @@ class EvaluationViews(Dataset):
             evaluation_views(frames.pixels[own], np.arange(len(own)).reshape(view.clips, view.num_frames),
                              crops=view.crops, image_size=view.image_size)
             for view, own in zip(self.views, rows)], None)
+
+
+def _decode(video: Video, select: Callable[[int, float], Sequence[int]], *, short_side: int | None) -> Frames:
+    """`decode` with what the manifest knows of the file: one that is broken, or kills its process, is not opened."""
+    if video.broken:
+        raise VideoError(video.path, video.broken)
+    return decode(video.path, select, short_side=short_side, index=video.index)
 
 
 def _by_label(videos: VideoList) -> dict[int | None, list[int]]:

@@ -24,7 +24,8 @@ from av.video.reformatter import Interpolation
 from tqdm import tqdm
 
 from lib.inspection import inspect
-from lib.video import SCALING, VideoError, VideoIndex, decode, decoder_of
+from lib.container import VideoError, VideoIndex, decoder_of, film_of, video_packets
+from lib.video import SCALING, decode
 
 PATTERNS = {"last": lambda n, fps: [n - 1], "middle": lambda n, fps: [n // 2], "all": lambda n, fps: range(n),
             "eight": lambda n, fps: np.linspace(0, n - 1, 8).round().astype(int),
@@ -40,19 +41,20 @@ def plain_decode(path: Path) -> list[int]:
     sums, size = [], None
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                return []
+            stream = film_of(path, container)
             decoder = decoder_of(stream)
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            first = next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0)
-            for packet in [*packets[first:], None]:
+            packets = list(video_packets(container, stream))
+            packets = packets[next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0) :]
+            if decoder.name == "h264":  # what is shown before the first one refers to something in front of it
+                behind = next((n for n, packet in enumerate(packets) if n and packet.pts > packets[0].pts), len(packets))
+                packets[1:behind] = [packet for packet in packets[1:behind] if packet.pts >= packets[0].pts]
+            for packet in [*packets, None]:
                 for frame in decoder.decode(packet):
                     size = size or (round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height)
                     scaling = SCALING if (frame.width, frame.height) != size else Interpolation.BICUBIC
                     pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation=scaling)
                     sums.append(zlib.crc32(pixels.tobytes()))
-    except (av.FFmpegError, OSError, IndexError, ValueError):
+    except (VideoError, av.FFmpegError, OSError, IndexError, ValueError, TypeError):
         pass
     return sums
 

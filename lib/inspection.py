@@ -7,7 +7,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from lib.video import VideoError, VideoIndex, count_packets, decoded_frames, jumped_frames, open_video, video_packets
+from lib.container import VideoError, VideoIndex, count_packets, decoded_frames, open_video, video_packets
+from lib.video import jumped_frames
 
 
 class Inspection(NamedTuple):
@@ -25,16 +26,16 @@ class Inspection(NamedTuple):
 def inspect(path: str | Path) -> Inspection:
     """Decodes a whole file: plainly, and if it is sound, by jumps, which must give the same pictures.
 
-    Raises VideoError if not even its packets can be read.
+    Raises VideoError if its packets cannot be read, or if not one frame decodes.
     """
     path = Path(path)
     layout, stamps, sums, damaged, error = count_packets(path), [], [], [], ""
-    with open_video(path) as (container, stream, _):
+    with open_video(path, layout.stream) as (container, stream, _):
         packets = list(video_packets(container, stream))
         keys = [packet.pts for packet in packets if packet.is_keyframe]
         width, height, codec = stream.width, stream.height, stream.codec_context.codec.name
         whole = not any(packet.is_discard or packet.is_corrupt for packet in packets)
-    with open_video(path) as video:
+    with open_video(path, layout.stream) as video:
         try:
             for number, frame in enumerate(decoded_frames(*video, layout.first_packet)):
                 stamps.append(frame.pts)
@@ -44,8 +45,12 @@ def inspect(path: str | Path) -> Inspection:
                 whole &= (frame.width, frame.height) == (width, height)
         except av.FFmpegError as problem:
             error = f"decoding fails after {len(stamps)} frames: {problem.strerror}"
-    if not error and (damaged or not stamps):
-        error = f"frames are damaged: {len(damaged)}, the first is {damaged[0]}" if damaged else "no frame can be decoded"
+    if not stamps:
+        raise VideoError(path, error or "no frame can be decoded")
+    if damaged and not error:
+        error = f"frames are damaged: {len(damaged)}, the first is {damaged[0]}"
+    if not error:
+        layout = layout._replace(num_frames=len(stamps))
     if whole and not error and len(packets) == len(stamps) and None not in [*stamps, *keys]:
         layout = layout._replace(start=stamps[0], step=max(1.0, (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1)))
         if [layout.number(stamp) for stamp in stamps] == list(range(len(stamps))):  # each frame where its number says
@@ -64,12 +69,12 @@ def _jumps_are_exact(path: Path, index: VideoIndex, sums: list[int]) -> bool:
     parts = np.searchsorted(index.keys, numbers, side="right") % 2 * 2 + numbers % 2
     try:
         for part in np.unique(parts):
-            with open_video(path) as video:
+            with open_video(path, index.stream) as video:
                 jumped = jumped_frames(*video, numbers[parts == part], index, seek_over=0)
                 found = {number: _checksum(frame) for number, frame in jumped}
             if any(found.get(number) != sums[number] for number in numbers[parts == part].tolist()):
                 return False
-    except (VideoError, TypeError):
+    except VideoError:
         return False
     return list(index.keys) == sorted(index.keys)
 

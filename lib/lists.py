@@ -20,6 +20,7 @@ class Video:
     label: int | None = None  # index into VideoList.classes
     labels: tuple[int, ...] = ()  # of a multi-label set
     index: VideoIndex | None = None  # what a manifest knows of the file
+    broken: str = ""  # why it cannot be decoded, as far as a manifest knows: it is not opened again
 
 
 def data_hash(videos: Iterable[Video]) -> str:

@@ -2,26 +2,30 @@
 
 A row holds what a person wants to know (frames, fps, size, codec, spacing of key frames, error) and what `video.decode`
 needs to jump to the wanted frames of a sound file. An entry speaks of a file as long as its size and time of
-modification are what they were.
+modification are what they were, and a manifest as long as the code that counts and decodes is: other code has another.
 """
 
+import ast
 import hashlib
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
 import pandas as pd
 from tqdm import tqdm
 
 from lib.fields import Params
 from lib.inspection import inspect
 from lib.params import ROOT, place_of
-from lib.video import VideoError, VideoIndex
+from lib.container import VideoError, VideoIndex
 
 KEPT_EVERY = 1000  # files: so many are checked again after a kill
 # path: relative to the data set's folder; key_spacing: packets between key frames, on average; index: of `VideoIndex`
@@ -29,9 +33,22 @@ COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "
 
 
 def path_of(params: Params, dataset: str) -> Path:
-    """The manifest of a data set at its place; another place has another."""
-    place = hashlib.sha256(str(place_of(params, dataset).resolve()).encode()).hexdigest()[:8]
-    return ROOT / params.manifests / f"{dataset}-{place}.csv"
+    """The manifest of a data set at its place, by today's code; another place has another, and so has other code."""
+    place = hashlib.sha256(os.fsencode(place_of(params, dataset).resolve())).hexdigest()[:8]
+    return ROOT / params.manifests / f"{dataset}-{place}-{_code()}.csv"
+
+
+def of_other_code(path: Path) -> list[Path]:
+    """The manifests of the same data set that other code has made."""
+    return sorted({*path.parent.glob(path.stem.rpartition("-")[0] + "*.csv")} - {path})
+
+
+@cache
+def _code() -> str:
+    """Eight hex digits over the code that entries depend on, comments and layout aside, and the library's version."""
+    sources = [Path(__file__).with_name(f"{name}.py") for name in ("bitstream", "codecs", "container", "video", "inspection")]
+    trees = [ast.dump(ast.parse(source.read_text())) for source in sources]
+    return hashlib.sha256("\n".join([av.__version__, *trees]).encode()).hexdigest()[:8]
 
 
 def entry(path: Path, name: str) -> dict[str, Any]:
@@ -92,18 +109,20 @@ def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm, row
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Writes the manifest under a temporary name and renames it."""
+    """Writes the manifest under a temporary name and renames it. Names that are no UTF-8 stay the bytes that they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False)
+    table.to_csv(partial, index=False, errors="surrogateescape")
     os.replace(partial, path)
 
 
 def read(path: Path) -> pd.DataFrame:
-    """What `write` wrote. Raises ValueError for a file of another kind."""
-    table = pd.read_csv(path, keep_default_na=False, dtype={"error": str, "index": str, "codec": str, "path": str})
+    """What `write` wrote; no entries, and a word on stderr, if the file has other columns than today's."""
+    text = {"error": str, "index": str, "codec": str, "path": str}
+    table = pd.read_csv(path, keep_default_na=False, dtype=text, encoding_errors="surrogateescape")
     if list(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: no manifest of this version; remove it, `make check-data` makes it anew")
+        print(f"{path}: the manifest of another version, not used; make check-data makes it anew", file=sys.stderr)
+        return pd.DataFrame(columns=COLUMNS)
     return table
 
 

@@ -2,36 +2,21 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
+
+from lib.container import VideoError, VideoIndex, count_packets, decoded_frames, open_video, video_packets
 
 # antialiased when it shrinks; without the additions, colours are taken from the nearest coarse chroma sample
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-# damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
-STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
 SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that leave out what nothing refers to
-MPEG4_FRAME, MPEG4_EMPTY = b"\0\0\1\xb6", 19  # start code; largest packet, in bytes, that shows nothing (libavcodec's)
 SEEK_OVER = 8  # frames that must lie between here and the next key frame for a seek to be the faster way (95_speed)
-
-
-class VideoError(Exception):
-    """A file that is no decodable video. `path` names it, `reason` says what is wrong with it."""
-
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(str(path), reason)  # both as args: the error must survive the way out of a loader's worker
-        self.path = Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class Frames(NamedTuple):
@@ -47,34 +32,14 @@ class Frames(NamedTuple):
     fps: float  # frames per second, the average where the rate varies
 
 
-class VideoIndex(NamedTuple):
-    """What is known of a video without decoding it. `keys` is only there if full decodes have shown that the file is
-    sound, that frame i has the time stamp start + i x step (rounded), and that jumping to it gives the same picture."""
-
-    num_frames: int  # by its packets; that many or fewer decode
-    first_packet: int  # the first one that decodes
-    fps: float
-    start: int = 0  # time stamp of frame 0
-    step: float = 0.0
-    keys: tuple[int, ...] = ()  # the indices of key frames
-
-    def stamp(self, number: int) -> int:
-        """The time stamp of a frame."""
-        return round(self.start + number * self.step)
-
-    def number(self, stamp: int) -> int:
-        """Which frame has a time stamp."""
-        return round((stamp - self.start) / self.step)
-
-
 def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, short_side: int | None = None,
            index: VideoIndex | None = None) -> Frames:
     """Decodes the frames that `select(num_source_frames, fps)` returns the indices of (any order, repeats allowed).
 
     Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
     missing or repeat themselves in real files): frame i is the i-th one that a decoder puts out. Frames that cannot
-    be decoded because the file does not begin with a key frame are no part of the video. `num_source_frames` comes
-    from counting the compressed frames, not from the header. Where fewer decode than were counted, and
+    be decoded because the file begins in the middle of a film are no part of the video. `num_source_frames` comes
+    from counting what the compressed packets show, not from the header. Where fewer decode than were counted, and
     a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
 
     The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
@@ -97,73 +62,12 @@ def decode(path: str | Path, select: Callable[[int, float], Sequence[int]], *, s
         indices, rows = np.unique(wanted, return_inverse=True)
         pixels, num_decoded = _jump(path, indices, layout, short_side) if layout.keys else None, 0
         if pixels is None:
-            pixels, num_decoded = _read(path, indices, layout.first_packet, short_side)
+            pixels, num_decoded = _read(path, indices, layout, short_side)
         if pixels is not None:
             return Frames(pixels, indices, rows, layout.num_frames, layout.fps)
         if num_decoded == 0:
             raise VideoError(path, f"none of its {layout.num_frames} frames can be decoded")
         layout = layout._replace(num_frames=num_decoded)
-
-
-def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
-    """A decoder that notices damage, on one thread: loader workers are the parallelism, and automatic threading
-    deadlocks in forked processes."""
-    decoder = stream.codec_context
-    if decoder.codec.name == "vp8":
-        decoder = av.CodecContext.create("libvpx", "r")  # libav's own notices nothing
-    decoder.thread_count, decoder.options = 1, STRICT
-    return decoder
-
-
-@contextmanager
-def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, av.VideoCodecContext]]:
-    """The container, its video stream and a decoder; whatever the library raises inside leaves as VideoError."""
-    try:
-        # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams:
-                raise VideoError(path, "has no video stream")
-            if streams[0].codec_context is None:
-                raise VideoError(path, "no decoder for its video stream")
-            yield container, streams[0], decoder_of(streams[0])
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        raise VideoError(path, getattr(error, "strerror", None) or str(error)) from error
-
-
-def count_packets(path: Path) -> VideoIndex:
-    """Reads through the file without decoding: the number of frames to expect, and the first packet that decodes."""
-    with open_video(path) as (container, stream, _):
-        rate = stream.average_rate or stream.guessed_rate
-        num_frames = num_packets = first_packet = 0
-        # Matroska and WebM mark no broken packet, but state how long they are
-        matroska = "matroska" in container.format.name and container.duration
-        packed = stream.codec_context.name == "mpeg4"
-        key_seen, last, end = False, None, 0.0
-        for packet in container.demux() if matroska else container.demux(stream):
-            if packet.size == 0:
-                continue
-            last = packet
-            if matroska and packet.pts is not None and packet.time_base:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
-                continue
-            if not key_seen and packet.is_keyframe:
-                key_seen, first_packet, num_frames = True, num_packets, 0
-            num_packets += 1
-            if packed:  # a packet may hold two frames, or only say that nothing has changed, which decodes to none
-                num_frames += packet.size > MPEG4_EMPTY and bytes(packet).count(MPEG4_FRAME)
-            else:
-                num_frames += not packet.is_discard
-        num_frames = min(num_frames, num_packets - first_packet)  # the second one of the last packet is not decoded
-        if num_frames == 0:
-            raise VideoError(path, "has no video frame")
-        if not rate:
-            raise VideoError(path, "has no frame rate")
-        missing = container.duration / av.time_base - end if matroska else 0.0  # seconds
-        if last.is_corrupt or missing > 0.5:
-            raise VideoError(path, f"is cut off after {num_frames} frames")
-        return VideoIndex(num_frames, first_packet, float(rate))
 
 
 class _Converter:
@@ -193,13 +97,13 @@ class _Converter:
         self.pixels[row] = picture
 
 
-def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | None) -> tuple[np.ndarray | None, int]:
+def _read(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> tuple[np.ndarray | None, int]:
     """The wanted frames 't h w c', None if not all of them exist, and the number of frames decoded on the way."""
     num_decoded = 0
-    with open_video(path) as video:
+    with open_video(path, index.stream) as video:
         convert = _Converter(video[1], indices, short_side)
         try:
-            for frame in decoded_frames(*video, first_packet):
+            for frame in decoded_frames(*video, index.first_packet):
                 if frame.is_corrupt and num_decoded in convert.row:
                     raise VideoError(path, f"frame {num_decoded} is damaged")
                 convert.see(frame, num_decoded)
@@ -214,11 +118,11 @@ def _read(path: Path, indices: np.ndarray, first_packet: int, short_side: int | 
 def _jump(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> np.ndarray | None:
     """The wanted frames of a sound video, 't h w c'; None if the file turns out not to be what the index says."""
     try:
-        with open_video(path) as video:
+        with open_video(path, index.stream) as video:
             convert = _Converter(video[1], indices, short_side)
             for number, frame in jumped_frames(*video, indices, index):
                 convert.see(frame, number)
-    except (VideoError, TypeError):  # TypeError: no time stamp
+    except VideoError:
         return None
     return None if convert.row else convert.pixels
 
@@ -259,19 +163,6 @@ def jumped_frames(
                 yield number, frame
             if packet is None and target in missing:
                 return
-
-
-def video_packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets; an empty one in the middle of a file would be taken for its end."""
-    return (packet for packet in container.demux(stream) if packet.size)
-
-
-def decoded_frames(container, stream, decoder, first_packet: int) -> Iterator[av.VideoFrame]:
-    for number, packet in enumerate(video_packets(container, stream)):
-        # some decoders make grey frames of what precedes the first key frame: they never get to see it
-        if number >= first_packet:
-            yield from decoder.decode(packet)
-    yield from decoder.decode(None)
 
 
 def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:

@@ -1,10 +1,65 @@
 """What `make check-data` says of real clips, and of what is not there."""
 
+import os
+from pathlib import Path
+
+import deadly
 import layouts
 import pytest
+from conftest import svt_settings
 
 from lib import check, manifest
+from lib.data import EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
 from lib.params import load
+from lib.views import EvalView
+
+
+@pytest.fixture
+def folder(write_video, gray_frames, tmp_path):
+    """Parameters of a folder of one's own with four sound videos in each part, and a name that is no UTF-8."""
+    for part in ("train", "test"):
+        for name in (b"a", b"b: 50% #1", b"caf\xe9", b"killer"):
+            write_video(tmp_path / "mine" / part / "class" / f"{os.fsdecode(name)}.mp4", gray_frames(8))
+    return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=[], manifests=str(tmp_path / "m"),
+                data_folder=str(tmp_path / "mine"), allow_missing=True)
+
+
+def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, monkeypatch):
+    root, path = Path(folder.data_folder), manifest.path_of(folder, "folder")
+    videos = [video.path for part in list_dataset(folder, "folder").values() for video in part.videos]
+    monkeypatch.setattr(manifest, "entry", deadly.entry)
+    manifest.write(manifest.check(videos, root=root, workers=2), path)
+    table = manifest.read(path)
+    assert table["path"].tolist() == [os.path.relpath(video, root) for video in videos]  # bytes that are no UTF-8 too
+    assert [row.error for row in table.itertuples() if "killer" in row.path] == ["decoding kills the process"] * 2
+    assert (table["frames"] == 8).sum() == 6 and table["error"].astype(bool).sum() == 2
+    parts = list_dataset(folder, "folder")
+    settings = svt_settings(image_size=24, local_image_size=16, local_views=1)
+    training = TrainingViews(parts["train"], settings, seed=0)
+    batch = collate([training[SampleKey(0, index, (4, 4, 2))] for index in range(4)])
+    assert [(index, str(error)) for index, error in batch.errors] == [
+        (3, f"{root}/train/class/killer.mp4: decoding kills the process")]  # though it would decode in this test
+    evaluation = EvaluationViews(parts["test"].videos, [EvalView(2, 1, 1, 24)])
+    batch = collate([evaluation[index] for index in range(4)])
+    assert batch.indices.tolist() == [0, 1, 2] and batch.errors[0][1].reason == "decoding kills the process"
+
+
+def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
+    path = manifest.path_of(folder, "folder")
+    check.check_data(folder, "folder", workers=1)
+    assert "anew" not in capsys.readouterr().out
+    known = [video.index for video in list_dataset(folder, "folder")["train"].videos]
+    assert [index.num_frames for index in known] == [8] * 4
+    monkeypatch.setattr(manifest, "_code", lambda: "12345678")
+    assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
+    check.check_data(folder, "folder", workers=1)
+    assert f"every file is read anew: {path.name} was made by other code" in capsys.readouterr().out
+    old = manifest.read(manifest.path_of(folder, "folder")).drop(columns="key_spacing")
+    old.to_csv(manifest.path_of(folder, "folder"), index=False, errors="surrogateescape")
+    assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
+    assert "the manifest of another version, not used; make check-data makes it anew" in capsys.readouterr().err
+    check.check_data(folder, "folder", workers=1)
+    assert None not in {video.index for video in list_dataset(folder, "folder")["train"].videos}
 
 
 @pytest.fixture
