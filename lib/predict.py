@@ -21,7 +21,7 @@ from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.checkpoints import model_type
 from lib.concepts import category_space
 from lib.features import extract
-from lib.lists import Video, VideoList, entries, existing_folder, is_video, list_folder, spoken_name
+from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
 from lib.probes import LinearProbe, fit_linear_probe
@@ -42,13 +42,12 @@ class VideoRows(NamedTuple):
 def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     """The videos of a folder, or of a list of files (a file that is not there is an undecodable one).
 
-    A folder without videos of its own has a folder per class, whose names are the true labels. Raises
+    Folders within it are classes: their names are the true labels of what is in them; videos beside them have none. Raises
     FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list.
     """
     if isinstance(videos, str | Path):
-        root = existing_folder(Path(videos), "videos, or a folder per class with videos (or give a list of files)")
-        return list_folder(root, labelled=not any(is_video(entry) for entry in entries(root)))
-    files = [Path(file) for file in videos]
+        return list_folder(Path(videos).expanduser(), loose=True)
+    files = [Path(file).expanduser() for file in videos]
     if not files:
         raise ValueError("an empty list of videos")
     return VideoList([Video(file, str(file)) for file in files])
