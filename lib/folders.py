@@ -52,7 +52,8 @@ def _enter(folder: Path, above: set[tuple[int, int]], found: Found) -> None:
         if entry.name.startswith(".") or entry.name.casefold() in OF_SYSTEMS:
             continue
         path = folder / entry.name
-        insist_on_name(path)
+        if UNWRITABLE.search(entry.name):
+            insist_on_name(path)
         linked = entry.is_symlink()  # only links need another look at the disk
         if os.path.isdir(path) if linked else entry.is_dir():
             if (own := _identity(path)) in above:
@@ -88,11 +89,12 @@ def insist_on_name(path: Path) -> None:
     """Raises ValueError for a name that tables, records and hashes cannot hold, with the command that renames it."""
     bad = next((part for part in (*reversed(path.parents), path) if UNWRITABLE.search(part.name)), None)
     if bad:
-        name = os.fsencode(bad.name)
-        better = bad.parent / re.sub(r"[\x00-\x1f\x7f]", "_", name.decode("cp1252", "replace") if not bad.name.isascii() else bad.name)
-        command = f"import os; os.rename({os.fsencode(bad)!r}, {str(better)!r})"
+        name = bad.name.encode(errors="surrogateescape")
+        better = bad.parent / re.sub(r"[\x00-\x1f\x7f]", "_", name.decode("ascii" if name.isascii() else "cp1252", "replace"))
+        code = f"import os; os.rename({os.fsencode(bad)!r}, {str(better)!r})"
+        command = shlex.quote(code) if set(code) & set('"$`!') else f'"{code}"'
         raise ValueError(f"{os.fsencode(path)!r}: a name that is not UTF-8, or has control characters in it. Rename it:\n"
-                         f"  python3 -c {shlex.quote(command)}\nMany at once: convmv -f cp1252 -t utf-8 -r --notest <folder>")
+                         f"  python3 -c {command}\nMany at once: convmv -f cp1252 -t utf-8 -r --notest <folder>")
 
 
 def existing_folder(root: Path, expected: str) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.folders import Found, entries, existing_folder, walk
-from lib.lists import ListError, Once, Video, VideoList, in_folders, insist_on_agreement, nearest, one_file_each, read_lines
-from lib.lists import name_key, read_rows, recogniser, unknown_suffixes, unused
+from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, one_file_each, read_lines
+from lib.lists import read_rows, recogniser, unknown_suffixes, unused
 from lib.params import FOLDER, read_yaml
 
 KINETICS = {"train": ("train", "train_256", "videos_train"),  # folders, and beginnings of the names of lists
@@ -47,7 +47,8 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
             continue
         folder, *others = sorted(folders, key=lambda entry: names.index(entry.name.casefold()))
         there, path = walk(folder), _list_of(part, names, root, lists)
-        class_of = {own: recognise(own.name) for own in {video.parent for video in there.videos} - {folder}}
+        class_of = {own: next(filter(None, map(recognise, reversed(own.relative_to(folder).parts))), None) if path else
+                    recognise(own.name) for own in {video.parent for video in there.videos} - {folder}}
         if path:
             read = _rows_of_csv if path.suffix == ".csv" else _rows_of_lines
             rows = list(read(path, part, folder, there.videos, classes))
@@ -85,8 +86,8 @@ def _part(root: Path, folder: Path, part: str, rows: list[_Row], classes: list[s
         once.note(row.clip, row.clip, f"{part}, {row.says}", row.where)
         names.setdefault(f"{classes[row.label]}/{row.stem}", (row.label, []))[1].extend(row.files)
         for file in row.files:
-            insist_on_agreement(row.where, row.clip, classes[row.label], f"the folder of {file}", class_of.get(file.parent)
-                                or classes[row.label], f" ({row.says})")
+            if (other := class_of.get(file.parent) or classes[row.label]) != classes[row.label]:
+                raise contradiction(row.where, row.clip, row.says, f"the folder of {file}", other)
     files, left_out = one_file_each(root, ((name, file) for name, (_, own) in names.items() for file in own))
     videos = [Video(file, name, names[name][0]) for name, file in files.items()]
     used = {*files.values()}
@@ -111,9 +112,8 @@ def _rows_of_csv(path: Path, part: str, folder: Path, videos: list[Path], classe
     for where, row in read_rows(path, "label", "youtube_id"):
         if (name := recognise(row["label"])) is None:
             raise ListError(f"{where}: {row['label']!r} is none of Kinetics-400's 400 classes")
-        for other, names in KINETICS.items():
-            if other != part:
-                insist_on_agreement(where, row["youtube_id"], part, "its column split", other if row.get("split") in names else part)
+        if other := next((key for key, names in KINETICS.items() if key != part and row.get("split") in names), ""):
+            raise contradiction(where, row["youtube_id"], f"in the list of the part {part}", "its column split", row["split"])
         files = _of_that_time(where, row, by_id[row["youtube_id"]])
         yield _Row(where, row["youtube_id"], row["youtube_id"], classes.index(name), row["label"], files)
 
@@ -128,7 +128,7 @@ def _of_that_time(where: str, row: dict[str, str], files: list[Path]) -> list[Pa
               for match in [re.fullmatch(r"_(\d+)_(\d+)", file.stem[11:])]}
     fit = [file for file, own in ranges.items() if own in (None, given) or len(given) < 2]
     if files and not fit:
-        insist_on_agreement(where, row["youtube_id"], f"of the seconds {given}", f"the name of {files[0]}", f"{ranges[files[0]]}")
+        raise contradiction(where, row["youtube_id"], f"of the seconds {given}", f"the name of {files[0]}", f"{ranges[files[0]]}")
     return fit
 
 
@@ -144,7 +144,7 @@ def _rows_of_lines(path: Path, part: str, folder: Path, videos: list[Path], clas
         bases = [base / file for base in (folder, folder.parent) if (base / file).is_relative_to(folder)]
         files = next((own for place in bases if (own := by_place.get(_place(place.relative_to(folder))))), [])
         clip = _id(file.stem) or str(file)
-        yield _Row(where, clip, file.stem, label, f"number {label}, {classes[label]}, counted from 0 in alphabetical order", files)
+        yield _Row(where, clip, file.stem, label, f"{classes[label]} (number {label}, counted from 0 in alphabetical order)", files)
 
 
 def _place(path: Path) -> tuple[str, ...]:
@@ -157,7 +157,8 @@ def _rows_of_folders(videos: list[Path], class_of: dict[Path, str | None], class
     for video in videos:
         if name := class_of.get(video.parent):
             files[name, video.stem].append(video)
-    return [_Row(str(own[0]), _id(stem) or str(own[0]), stem, classes.index(name), name, own) for (name, stem), own in files.items()]
+    return [_Row(str(own[0]), _id(stem) or str(own[0]), stem, classes.index(name), name, own)
+            for (name, stem), own in files.items()]
 
 
 def _id(stem: str) -> str:
@@ -196,6 +197,7 @@ def list_charades(root: Path, *, lists: Path | None = None) -> dict[str, VideoLi
     left_out += [f"{path.relative_to(root)}: {why}" for path, why in found.broken.items()]
     left_out += unknown_suffixes(root, (file for file in found.others if file.parent in busy - {root}))
     extra = unused(root, idle, used)
-    return {part: VideoList([Video(files[name], name, labels=labels) for name, labels in own if name in files], list(names.values()),
-                            missing=[name for name, _ in own if name not in files], extra=extra, left_out=sorted(left_out))
-            for part, own in listed.items()}
+    return {part: VideoList(
+        [Video(files[name], name, labels=labels) for name, labels in own if name in files], list(names.values()),
+        missing=[name for name, _ in own if name not in files], extra=extra, left_out=sorted(left_out))
+        for part, own in listed.items()}

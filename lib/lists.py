@@ -63,8 +63,9 @@ def spoken_name(label: str) -> str:
 def name_key(text: str, *, gap: str = "") -> str:
     """A name without capitals, accents, blanks and punctuation, in which releases of one data set differ; `gap` stands where
     these were."""
-    letters = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
-    return re.sub(r"[\W_]+", gap, letters.casefold()).strip(gap or None)
+    if not text.isascii():
+        text = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
+    return re.sub(r"[\W_]+", gap, text.casefold()).strip(gap or None)
 
 
 def recogniser(classes: Collection[str]) -> Callable[[str], str | None]:
@@ -196,17 +197,15 @@ def _text(path: Path) -> str:
         there = [entry.name for entry in entries(path.parent)][:5] if path.parent.is_dir() else "no such folder"
         raise FileNotFoundError(f"{path}: no such list; there are: {there}")
     data = path.read_bytes()
+    sound, wide, _ = data.removeprefix(codecs.BOM_UTF8).partition(b"\0")  # every other byte of UTF-16
     try:
-        text = data.decode("utf-8-sig")
-        spoilt = text.find("\0")  # of UTF-16 without a mark
-        line = text.count("\n", 0, spoilt) + 1
+        text = sound.decode()
     except UnicodeDecodeError as error:
-        spoilt, line = error.start, data.count(b"\n", 0, error.start) + 1
-    if spoilt >= 0:
-        wide = b"\0" in data or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        name = "UTF-16" if wide else "CP1252"
-        raise ListError(f"{path}, line {line}: not UTF-8, but {'UTF-16' if wide else 'perhaps Windows-1252'}: save it as UTF-8 "
-                        f"(iconv -f {name} -t UTF-8)")
+        sound, text = sound[:error.start], None
+    if wide or text is None:
+        line = sound.count(b"\n") + 1
+        name = "UTF-16" if wide or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "CP1252"
+        raise ListError(f"{path}, line {line}: not UTF-8, but perhaps {name}: save it as UTF-8 (iconv -f {name} -t UTF-8)")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -223,10 +222,9 @@ class Once:
             raise ListError(f"{where}: one clip twice: {name} is {says} here, and {first[0]} already in {first[1]}: keep one")
 
 
-def insist_on_agreement(where: str, name: str, says: str, other: str, other_says: str, hint: str = "") -> None:
-    """Raises ListError if two sources contradict each other, with both and both values."""
-    if says != other_says:
-        raise ListError(f"{where}: {name} is {says} here, but {other} says {other_says}: correct the one that is wrong{hint}")
+def contradiction(where: str, name: str, says: str, other: str, other_says: str) -> ListError:
+    """The error of two sources that contradict each other, with both and both values."""
+    return ListError(f"{where}: {name} is {says} here, but {other} says {other_says}: correct the one that is wrong")
 
 
 def defects(parts: dict[str, VideoList], broken: dict[Path, str]) -> dict[str, list[str]]:
@@ -244,6 +242,8 @@ def defects(parts: dict[str, VideoList], broken: dict[Path, str]) -> dict[str, l
     headings = {f"{len(missing)} of {listed} listed clips have no file": missing}
     for (count, *names), own in absent.items():
         where = "" if len(own) == len(parts) else f" in {', '.join(own)}"
+        there = [name for name in parts[own[0]].classes if name not in names]
+        where += f" (there are: {examples(there, 5)})" if len(there) < len(names) else ""
         headings[f"{len(names)} of {count} classes have no clip{where}"] = names
     headings |= {f"{len(spoilt)} of {listed} listed clips cannot be decoded": spoilt,
                  f"{len(left_out)} files or folders are left out": left_out}

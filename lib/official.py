@@ -76,12 +76,12 @@ def _without_copies(parts: dict[str, VideoList], root: Path) -> dict[str, VideoL
     for number, group in enumerate(same_content(home)):
         once = Once()
         for part, name in dict.fromkeys(home[path] for path in group):
-            path = next(path for path in group if home[path] == (part, name))
-            once.note(number, "the same file", f"{part}, {name}", str(path))
+            once.note(number, "the same file", f"{part}, {name}", str(next(path for path in group if home[path] == (part, name))))
         copies |= dict.fromkeys(group[1:], group[0])
-    return {part: replace(
-        videos, videos=[video for video in videos.videos if video.path not in copies],
-        extra=sorted([*videos.extra, *(str(path.relative_to(root)) for path in copies if home[path][0] == part)]),
-        left_out=sorted([*videos.left_out, *(f"{path.relative_to(root)}: the same file as {first.relative_to(root)}, which is used: "
-                                             "remove one of the two" for path, first in copies.items() if home[path][0] == part)]))
-        for part, videos in parts.items()}
+    for part, videos in parts.items():
+        own = {path.relative_to(root): first.relative_to(root) for path, first in copies.items() if home[path][0] == part}
+        parts[part] = replace(
+            videos, videos=[video for video in videos.videos if video.path not in copies],
+            extra=sorted([*videos.extra, *map(str, own)]), left_out=sorted([*videos.left_out, *(
+                f"{path}: the same file as {first}, which is used: remove one of the two" for path, first in own.items())]))
+    return parts

@@ -21,6 +21,7 @@ from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.checkpoints import model_type
 from lib.concepts import category_space
 from lib.features import extract
+from lib.folders import existing_folder
 from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
@@ -46,7 +47,8 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list.
     """
     if isinstance(videos, str | Path):
-        return list_folder(Path(videos).expanduser(), loose=True)
+        root = Path(videos).expanduser()
+        return list_folder(existing_folder(root, "videos, or a folder per class with videos (or give a list of files)"), loose=True)
     files = [Path(file).expanduser() for file in videos]
     if not files:
         raise ValueError("an empty list of videos")
@@ -112,7 +114,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
     """
     if not videos.classes or shots < 2:
         raise ValueError("the probe needs a folder per class and at least 2 shots")
-    labels = np.array([video.label for video in videos.videos])
+    labels = np.array([-1 if video.label is None else video.label for video in videos.videos])
     source = np.array([re.sub(same_source, "", video.name) if same_source else video.name for video in videos.videos])
     generator, train = np.random.default_rng([seed, 5]), []
     for label, name in enumerate(videos.classes):
@@ -126,7 +128,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
         rows.features[train], labels[train], num_classes=len(videos.classes), grid=[1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0],
         refinements=0, held_out=max(0.2, 1 / shots), max_iter=1000, tolerance=1e-4, normalise="standardise", seed=seed)
     table = _table(videos, probe.probabilities(rows.features), videos.classes, videos.classes, rows.errors)
-    return table[~np.isin(source, source[train])].reset_index(drop=True), probe
+    return table[(labels >= 0) & ~np.isin(source, source[train])].reset_index(drop=True), probe
 
 
 def _spoken(classes: list[str]) -> list[str]:

@@ -5,8 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from lib.folders import VIDEO_SUFFIXES, entries, existing_folder, walk
-from lib.lists import ListError, Once, Video, VideoList, in_folders, insist_on_agreement, name_key, nearest, one_file_each
-from lib.lists import read_lines, read_rows, recogniser, unknown_suffixes, unused
+from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, one_file_each, read_lines
+from lib.lists import read_rows, recogniser, unknown_suffixes, unused
 from lib.params import FOLDER
 
 SIZES = {"ucf101": {"train-1": 9537, "test-1": 3783, "train-2": 9586, "test-2": 3734, "train-3": 9624,
@@ -58,8 +58,8 @@ def _with_splits(root: Path, dataset: str, example: str, marks: dict[str, str]) 
         own = f"{class_of[file.parent]}/{file.stem}"
         choices = [exact[own.casefold()]] if own.casefold() in exact else loose[_loose(own)]
         (listed if len(choices) == 1 else unlisted).append((choices[0] if len(choices) == 1 else own, file))
-        insist_on_agreement(str(file), "its folder", class_of[file.parent], f"{dataset}'s list",
-                            home.get(name_key(file.stem, gap="_"), class_of[file.parent]))
+        if (other := home.get(name_key(file.stem, gap="_"), class_of[file.parent])) != class_of[file.parent]:
+            raise contradiction(str(file), "its folder", class_of[file.parent], f"{dataset}'s list", other)
     files, left_out = one_file_each(root, listed)
     others, second = one_file_each(root, unlisted)
     if not files:
@@ -126,7 +126,8 @@ def _read_ucf101(folder: Path) -> dict[str, str]:
                 name = file.rsplit(".", 1)[0]
                 if (class_name := name.split("/")[0]) not in numbers:
                     raise ListError(f"{where}: {line!r} is of none of the classes of classInd.txt")
-                insist_on_agreement(where, f"the number of {class_name}", number or numbers[class_name], "classInd.txt", numbers[class_name])
+                if number not in (None, numbers[class_name]):
+                    raise contradiction(where, f"the number of {class_name}", number, "classInd.txt", numbers[class_name])
                 once.note(name, name, part, where)
                 own = marks.setdefault(name, "000")
                 marks[name] = own[:split] + mark + own[split + 1:]

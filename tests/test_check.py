@@ -22,8 +22,9 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
     assert not check.check_data(params, "ucf101", workers=2)
     text = capsys.readouterr().out
-    for line in ("test-1: 2 of ", "(officially 3783)", "99 classes without a folder: ApplyEyeMakeup", "Lunges/mine.mp4",
-                 "2 of 3 files can be decoded", "Lunges/v_Lunges_g08_c01.mp4: "):
+    for line in ("test-1: 2 of ", "(officially 3783)", "belong to no list: Lunges/mine.mp4", "2 of 3 files can be decoded",
+                 "99 of 101 classes have no clip (there are: JumpingJack, Lunges):\n    ApplyEyeMakeup\n", "\n    YoYo\n",
+                 "247 of 250 listed clips have no file:", "    Lunges/v_Lunges_g25_c07\n", "Lunges/v_Lunges_g08_c01: ", "is not whole"):
         assert line in text
     table = manifest.read(manifest.path_of(params, "ucf101"))
     assert table["path"].tolist() == ["JumpingJack/v_JumpingJack_g01_c01.mp4", "Lunges/v_Lunges_g01_c01.mp4",
