@@ -21,7 +21,7 @@ from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.checkpoints import model_type
 from lib.concepts import category_space
 from lib.features import extract
-from lib.folders import existing_folder
+from lib.folders import existing_folder, insist_on_name
 from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
@@ -44,7 +44,8 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     """The videos of a folder, or of a list of files (a file that is not there is an undecodable one).
 
     Folders within it are classes: their names are the true labels of what is in them; videos beside them have none. Raises
-    FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list.
+    FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list
+    or a name that is not UTF-8.
     """
     if isinstance(videos, str | Path):
         root = Path(videos).expanduser()
@@ -52,6 +53,8 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     files = [Path(file).expanduser() for file in videos]
     if not files:
         raise ValueError("an empty list of videos")
+    for file in files:
+        insist_on_name(file)
     return VideoList([Video(file, str(file)) for file in files])
 
 

@@ -108,7 +108,7 @@ def read_prompts(path: str | Path) -> list[str]:
 
 def _compose(path: Path) -> yaml.Node:
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        node = yaml.compose(path.read_bytes(), Loader=yaml.CSafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConceptError(path, [str(error)]) from error
     if node is None:

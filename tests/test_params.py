@@ -110,3 +110,13 @@ def test_a_key_that_stands_twice_in_a_file_is_an_error(tmp_path):
     (tmp_path / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 5\n")
     with pytest.raises(ParamsError, match=r"mine.yaml: epochs: given more than once"):
         read_yaml(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("encoding, sound", [("utf-8-sig", True), ("utf-16", True), ("cp1252", False)])
+def test_yaml_with_a_byte_order_mark_is_read_and_another_encoding_refused_by_name(tmp_path, encoding, sound):
+    (tmp_path / "mine.yaml").write_bytes("caf\u00e9: [drinking coffee]\n".encode(encoding))
+    if sound:
+        assert read_yaml(tmp_path / "mine.yaml") == {"caf\u00e9": ["drinking coffee"]}
+    else:
+        with pytest.raises(ParamsError, match="mine.yaml: not valid YAML: "):
+            read_yaml(tmp_path / "mine.yaml")
