@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.folders import Found, entries, existing_folder, walk
-from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, one_file_each, read_lines
-from lib.lists import read_rows, recogniser, unknown_suffixes, unused
+from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, nothing_found
+from lib.lists import one_file_each, read_lines, read_rows, recogniser, unknown_suffixes, unused
 from lib.params import FOLDER, read_yaml
 
 KINETICS = {"train": ("train", "train_256", "videos_train"),  # folders, and beginnings of the names of lists
@@ -58,8 +58,9 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
         for other in others:
             found[part].left_out.append(f"{other.name}/: a second folder of the part {part}; {folder.name}/ is used")
     if not any(len(videos) for videos in found.values()):
-        raise FileNotFoundError(f"{root}: no videos of Kinetics-400 in any of {sum(KINETICS.values(), ())}, each with a folder per "
-                                f"class or a list; there are: {[entry.name for entry in entries(root)][:8]}")
+        raise nothing_found(f"{root}: no videos of Kinetics-400 in any of {sum(KINETICS.values(), ())}, each with a folder per class "
+                            f"or a list; there are: {[entry.name for entry in entries(root)][:8]}",
+                            [line for videos in found.values() for line in videos.left_out])
     return found
 
 
@@ -189,13 +190,13 @@ def list_charades(root: Path, *, lists: Path | None = None) -> dict[str, VideoLi
             own.append((row["id"], tuple(sorted(order[code] for code in codes))))
     found, known = walk(root), {name for own in listed.values() for name, _ in own}
     files, left_out = one_file_each(root, ((file.stem, file) for file in found.videos if file.stem in known))
-    if not files:
-        raise FileNotFoundError(f"{root}: none of the {len(known)} videos of Charades, e.g. {min(known)}.mp4")
     used = {*files.values()}
     busy, idle = {file.parent for file in used}, [video for video in found.videos if video not in used]
     left_out += in_folders(root, [video for video in idle if video.parent not in busy | {root}], "none of them in the lists")
     left_out += [f"{path.relative_to(root)}: {why}" for path, why in found.broken.items()]
     left_out += unknown_suffixes(root, (file for file in found.others if file.parent in busy - {root}))
+    if not files:
+        raise nothing_found(f"{root}: none of the {len(known)} videos of Charades, e.g. {min(known)}.mp4", left_out)
     extra = unused(root, idle, used)
     return {part: VideoList(
         [Video(files[name], name, labels=labels) for name, labels in own if name in files], list(names.values()),

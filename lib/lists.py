@@ -71,9 +71,9 @@ def name_key(text: str, *, gap: str = "") -> str:
 def recogniser(classes: Collection[str]) -> Callable[[str], str | None]:
     """The function that finds the class which a folder or a list means, however it is spelt (`name_key`); None where none
     or several fit: "massaging_persons_head" -> "massaging person's head"."""
-    counts = Counter(map(name_key, classes))
-    known = {key: name for name in classes if counts[key := name_key(name)] == 1 and key} | {name: name for name in classes}
-    return lambda text: known.get(text) or known.get(name_key(text))
+    classes, counts = set(classes), Counter(map(name_key, classes))
+    known = {key: name for name in classes if counts[key := name_key(name)] == 1 and key}
+    return lambda text: text if text in classes else known.get(name_key(text))
 
 
 def nearest(name: str, classes: Collection[str]) -> str:
@@ -102,8 +102,7 @@ def list_folder(root: str | Path, *, loose: bool = False) -> VideoList:
     taken, left_out = one_file_each(root, names)
     if not taken:
         expected = "<video> or <folder>/<video>" if loose else "<class>/<video>"
-        raise FileNotFoundError(f"{root}: no videos; expected {expected}, with one of {' '.join(VIDEO_SUFFIXES)}"
-                                + "".join(f"\n  {line}" for line in in_folders(root, beside + deep, "not in a class folder")[:5]))
+        raise nothing_found(f"{root}: no videos; expected {expected}", in_folders(root, beside + deep, "not in a class folder"))
     classes = sorted({file.parent.name for file in taken.values() if file.parent != root})
     label_of = {name: label for label, name in enumerate(classes)}
     videos = [Video(file, name, label_of[file.parent.name] if file.parent != root else None) for name, file in taken.items()]
@@ -130,6 +129,11 @@ def one_file_each(root: Path, names: Iterable[tuple[str, Path]]) -> tuple[dict[s
     return {name: own[0] for name, own in files.items()}, [
         f"{other.relative_to(root)}: a second file of one clip, {own[0].relative_to(root)}, which is used: remove or rename one "
         "of the two" for own in files.values() for other in own[1:]]
+
+
+def nothing_found(expected: str, left_out: Collection[str]) -> FileNotFoundError:
+    """The error of a folder without one video that could be used."""
+    return FileNotFoundError("\n  ".join([f"{expected}, with one of {' '.join(VIDEO_SUFFIXES)}", *sorted(left_out)[:5]]))
 
 
 def in_folders(root: Path, files: Collection[Path], why: str) -> list[str]:

@@ -4,9 +4,9 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from lib.folders import VIDEO_SUFFIXES, entries, existing_folder, walk
-from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, one_file_each, read_lines
-from lib.lists import read_rows, recogniser, unknown_suffixes, unused
+from lib.folders import entries, existing_folder, walk
+from lib.lists import ListError, Once, Video, VideoList, contradiction, in_folders, name_key, nearest, nothing_found
+from lib.lists import one_file_each, read_lines, read_rows, recogniser, unknown_suffixes, unused
 from lib.params import FOLDER
 
 SIZES = {"ucf101": {"train-1": 9537, "test-1": 3783, "train-2": 9586, "test-2": 3734, "train-3": 9624,
@@ -62,10 +62,6 @@ def _with_splits(root: Path, dataset: str, example: str, marks: dict[str, str]) 
             raise contradiction(str(file), "its folder", class_of[file.parent], f"{dataset}'s list", other)
     files, left_out = one_file_each(root, listed)
     others, second = one_file_each(root, unlisted)
-    if not files:
-        expected = next(name for name in marks if name.split("/")[0] == classes[0])
-        raise FileNotFoundError(f"{root}: no clip of {dataset} in {len(classes)} class folders; expected {expected} and "
-                                f"the like, with one of {' '.join(VIDEO_SUFFIXES)}")
     absent, here = [name for name in official if name not in classes], set(classes)
     names = {f"{part}-{split + 1}": [name for name, mark in marks.items() if mark[split] == digit]
              for split in range(3) for part, digit in (("train", "1"), ("test", "2"))} | {"all": list(marks)}
@@ -79,6 +75,10 @@ def _with_splits(root: Path, dataset: str, example: str, marks: dict[str, str]) 
     left_out += _not_classes(root, dataset, official, [file for file in found.videos if file.parent not in class_of], class_of)
     left_out += [f"{path.relative_to(root)}: {why}" for path, why in found.broken.items()]
     left_out += unknown_suffixes(root, (file for file in found.others if file.parent in class_of))
+    if not files:
+        expected = next(name for name in marks if name.split("/")[0] == classes[0])
+        raise nothing_found(f"{root}: no clip of {dataset} in {len(classes)} class folders; expected {expected} and the like",
+                            left_out)
     extra = unused(root, [*found.videos, *found.others, *found.broken, *found.folders], used)
     return {part: VideoList(
         own, classes, absent, [name for name in names[part] if name not in files and name.split("/")[0] in here], extra,
@@ -114,8 +114,9 @@ def _read_ucf101(folder: Path) -> dict[str, str]:
     existing_folder(folder, "ucfTrainTestlist with classInd.txt, trainlist01.txt, testlist01.txt, ...")
     numbers = {}
     for where, line in read_lines(folder / "classInd.txt"):
-        if not (match := re.fullmatch(r"(\d+)[\s,;]+(\S+)", line)):
-            raise ListError(f"{where}: {line!r} is no number and class")
+        match = re.fullmatch(r"(\d+)[\s,;]+(\S+)", line)
+        if not match or match[2] in numbers or match[1] in numbers.values():
+            raise ListError(f"{where}: {line!r} is no number and class of its own")
         numbers[match[2]] = match[1]
     marks = {}
     for split in range(3):

@@ -351,8 +351,8 @@ def test_a_class_is_recognised_in_any_spelling_where_one_fits(folder, label):
 
 
 def test_a_spelling_that_fits_several_classes_is_none_of_them():
-    known = recogniser(["C", "C++", "\u8dd1\u6b65", "\u8d70"])
-    assert [known(name) for name in ("C", "C++", "c#", "\u8dd1\u6b65", "\u8d70")] == ["C", "C++", None, "\u8dd1\u6b65", "\u8d70"]
+    known = recogniser(["C", "C++", "Run", "run", "\u8dd1\u6b65", "\u8d70"])
+    assert [known(name) for name in ("C", "C++", "c#", "run", "RUN", "\u8dd1\u6b65")] == ["C", "C++", None, "run", None, "\u8dd1\u6b65"]
 
 
 def test_two_folders_of_one_class_are_read_together(tmp_path):
@@ -445,7 +445,8 @@ def test_a_listed_clip_in_the_folder_of_another_class_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name, text, message", [
-    ("classInd.txt", "1 Archery\nYoYo\n", "classInd.txt, line 2: 'YoYo' is no number and class"),
+    ("classInd.txt", "1 Archery\nYoYo\n", "classInd.txt, line 2: 'YoYo' is no number and class of its own"),
+    ("classInd.txt", "1 Archery\n1 YoYo\n", "classInd.txt, line 2: '1 YoYo' is no number and class of its own"),
     ("trainlist01.txt", "Archery/v_Archery_g08_c01.avi 1\nYoYo/v_YoYo_g08_c01.avi 1\n",
      "trainlist01.txt, line 2: the number of YoYo is 1 here, but classInd.txt says 2"),
     ("testlist01.txt", "YoYo/v_YoYo_g08_c01.avi\n", "testlist01.txt, line 1: one clip twice: YoYo/v_YoYo_g08_c01 is test here, and "
@@ -536,6 +537,15 @@ def test_folders_that_are_files_empty_or_absent_are_named(tmp_path, dataset):
             list_videos(dataset, tmp_path / "videos", lists=place)
     with pytest.raises((FileNotFoundError, ListError), match="there are: "):
         list_videos(dataset, tmp_path / "videos", lists=tmp_path / "empty")
+
+
+def test_archives_that_were_unpacked_one_level_too_deep_are_named_where_nothing_else_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no clip of hmdb51 in 1 class folders; (?s:.*)wave/wave/: 2 videos, one level too deep"):
+        list_hmdb51(make_files(tmp_path / "hmdb", "wave/wave/a.avi", "wave/wave/b.avi"))
+    with pytest.raises(FileNotFoundError, match="no videos of Kinetics-400 (?s:.*)train/zumba/zumba2/: 1 video, in no folder of one of"):
+        list_kinetics400(make_files(tmp_path / "k400", "train/zumba/zumba2/a.mp4"))
+    with pytest.raises(FileNotFoundError, match="no videos; expected <class>/<video>(?s:.*)a.mp4: not in a class folder"):
+        list_folder(make_files(tmp_path / "mine", "a.mp4"))
 
 
 def test_a_folder_that_is_named_one_level_too_high_is_told_the_right_one(tmp_path):
