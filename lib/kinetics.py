@@ -50,7 +50,7 @@ def list_kinetics400(root: Path, *, lists: Path | None = None) -> dict[str, Vide
         class_of = {own: next(filter(None, map(recognise, reversed(own.relative_to(folder).parts))), None) if path else
                     recognise(own.name) for own in {video.parent for video in there.videos} - {folder}}
         if path:
-            read = _rows_of_csv if path.suffix == ".csv" else _rows_of_lines
+            read = _rows_of_csv if path.suffix.lower() == ".csv" else _rows_of_lines
             rows = list(read(path, part, folder, there.videos, classes))
         else:
             rows = _rows_of_folders(there.videos, class_of, classes)
@@ -68,11 +68,11 @@ def _list_of(part: str, names: tuple[str, ...], root: Path, lists: Path | None) 
     """The list of a part: a csv before lines."""
     places = [existing_folder(lists, "Kinetics' lists")] if lists else [root, root / "annotations"]
     files = [file for place in places if place.is_dir() for file in entries(place)
-             if re.match(rf"(kinetics[-_]?(400)?_)?({'|'.join(names)})(_list_videos\.txt|\.csv)$", file.name)]
+             if re.match(rf"(kinetics[-_]?(400)?_)?({'|'.join(names)})(_list_videos\.txt|\.csv)$", file.name, re.I)]
     if lists and not files:
         raise ListError(f"{lists}: no list of the part {part}: expected {names[0]}.csv or "
                         f"kinetics400_{names[0]}_list_videos.txt; there are: {[path.name for path in entries(lists)][:5]}")
-    files.sort(key=lambda file: file.suffix != ".csv")
+    files.sort(key=lambda file: file.suffix.lower() != ".csv")
     if len(files) > 1 and files[0].suffix == files[1].suffix:
         raise ListError(f"two lists of the part {part}, {files[0]} and {files[1]}: keep one, or name the folder of the right one "
                         "by lists_kinetics400")
