@@ -15,9 +15,9 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib import manifest
 from lib.fields import Params
-from lib.lists import report
+from lib.lists import defects, report
 from lib.official import OFFICIAL, list_videos
-from lib.params import ROOT, ParamsError, elsewhere, layers, load, place_of
+from lib.params import ROOT, ParamsError, elsewhere, layers, lists_of, load, place_of
 
 SOURCES = {
     "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
@@ -70,12 +70,16 @@ def _on_hub(name: str) -> bool:
 
 
 def check_data(params: Params, dataset: str, *, workers: int) -> bool:
-    """Reads every file of a data set, writes its manifest, and prints what is missing, too much or broken.
+    """Reads every file of a data set, writes its manifest, and prints what is missing, left out, too much or broken.
 
-    Returns whether everything that the lists name is there and can be decoded.
+    Returns whether it is whole: a run stops where this is false, unless `allow_missing`. Raises what `data.list_dataset`
+    raises for lists that are no good and parts that are not there.
     """
+    from lib.data import insist_on_parts  # here: the workflow, which imports this module for its plan, needs no torch
+
     place, path = place_of(params, dataset), manifest.path_of(params, dataset)
-    parts = list_videos(dataset, place, lists=getattr(params, f"lists_{dataset}", None) or None)
+    parts = list_videos(dataset, place, lists=lists_of(params, dataset))
+    insist_on_parts(params, dataset, parts)
     print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
     videos = {video.path: video for videos in parts.values() for video in videos.videos}
     unfinished = path.with_name(path.name + ".unfinished")  # of a check that was stopped
@@ -85,10 +89,12 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
     manifest.write(table, path)
     unfinished.unlink(missing_ok=True)
-    broken = table[table["error"] != ""]
-    print(f"  {len(table) - len(broken)} of {len(table)} files can be decoded; manifest: {path}")
-    print(*(f"  {row.path}: {row.error}" for row in broken.itertuples()), sep="\n")
-    return broken.empty and not any(videos.missing or videos.absent_classes for videos in parts.values())
+    print(f"  {(table['error'] == '').sum()} of {len(table)} files can be decoded; manifest: {path}")
+    problems = defects(parts, manifest.errors(table, place))
+    for heading, names in problems.items():
+        print(f"  {heading}:", *names, sep="\n    ")
+    print(f"  {dataset} is {'not ' * bool(problems)}whole")
+    return not problems
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,7 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not all(place_of(params, name).is_dir() for name in datasets):
         print("\n".join(absent(params, profile=chosen.profile)), file=sys.stderr)
         return 2
-    whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]
+    try:
+        whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]
+    except (ValueError, OSError) as error:  # of lists and folders: each says what and where
+        print(error, file=sys.stderr)
+        return 2
     if not datasets:
         print(f"{chosen.profile} reads the embedded world alone, which is made, not found")
     return 0 if all(whole) or params.allow_missing else 1

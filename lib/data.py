@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lib import manifest
 from lib.fields import Params
-from lib.lists import Video, VideoList
+from lib.lists import Video, VideoList, defects, examples
 from lib.official import list_videos
-from lib.params import place_of
+from lib.params import lists_of, place_of
 from lib.video import Frames, VideoError, decode
 from lib.views import EvalView, ViewSettings, draw_num_frames
 from lib.views import evaluation_indices, evaluation_views, training_indices, training_views
@@ -54,19 +54,14 @@ def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
 
 
 def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
-    """The parts of a data set (`lists.list_videos`), what the manifest knows of its files attached.
+    """The parts of a data set (`official.list_videos`), what the manifest knows of its files attached.
 
     A file that has changed since the manifest was made is decoded as if it were unknown. Raises FileNotFoundError if
-    there is no such data set; DataError if it lacks a part that the parameters ask for, or if files are missing, or
-    broken as far as the manifest knows, unless `allow_missing`.
+    there is no such data set, ListError for lists that are no good; DataError if it lacks a part that the parameters ask for,
+    or if files are missing, left out, or broken as far as the manifest knows, unless `allow_missing`.
     """
-    lists = list_videos(dataset, place_of(params, dataset), lists=getattr(params, f"lists_{dataset}", "") or None)
-    needed = [*([train_part(params)] if dataset == params.dataset else []),
-              *(test_parts(params, dataset) if dataset in params.evaluate_on else [])]
-    if lacking := [part for part in needed if part not in lists]:
-        raise DataError(f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(lists)}: "
-                        "add it, or change dataset, evaluate_on or evaluate_parts")
-    path, place, broken = manifest.path_of(params, dataset), place_of(params, dataset), {}
+    place, path = place_of(params, dataset), manifest.path_of(params, dataset)
+    lists, broken = list_videos(dataset, place, lists=lists_of(params, dataset)), {}
     if path.exists():
         table = manifest.read(path)
         indices = manifest.indices(table, place)
@@ -74,26 +69,23 @@ def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
         lists = {part: replace(videos, videos=[
             replace(video, index=indices.get(video.path), broken=broken.get(video.path, "")) for video in videos.videos
         ]) for part, videos in lists.items()}
-    if not params.allow_missing and dataset != "embedded":
-        _insist_on_whole(dataset, lists, broken)
+    insist_on_parts(params, dataset, lists)
+    if not params.allow_missing and dataset != "embedded" and (problems := defects(lists, broken)):
+        raise DataError("\n  ".join([f"{dataset} is not whole (make check-data lists everything):",
+                                     *(f"{heading}: {examples(names, 5)}" for heading, names in problems.items()),
+                                     "`allow_missing: true` goes on without them, and the results say so"]))
     return lists
 
 
-def _insist_on_whole(dataset: str, lists: dict[str, VideoList], broken: dict[Path, str]) -> None:
-    """Raises DataError if a list names what isn't there, or the manifest knows a file that cannot be decoded."""
-    found = {video.path: video.name for videos in lists.values() for video in videos.videos}
-    missing = sorted({name for videos in lists.values() for name in videos.missing})
-    absent = sorted({name for videos in lists.values() for name in videos.absent_classes})
-    spoilt = [f"{name}: {broken[path]}" for path, name in found.items() if path in broken]
-    listed = len(found) + len(missing)
-    problems = [f"{len(names)} of {count} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-                for names, count, what in (
-                    (missing, listed, "listed clips have no file"),
-                    (absent, len(absent) + len(next(iter(lists.values())).classes), "classes have no folder"),
-                    (spoilt, listed, "listed clips cannot be decoded")) if names]
-    if problems:
-        raise DataError("\n  ".join([f"{dataset} is not whole (make check-data lists everything):", *problems,
-                                     "`allow_missing: true` goes on without them; every table then says how many"]))
+def insist_on_parts(params: Params, dataset: str, lists: dict[str, VideoList]) -> None:
+    """Raises DataError if a data set lacks a part that a run with these parameters reads."""
+    tests = test_parts(params, dataset) if dataset in params.evaluate_on else []
+    needed = [*([train_part(params)] if dataset == params.dataset else []), *tests]
+    if dataset in params.probe_on:
+        needed += [part.replace("test", "train") if "-" in part else "train" for part in tests]
+    if lacking := [part for part in dict.fromkeys(needed) if part not in lists]:
+        raise DataError(f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(lists)}: "
+                        "add it, or change dataset, evaluate_on, evaluate_parts or probe_on")
 
 
 def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:

@@ -126,7 +126,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
         files = data_hash(video for videos in used.values() for video in videos.videos)
         datasets[dataset] = {"classes": classes, "data": files, "probe": probes, "counts": _counts(tests.values(), found), "parts": {
             part: _counts([videos], found) | {
-                "failed": found.failures(videos), "missing": videos.missing, "extra": videos.extra,
+                "failed": found.failures(videos), "missing": videos.missing, "extra": videos.extra, "left_out": videos.left_out,
                 "absent_classes": videos.absent_classes}
             for part, videos in used.items()}}
 

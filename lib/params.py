@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class ParamsError(ValueError):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping. Raises ParamsError naming the file (and line) otherwise."""
     try:
-        node = (loader := yaml.CSafeLoader(path.read_text())).get_single_node()
+        node = (loader := yaml.CSafeLoader(path.read_bytes())).get_single_node()
         content = loader.construct_document(node) if node else None
     except FileNotFoundError:
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -64,6 +65,8 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
                             ("overrides", overrides)]:
         merged |= content
         origin |= dict.fromkeys(content, source)
+    merged |= {key: os.path.expanduser(value) for key, value in merged.items()  # ~/videos
+               if isinstance(value, str) and key.startswith(("data_", "lists_", "clip", "manifests"))}
     try:
         params = Params.model_validate(merged)
     except ValidationError as error:
@@ -79,6 +82,12 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
 def place_of(params: Params, dataset: str) -> Path:
     """The folder of a data set."""
     return ROOT / getattr(params, f"data_{dataset}")
+
+
+def lists_of(params: Params, dataset: str) -> Path | None:
+    """The folder of a data set's lists; None for those that are shipped, or that lie beside the videos."""
+    place = getattr(params, f"lists_{dataset}", "")
+    return ROOT / place if place else None
 
 
 def elsewhere(profile: str, folder: str) -> dict[str, str]:

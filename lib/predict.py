@@ -21,7 +21,8 @@ from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.checkpoints import model_type
 from lib.concepts import category_space
 from lib.features import extract
-from lib.lists import Video, VideoList, entries, existing_folder, is_video, list_folder, spoken_name
+from lib.folders import existing_folder, insist_on_name
+from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
 from lib.probes import LinearProbe, fit_linear_probe
@@ -42,15 +43,18 @@ class VideoRows(NamedTuple):
 def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
     """The videos of a folder, or of a list of files (a file that is not there is an undecodable one).
 
-    A folder without videos of its own has a folder per class, whose names are the true labels. Raises
-    FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list.
+    Folders within it are classes: their names are the true labels of what is in them; videos beside them have none. Raises
+    FileNotFoundError if the folder is absent or holds no videos, ValueError for an empty list
+    or a name that is not UTF-8.
     """
     if isinstance(videos, str | Path):
-        root = existing_folder(Path(videos), "videos, or a folder per class with videos (or give a list of files)")
-        return list_folder(root, labelled=not any(is_video(entry) for entry in entries(root)))
-    files = [Path(file) for file in videos]
+        root = Path(videos).expanduser()
+        return list_folder(existing_folder(root, "videos, or a folder per class with videos (or give a list of files)"), loose=True)
+    files = [Path(file).expanduser() for file in videos]
     if not files:
         raise ValueError("an empty list of videos")
+    for file in files:
+        insist_on_name(file)
     return VideoList([Video(file, str(file)) for file in files])
 
 
@@ -113,7 +117,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
     """
     if not videos.classes or shots < 2:
         raise ValueError("the probe needs a folder per class and at least 2 shots")
-    labels = np.array([video.label for video in videos.videos])
+    labels = np.array([-1 if video.label is None else video.label for video in videos.videos])
     source = np.array([re.sub(same_source, "", video.name) if same_source else video.name for video in videos.videos])
     generator, train = np.random.default_rng([seed, 5]), []
     for label, name in enumerate(videos.classes):
@@ -127,7 +131,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
         rows.features[train], labels[train], num_classes=len(videos.classes), grid=[1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0],
         refinements=0, held_out=max(0.2, 1 / shots), max_iter=1000, tolerance=1e-4, normalise="standardise", seed=seed)
     table = _table(videos, probe.probabilities(rows.features), videos.classes, videos.classes, rows.errors)
-    return table[~np.isin(source, source[train])].reset_index(drop=True), probe
+    return table[(labels >= 0) & ~np.isin(source, source[train])].reset_index(drop=True), probe
 
 
 def _spoken(classes: list[str]) -> list[str]:

@@ -175,6 +175,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     bad, warnings = _train(params, folder, student, teacher, objective, videos, labels.to(device), steps,
                            num_concepts, made) if steps else ([], [])
     record = {"params": params.model_dump(), "videos": len(videos), "missing": len(videos.missing),
+              "absent_classes": len(videos.absent_classes), "left_out": len(videos.left_out),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings, "warnings": length.warnings,
               "seconds": round(time.time() - started, 1), "memory_gb": round(memory_gb(device), 3), **made}
     if distributed.rank() == 0:

@@ -109,7 +109,7 @@ def read_prompts(path: str | Path) -> list[str]:
 
 def _compose(path: Path) -> yaml.Node:
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        node = yaml.compose(path.read_bytes(), Loader=yaml.CSafeLoader)
     except FileNotFoundError:
         names = sorted(other.stem for other in path.parent.glob("*.yaml") if other != MERGE)
         near = difflib.get_close_matches(path.stem, names, n=1)

@@ -1,6 +1,7 @@
 """What `make check-data` says of real clips, and of what is not there."""
 
 import os
+import shutil
 from pathlib import Path
 
 import deadly
@@ -9,17 +10,17 @@ import pytest
 from conftest import svt_settings
 
 from lib import check, manifest
-from lib.data import EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
+from lib.data import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
 from lib.params import load
 from lib.views import EvalView
 
 
 @pytest.fixture
 def folder(write_video, gray_frames, tmp_path):
-    """Parameters of a folder of one's own with four sound videos in each part, and a name that is no UTF-8."""
-    for part in ("train", "test"):
-        for name in (b"a", b"b: 50% #1", b"caf\xe9", b"killer"):
-            write_video(tmp_path / "mine" / part / "class" / f"{os.fsdecode(name)}.mp4", gray_frames(8))
+    """Parameters of a folder of one's own with four sound videos in each part."""
+    names = [f"{part}/class/{name}.mp4" for part in ("train", "test") for name in ("a", "b: 50% #1", "caf\u00e9", "killer")]
+    for number, name in enumerate(names):
+        write_video(tmp_path / "mine" / name, gray_frames(8, width=64 + 2 * number))
     return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=[], manifests=str(tmp_path / "m"),
                 data_folder=str(tmp_path / "mine"), allow_missing=True)
 
@@ -30,7 +31,7 @@ def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, m
     monkeypatch.setattr(manifest, "entry", deadly.entry)
     manifest.write(manifest.check(videos, root=root, workers=2), path)
     table = manifest.read(path)
-    assert table["path"].tolist() == [os.path.relpath(video, root) for video in videos]  # bytes that are no UTF-8 too
+    assert table["path"].tolist() == [os.path.relpath(video, root) for video in videos]
     assert [row.error for row in table.itertuples() if "killer" in row.path] == ["decoding kills the process"] * 2
     assert (table["frames"] == 8).sum() == 6 and table["error"].astype(bool).sum() == 2
     parts = list_dataset(folder, "folder")
@@ -79,8 +80,9 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
     assert not check.check_data(params, "ucf101", workers=2)
     text = capsys.readouterr().out
-    for line in ("test-1: 2 of ", "(officially 3783)", "99 classes without a folder: ApplyEyeMakeup", "Lunges/mine.mp4",
-                 "2 of 3 files can be decoded", "Lunges/v_Lunges_g08_c01.mp4: "):
+    for line in ("test-1: 2 of ", "(officially 3783)", "belong to no list: Lunges/mine.mp4", "2 of 3 files can be decoded",
+                 "99 of 101 classes have no clip (there are: JumpingJack, Lunges):\n    ApplyEyeMakeup\n", "\n    YoYo\n",
+                 "247 of 250 listed clips have no file:", "    Lunges/v_Lunges_g25_c01\n", "Lunges/v_Lunges_g08_c01: ", "is not whole"):
         assert line in text
     table = manifest.read(manifest.path_of(params, "ucf101"))
     assert table["path"].tolist() == ["JumpingJack/v_JumpingJack_g01_c01.mp4", "Lunges/v_Lunges_g01_c01.mp4",
@@ -123,3 +125,70 @@ def test_a_data_set_that_the_profile_does_not_read_is_an_error(capsys):
     with pytest.raises(SystemExit):
         check.main(["ucf101", "--dataset", "hmdb"])
     assert "--dataset: ucf101 reads ucf101, not hmdb" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, write_video, gray_frames):
+    """A folder of one's own of 8 videos that decode, of no two the same, and its manifest."""
+    folder = tmp_path_factory.mktemp("sound")
+    for number, name in enumerate(f"{part}/{kind}/{i}.mp4" for part in ("train", "test") for kind in ("run", "walk") for i in (0, 1)):
+        write_video(folder / "mine" / name, gray_frames(number + 3))
+    assert check.check_data(own(folder), "folder", workers=1)
+    return folder
+
+
+def own(folder, **changes):
+    return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=["folder"], data_folder=str(folder / "mine"),
+                manifests=str(folder / "manifests"), **changes)
+
+
+def add(path, content=b"\0"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("slip, named", [
+    (lambda root: None, ""), (lambda root: add(root / "train/notes.txt"), ""), (lambda root: add(root / "train/run/._0.mp4"), ""),
+    (lambda root: add(root / "train/clips/a.dav"), "train/clips/: no video in it"),
+    (lambda root: add(root / "train/run/a.dav"), "train/run/a.dav: .dav is no suffix of a video that is known here"),
+    (lambda root: (root / "test/jump").mkdir(), "test/jump/: no video in it"),
+    (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep: move them up"),
+    (lambda root: add(root / "train/a.MTS"), "train/a.MTS: beside the class folders, so of no class: move it into one"),
+    (lambda root: (root / "train/run/b.mp4").symlink_to("gone.mp4"), "train/run/b.mp4: a link to 'gone.mp4', which is not there"),
+    (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which is not there"),
+    (lambda root: shutil.copy(root / "test/run/0.mp4", root / "test/run/2.mp4"), "test/run/2.mp4: the same file as test/run/0.mp4"),
+    (lambda root: add(root / "test/run/0.mkv"), "test/run/0.mkv: a second file of one clip, run/0.mp4, which is used"),
+    (lambda root: shutil.rmtree(root / "test/run"), "1 of 2 classes have no clip in test: run"),
+])
+def test_a_run_stops_exactly_where_check_data_says_not_whole(sound, tmp_path, capsys, slip, named):
+    shutil.copytree(sound / "mine", tmp_path / "mine")
+    params = own(tmp_path)
+    manifest.path_of(params, "folder").parent.mkdir()
+    shutil.copy(manifest.path_of(own(sound), "folder"), manifest.path_of(params, "folder"))
+    slip(tmp_path / "mine")
+    assert check.check_data(params, "folder", workers=1) == (not named)
+    text = capsys.readouterr().out
+    for part in named.split(": "):
+        assert part in text
+    if named:
+        with pytest.raises(DataError, match="folder is not whole") as caught:
+            list_dataset(params, "folder")
+        assert named in str(caught.value) and "allow_missing: true" in str(caught.value)
+    found = list_dataset(own(tmp_path, allow_missing=True), "folder")
+    assert len(found["train"]) == 4 and found["test"].classes == ["run", "walk"]
+
+
+def test_what_stops_a_run_whatever_it_allows_stops_the_check_with_the_same_words(tmp_path, sound, capsys):
+    shutil.copytree(sound / "mine", tmp_path / "mine")
+    shutil.copy(tmp_path / "mine/train/run/0.mp4", tmp_path / "mine/test/run/other.mp4")
+    profile = ["ucf101", "--dataset", "ucf101", "--data"]
+    assert check.main([*profile, str(tmp_path / "mine")]) == 2
+    assert "none of the 101 class folders of ucf101" in capsys.readouterr().err
+    params = own(tmp_path, allow_missing=True)
+    for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):
+        with pytest.raises(ValueError, match="one clip twice: the same file is test, run here, and train, run already in"):
+            read()
+    shutil.rmtree(tmp_path / "mine/train")
+    for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):
+        with pytest.raises(DataError, match="has no part train, only test: add it"):
+            read()

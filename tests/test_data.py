@@ -23,7 +23,7 @@ from lib.data import (
 )
 from lib.lists import Video, VideoList, list_folder
 from lib.official import list_ucf101
-from lib.params import load
+from lib.params import FOLDER, ROOT, lists_of, load, place_of, read_yaml
 from lib.views import EvalView
 
 SMALL = svt_settings(
@@ -158,6 +158,8 @@ def own_folder(small_videos, tmp_path):
     """Parameters of a folder of one's own, with a video that is none."""
     for part in ("train", "test"):
         shutil.copytree(small_videos.videos[0].path.parent, tmp_path / "mine" / part / "noise")
+    for path in (tmp_path / "mine" / "test" / "noise").iterdir():
+        path.write_bytes(path.read_bytes() + b"\0\0\0\x08free")  # else a file would be in two parts
     return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=[], manifests=str(tmp_path / "m"),
                 data_folder=str(tmp_path / "mine"), allow_missing=True)
 
@@ -188,7 +190,7 @@ def test_a_file_that_was_mended_since_is_not_broken(own_folder, small_videos):
         list_dataset(params, "folder")
     for path in paths:
         if path.name == "5.mp4":
-            shutil.copy(small_videos.videos[0].path, path)
+            path.write_bytes(small_videos.videos[0].path.read_bytes() + f"\0\0\0\x0dfree{path.parts[-3]:5}".encode())
     assert len(list_dataset(params, "folder")["train"]) == 6
 
 
@@ -205,3 +207,47 @@ def test_views_are_the_same_with_a_manifest_and_without(own_folder):
     key = SampleKey(0, 1, (4, 2, 1, 2))
     for first, second in zip(TrainingViews(plain, SMALL, seed=0)[key].views, TrainingViews(known, SMALL, seed=0)[key].views):
         assert torch.equal(first, second)
+
+
+def kinetics(root, **changes):
+    for part in ("train", "val"):
+        for name in read_yaml(FOLDER / "concepts" / "kinetics400.yaml"):
+            (root / part / name.replace(" ", "_").replace("'", "")).mkdir(parents=True)
+            (root / part / name.replace(" ", "_").replace("'", "") / f"{part}.mp4").touch()
+    return load(profile="paper", dataset="kinetics400", data_kinetics400=str(root), evaluate_on=["kinetics400"], probe_on=[], **changes)
+
+
+@pytest.mark.parametrize("slip, message", [
+    (lambda root: ((root / "val" / "yoga").rename(root / "val" / "Yo-Ga"), (root / "val" / "hall").mkdir()), ""),
+    (lambda root: (root / "train" / "zumba" / "train.mp4").unlink(), r"1 of 400 classes have no clip in train: zumba\n"),
+    (lambda root: (root / "train" / "zumba").rename(root / "train" / "zumbaa"),
+     r"1 of 400 classes have no clip in train: zumba\n.*train/zumbaa/: 1 video, in no folder .* \(is it zumba\?\)"),
+    (lambda root: shutil.copytree(root / "train" / "zumba", root / "train" / "zumba" / "x"), "train/zumba/x/: 1 video, in no folder"),
+    (lambda root: (root / "train_256").mkdir(), "train_256/: a second folder of the part train; train/ is used"),
+])
+def test_kinetics_without_a_list_is_whole_with_a_clip_of_all_400_classes_in_each_part(tmp_path, slip, message):
+    params = kinetics(tmp_path / "k400", manifests=str(tmp_path / "m"))
+    slip(tmp_path / "k400")
+    if message:
+        with pytest.raises(DataError, match="(?s)kinetics400 is not whole.*" + message):
+            list_dataset(params, "kinetics400")
+    else:
+        assert {part: len(found) for part, found in list_dataset(params, "kinetics400").items()} == {"train": 400, "validation": 400}
+    assert len(list_dataset(params.model_copy(update={"allow_missing": True}), "kinetics400")["validation"]) == 400
+
+
+def test_a_part_that_probes_learn_from_is_asked_for_before_anything_is_made(tmp_path):
+    params = kinetics(tmp_path / "k400", manifests=str(tmp_path / "m"), allow_missing=True)
+    shutil.rmtree(tmp_path / "k400" / "train")
+    params = params.model_copy(update={"dataset": "folder"})
+    assert list(list_dataset(params, "kinetics400")) == ["validation"]
+    with pytest.raises(DataError, match="has no part train, only validation: .* or probe_on"):
+        list_dataset(params.model_copy(update={"probe_on": ["kinetics400"]}), "kinetics400")
+
+
+def test_folders_of_data_and_lists_may_begin_with_the_home_folder_and_lists_are_relative_to_the_repository(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    params = load(profile="paper", data_ucf101="~/UCF", lists_ucf101="~/lists", lists_hmdb51="data/lists", clip="~/clip")
+    assert (str(place_of(params, "ucf101")), str(lists_of(params, "ucf101"))) == ("/home/someone/UCF", "/home/someone/lists")
+    assert lists_of(params, "hmdb51") == ROOT / "data/lists" and lists_of(params, "kinetics400") is lists_of(params, "folder") is None
+    assert params.clip == "/home/someone/clip"

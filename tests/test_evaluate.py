@@ -66,7 +66,8 @@ def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     found = record["datasets"]["embedded"]
     assert len(found["data"]) == 12
     assert found["parts"]["test"] == {
-        "listed": 32, "found": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "absent_classes": []}
+        "listed": 32, "found": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "left_out": [],
+        "absent_classes": []}
     assert found["probe"]["test"]["C"] in params.probe_c
     assert record["views"] == {"zero_shot": ["2x1x1@24"], "probe": ["2x1x1@24"], "average": "features"}
     assert len(record["prompts"]["photo"]) == len(record["concepts"]["embedded"]) == 12

@@ -169,3 +169,11 @@ def test_overrides_have_a_short_hash_of_what_they_change_and_none_if_they_say_on
     shorter = overrides_hash({"epochs": 1, "knn_k": [5]})
     assert len(shorter) == 6 and shorter == overrides_hash({"knn_k": [5], "workers": 4, "epochs": 1})
     assert shorter != overrides_hash({"epochs": 2, "knn_k": [5]}) and overrides_hash({"data_ucf101": "elsewhere"})
+@pytest.mark.parametrize("encoding, sound", [("utf-8-sig", True), ("utf-16", True), ("cp1252", False)])
+def test_yaml_with_a_byte_order_mark_is_read_and_another_encoding_refused_by_name(tmp_path, encoding, sound):
+    (tmp_path / "mine.yaml").write_bytes("caf\u00e9: [drinking coffee]\n".encode(encoding))
+    if sound:
+        assert read_yaml(tmp_path / "mine.yaml") == {"caf\u00e9": ["drinking coffee"]}
+    else:
+        with pytest.raises(ParamsError, match="mine.yaml: not valid YAML: "):
+            read_yaml(tmp_path / "mine.yaml")

@@ -1,5 +1,8 @@
 """Predictions for one's own videos: from a folder or a list, whatever cannot be decoded stays in the table."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
@@ -43,6 +46,18 @@ def test_a_folder_per_class_a_flat_folder_and_a_list_are_found(folder):
         find_videos("absent")
     with pytest.raises(ValueError, match="empty list"):
         find_videos([])
+    with pytest.raises(ValueError, match=r"caf.xe9.mp4': a name that is not UTF-8"):
+        find_videos([os.fsdecode(b"caf\xe9.mp4")])
+
+
+def test_a_loose_clip_beside_class_folders_has_no_truth_and_takes_none_from_the_others(folder, rows, tmp_path):
+    shutil.copytree(folder, tmp_path / "videos")
+    shutil.copy(folder / "push_up" / "film0_c0.mp4", tmp_path / "videos" / "loose.mp4")
+    found = find_videos(tmp_path / "videos")
+    assert found.classes == ["JumpingJack", "push_up"] and (found.videos[0].name, found.videos[0].label) == ("loose", None)
+    more = rows._replace(features=rows.features[[-1, *range(21)]], embedding=rows.embedding[[-1, *range(21)]], errors=["", *rows.errors])
+    table, _ = few_shot_probe(found, more, shots=2, same_source=r"_c\d+$")
+    assert "loose" not in set(table["video"]) and table["truth"].notna().all()
 
 
 def test_an_image_clip_and_an_adapted_one_are_loaded_and_agree_before_training(tiny, folder, rows, tmp_path):
