@@ -9,7 +9,6 @@ listed; the test part is looked at once, after every choice was made inside the 
 - Charades: mean average precision of its multi-label test part.
 """
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -19,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from transformers import AutoTokenizer
 
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
+from lib.checkpoints import load_tokenizer
 from lib.concepts import concept_spaces
 from lib.data import list_dataset, test_parts
 from lib.features import Features, cached_features
 from lib.fields import AdaptParams, EvaluateParams, Params
-from lib.files import alone_in, file_hash, read_json, write_json
+from lib.files import alone_in, file_hash, read_json, whole_file, write_json
 from lib.lists import VideoList, data_hash, spoken_name
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
@@ -45,6 +44,7 @@ class Record:
 
     def __init__(self):
         self.metrics: list[dict[str, Any]] = []
+        self.failed: set[str] = set()  # paths of the clips that cannot be decoded: no other clip's scores may be NaN
         # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons; ".../clips": which clips these are, over all parts
         self.correct: dict[str, np.ndarray] = {}
         self.per_class: dict[str, list[float]] = {}
@@ -58,6 +58,9 @@ class Record:
         """Everything that is measured of the scores 'n c' of a list of clips with one label each; `top` stands for 5 where
         fewer scores are no ties."""
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
+        failed = np.array([str(video.path) in self.failed for video in videos.videos])
+        if (np.isnan(scores).any(axis=1) != failed).any():
+            raise ValueError(f"{key}: scores are NaN of clips that were decoded, or numbers of clips that were not")
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
         self.correct[f"{key}/predicted"] = _predicted(scores)
@@ -100,7 +103,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
     everything = {dataset: list_dataset(params, dataset) for dataset in params.evaluate_on}
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
+    tokenizer = load_tokenizer(folder / params.evaluate_model, model.config.text_config)
     record, datasets = Record(), {}
     for dataset, lists in everything.items():
         tests = {part: lists[part] for part in test_parts(params, dataset)}
@@ -114,6 +117,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
         if dataset in params.probe_on:
             used |= {_train_part(part): lists[_train_part(part)] for part in tests}
         found = cached_features(params, folder, dataset, used.values())
+        record.failed |= found.failed.keys()
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
         numbers = {name: i for i, name in enumerate(dict.fromkeys(video.name for videos in tests.values() for video in videos.videos))}
@@ -126,8 +130,8 @@ def _evaluate(params: Params, folder: Path) -> dict:
                 "absent_classes": videos.absent_classes}
             for part, videos in used.items()}}
 
-    save_file(record.correct, folder / "correct.safetensors.partial")
-    os.replace(folder / "correct.safetensors.partial", folder / "correct.safetensors")
+    with whole_file(folder / "correct.safetensors", size=sum(array.nbytes for array in record.correct.values())) as partial:
+        save_file(record.correct, partial)
     content = {
         "metrics": record.metrics, "datasets": datasets, "per_class": record.per_class, "confusion": record.confusion,
         "views": {"zero_shot": params.zero_shot_views, "probe": params.probe_views, "average": params.average_views},

@@ -172,7 +172,7 @@ def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over
     params = tiny(epochs=6, checkpoint_every=6)
     adapt(params, tmp_path / "whole")
     stopped = run_with("SIGTERM 7", params, "lss", tmp_path / "stopped")
-    assert stopped.returncode == INTERRUPTED == 75 and "stopped after step 7 of 24" in stopped.stdout
+    assert stopped.returncode == INTERRUPTED == 75 and "stopped after 8 of 24 steps" in stopped.stdout
     newest, before = checkpoints(tmp_path / "stopped")
     assert (newest.name, before.name) == ("checkpoint-00000008.pt", "checkpoint-00000006.pt")
     newest.write_bytes(newest.read_bytes()[:-1000])
