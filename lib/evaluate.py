@@ -58,9 +58,7 @@ class Record:
         """Everything that is measured of the scores 'n c' of a list of clips with one label each; `top` stands for 5 where
         fewer scores are no ties."""
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
-        failed = np.array([str(video.path) in self.failed for video in videos.videos])
-        if (np.isnan(scores).any(axis=1) != failed).any():
-            raise ValueError(f"{key}: scores are NaN of clips that were decoded, or numbers of clips that were not")
+        self.insist_on_numbers(key, scores, videos)
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
         self.correct[f"{key}/predicted"] = _predicted(scores)
@@ -75,6 +73,13 @@ class Record:
             self.correct[f"{key}/pairs"] = of_pairs.astype(np.uint8)
         for metric, value in values.items():
             self.value(dataset, part, protocol, metric, value)
+
+
+    def insist_on_numbers(self, key: str, scores: np.ndarray, videos: VideoList) -> None:
+        """Raises ValueError unless exactly the clips that cannot be decoded have scores of NaN."""
+        failed = np.array([str(video.path) in self.failed for video in videos.videos])
+        if (np.isnan(scores).any(axis=1) != failed).any():
+            raise ValueError(f"{key}: scores are NaN of clips that were decoded, or numbers of clips that were not")
 
 
 def evaluate(params: Params, folder: Path) -> dict:
@@ -192,6 +197,8 @@ def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, Vid
     average = params.average_views == "features"
     scores = {part: mean_over_views(scorer, found.of(videos, "embedding", params.zero_shot_views, average=average))
               for part, videos in used.items() if part in tests or part == "all"}
+    for part, rows in scores.items():
+        record.insist_on_numbers(f"{dataset}/{part}/zero_shot", rows, used[part])
     if dataset == "charades":
         (part, videos), = tests.items()
         truth = np.zeros((len(videos), len(videos.classes)), dtype=bool)

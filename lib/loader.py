@@ -52,14 +52,13 @@ def batches_of(samples: TrainingViews | EvaluationViews, params: Params, *, stop
     batches = _opened(parcels, noted, params.loader_timeout, stop)
     try:
         yield batches
-    except BaseException as error:
+    except RuntimeError as error:  # torch's handler of SIGCHLD raises it, wherever the run happens to be
         codes = [worker.exitcode for worker in workers]
-        _end(workers)
-        # torch's handler of SIGCHLD raises it, wherever the run happens to be
         if "DataLoader worker (pid" in str(error) and any(codes):
             raise DecodingError(_why_dead(noted, codes)) from error
         raise
     finally:
+        _end(workers)
         batches.close()
         del parcels, workers  # also where an error's traceback holds this frame
 
@@ -148,7 +147,7 @@ def _opened(parcels: Iterator[Batch | Parcel], noted: _Noted, timeout: int, stop
 def _cause(error: BaseException) -> str:
     """Why processes cannot share a batch, and what to do, from what torch or the system says."""
     text, number = str(error), getattr(error, "errno", None)
-    if number == errno.ENOSPC or "No space left" in text or "shm" in text:
+    if number == errno.ENOSPC or "No space left" in text or "/torch_" in text:  # a file of torch in shared memory
         return _shared_memory()
     if number == errno.EMFILE or "Too many open files" in text or "ancdata" in text:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -184,7 +183,7 @@ def _outlive_sigterm(worker: int) -> None:
 
 
 def _end(workers: list[BaseProcess]) -> None:
-    """Ends decoding processes at once: they are deaf to SIGTERM, and one that hangs would keep a failed run alive."""
+    """Ends decoding processes at once: they are deaf to SIGTERM, and one that hangs would keep the run alive."""
     before = signal.getsignal(signal.SIGCHLD)
     with suppress(ValueError):  # of another thread than the first
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes them for failures
