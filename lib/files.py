@@ -72,8 +72,9 @@ def writing(path: Path, *, size: int | None = None) -> Iterator[None]:
         number, folder = _disk_error(error), next(parent for parent in (path, *path.parents) if parent.is_dir())
         if number in FULL:
             needed = "" if size is None else f" needs {size:,} bytes, and"
-            raise DiskError(f"{folder}: {os.strerror(number)}: {path.name}{needed} has {shutil.disk_usage(folder).free:,} bytes "
-                            "free. Make room there; the same command then goes on from the last file that is whole") from error
+            raise DiskError(f"the disk of {folder} is full ({os.strerror(number)}): {path.name}{needed} has "
+                            f"{shutil.disk_usage(folder).free:,} bytes free. Make room there; the same command then goes on from "
+                            "the last file that is whole") from error
         if number in CLOSED:
             raise DiskError(f"{folder}: {path.name} cannot be written there ({os.strerror(number)}): "
                             "make the folder one that this user may write to, or choose another") from error

@@ -147,12 +147,12 @@ def _opened(parcels: Iterator[Batch | Parcel], noted: _Noted, timeout: int, stop
 def _cause(error: BaseException) -> str:
     """Why processes cannot share a batch, and what to do, from what torch or the system says."""
     text, number = str(error), getattr(error, "errno", None)
-    if number == errno.ENOSPC or "No space left" in text or "/torch_" in text:  # a file of torch in shared memory
-        return _shared_memory()
     if number == errno.EMFILE or "Too many open files" in text or "ancdata" in text:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (f"too many open files, {soft} at most: raise that (`ulimit -n {hard}`), or lower workers (0: no decoding "
                 "processes), or set views_on_device: false")
+    if number == errno.ENOSPC or "No space left" in text or "/torch_" in text:  # a file of torch in shared memory
+        return _shared_memory()
     if number == errno.EAGAIN:
         return f"{text}: more processes are not allowed here (`ulimit -u`, or the limit of a container): lower workers"
     return f"{text}: lower workers; 0 decodes without processes"

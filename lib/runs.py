@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,6 +45,16 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     for other in set(checkpoints(folder)) - set(earlier[:2]):
         other.unlink()
         _checksum(other).unlink(missing_ok=True)
+
+
+def look_for_room(folder: Path, model: Any, trained: Any) -> None:
+    """Warns before a run that its disk seems too small for three checkpoints (of the trained part as student, teacher, and the
+    optimiser's two means), one of them under way, and two models."""
+    needed = 3 * 4 * num_bytes(trained.state_dict()) + 2 * num_bytes(model.state_dict())
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in checkpoints(folder))
+    if free < needed:
+        say(f"warning: the disk of {folder} has {free:,} bytes for this run, which needs about {needed:,}: make room, or it will stop "
+            "at a checkpoint")
 
 
 def load_checkpoint(folder: Path, params_hash: str, sources: dict[str, str], device: torch.device) -> dict[str, Any] | None:

@@ -31,7 +31,8 @@ from lib.loader import batches_of
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.params import ROOT, load
-from lib.runs import listed, load_checkpoint, model_card, not_finite, provenance, save_checkpoint, save_model, sources_of
+from lib.runs import (listed, load_checkpoint, look_for_room, model_card, not_finite, provenance, save_checkpoint, save_model,
+                      sources_of)
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
@@ -186,6 +187,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
            sources: dict[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse."""
     stage, first_step, bad = params.stage_hash(AdaptParams), 0, {}
+    look_for_room(folder, student, student.visual)
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
     if state := load_checkpoint(folder, stage, sources, labels.device):
