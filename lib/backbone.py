@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from lib.checkpoints import load_whole, normalisation
+from lib.checkpoints import is_rgb, load_whole, normalisation
 from lib.views import CLIP_MEAN, CLIP_STD
 
 Temporal = Literal["none", "divided", "divided_copied", "joint"]
@@ -50,6 +50,8 @@ class VideoCLIPConfig(CLIPConfig):
         """Called by the strict base class: refuses what the model could not be built from."""
         if self.temporal_positions < 1:
             raise ValueError(f"temporal_positions must be at least 1, not {self.temporal_positions}")
+        if not is_rgb(self.image_mean, 0, 1) or not is_rgb(self.image_std, 1e-6, 1e6):
+            raise ValueError(f"image_mean and image_std must be three numbers in 0..1 and above 0, not {self.image_mean}, {self.image_std}")
         for name in ("image_size", "patch_size"):
             value = getattr(self.vision_config, name)
             if not isinstance(value, int):

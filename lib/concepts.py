@@ -60,7 +60,10 @@ def encode_texts(
         batch = tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
         embedding = model.encode_text(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))
         embeddings.append(F.normalize(embedding.float(), dim=-1))
-    return torch.cat(embeddings)
+    every = torch.cat(embeddings)
+    if bad := (~every.isfinite().all(dim=-1)).nonzero().flatten().tolist():
+        raise ConceptError("texts for the text tower", [f"{texts[i]!r} has an embedding that is not finite: damaged weights" for i in bad])
+    return every
 
 
 class ConceptSpace(nn.Module):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from lib import manifest
 from lib.fields import Params
@@ -166,15 +166,6 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(views, torch.tensor([sample.index for sample in good], dtype=torch.long), errors)
 
 
-def batches_of(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches. Closed, it ends the decoding processes: deaf to SIGTERM, they would keep a failed run alive."""
-    batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        del batches  # also where an error's traceback holds this frame
-
-
 def cut_views(videos: list[Uncut], settings: ViewSettings, device: torch.device) -> list[Tensor]:
     """The views of a batch, 'b c t h w' each, cut on the device: the same as TrainingViews cuts, up to its rounding."""
     return _by_view([training_views(video.pixels.to(device, non_blocking=True), video.rows, settings, video.generator)
@@ -199,6 +190,9 @@ class TrainingViews(Dataset):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def path(self, index: int) -> Path:
+        return self.videos.videos[index].path
 
     def __getitem__(self, key: SampleKey) -> Sample:
         generator = np.random.default_rng([self.seed, 2, key.epoch, key.index])
@@ -262,6 +256,9 @@ class EvaluationViews(Dataset):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def path(self, index: int) -> Path:
+        return self.videos[index].path
 
     def __getitem__(self, index: int) -> Sample:
         def select(count: int, fps: float) -> np.ndarray:

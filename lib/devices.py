@@ -11,8 +11,13 @@ import socket
 import sys
 import time
 from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING
 
 from lib.params import ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = ROOT / "outputs" / ".gpus"
 
@@ -29,6 +34,25 @@ def visible() -> list[str]:
     import torch  # it takes seconds, which a run on the CPU need not wait for
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def usable_device(name: str) -> "torch.device":
+    """The parameter `device` as torch takes it. Raises ValueError if this machine has none of that name: what it has, and
+    what to set."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        if device.type != "cpu":
+            torch.zeros(1, device=device).item()  # what is absent, or only pretends to compute, fails in many ways
+    except Exception as error:
+        count = torch.cuda.device_count()
+        here = ["cpu", *(f"cuda:{index}" for index in range(count)), *(["mps"] if torch.backends.mps.is_available() else [])]
+        hint = "" if count else f"; torch {torch.__version__} " + (
+            "sees no CUDA device: nvidia-smi, CUDA_VISIBLE_DEVICES" if torch.version.cuda else "is a build without CUDA")
+        raise ValueError(f"device: {name!r} cannot be used on {socket.gethostname()}, which has {', '.join(here)}{hint}. "
+                         f"Set device to one of these ({shorten(str(error), 120)})") from None
+    return device
 
 
 def take(count: int, place: Path) -> list[str]:

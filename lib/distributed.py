@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lib.devices import usable_device
 from lib.params import ROOT
 
 RESTARTS = 3  # of all processes, after one of them died; each goes on from the last checkpoint
@@ -27,14 +28,17 @@ def start(device: str) -> torch.device:
     """Joins the processes that torchrun started, if it did; returns this process's device.
 
     `cuda` stands for the one of this process's rank on its machine. Gloo carries what lies on the CPU, NCCL the rest.
+    Raises ValueError if this machine has no such device.
     """
     if not dist.is_torchelastic_launched():
-        return torch.device(device)
+        return usable_device(device)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
+    own = usable_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
     dist.init_process_group()
-    return torch.device(device)
+    return own
 
 
 def stop() -> None:
@@ -89,11 +93,6 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     for p, gradient in zip(summed, flat.split([p.numel() for p in summed])):
         p.grad = gradient.view_as(p)
-
-
-def any_process(flag: bool) -> bool:
-    """Whether it is true on any process; all learn the same."""
-    return any(gather_objects(flag))
 
 
 @contextmanager

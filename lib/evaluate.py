@@ -9,7 +9,6 @@ listed; the test part is looked at once, after every choice was made inside the 
 - Charades: mean average precision of its multi-label test part.
 """
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from transformers import AutoTokenizer
 
 from lib.actions import CONFUSABLE_PAIRS
 from lib.backbone import VideoCLIP
+from lib.checkpoints import load_tokenizer
 from lib.concepts import concept_spaces
 from lib.data import groups_of, probe_part, test_parts
 from lib.features import Features, cached_features
 from lib.fields import AdaptParams, EvaluateParams, Params
-from lib.files import alone_in, file_hash, read_json, write_json
+from lib.files import alone_in, file_hash, read_json, whole_file, write_json
 from lib.lists import VideoList, data_hash
 from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
                          prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
@@ -45,6 +44,7 @@ class Record:
 
     def __init__(self):
         self.metrics: list[dict[str, Any]] = []
+        self.failed: set[str] = set()  # paths of the clips that cannot be decoded: no other clip's scores may be NaN
         # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons; ".../clips": which clips these are, over all parts
         self.correct: dict[str, np.ndarray] = {}
         self.per_class: dict[str, list[float]] = {}
@@ -58,6 +58,7 @@ class Record:
         """Everything that is measured of the scores 'n c' of a list of clips with one label each; `top` stands for 5 where
         fewer scores are no ties. Among five classes or fewer, five answers say nothing."""
         key, truth, classes = f"{dataset}/{part}/{protocol}", _truth(videos), videos.classes
+        self.insist_on_numbers(key, scores, videos)
         right, summary = topk_correct(scores, truth, 1), prediction_summary(scores, truth)
         self.correct[key] = right.astype(np.uint8)
         self.correct[f"{key}/predicted"] = _predicted(scores)
@@ -72,6 +73,13 @@ class Record:
             self.correct[f"{key}/pairs"] = of_pairs.astype(np.uint8)
         for metric, value in values.items():
             self.value(dataset, part, protocol, metric, value)
+
+
+    def insist_on_numbers(self, key: str, scores: np.ndarray, videos: VideoList) -> None:
+        """Raises ValueError unless exactly the clips that cannot be decoded have scores of NaN."""
+        failed = np.array([str(video.path) in self.failed for video in videos.videos])
+        if (np.isnan(scores).any(axis=1) != failed).any():
+            raise ValueError(f"{key}: scores are NaN of clips that were decoded, or numbers of clips that were not")
 
 
 def evaluate(params: Params, folder: Path) -> dict:
@@ -102,7 +110,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
         raise ValueError(f"{folder}: the model here was adapted with {what}; run 02_adapt with these first (what it can take up, it does)")
     everything = check_run(params, adapt=False)
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / params.evaluate_model)
+    tokenizer = load_tokenizer(folder / params.evaluate_model, model.config.text_config)
     check_model(params, model, tokenizer, everything, adapt=False)
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
     record, datasets, warnings = Record(), {}, warnings_of(params, everything)
@@ -118,6 +126,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
         if dataset in params.probe_on:
             used |= {probe_part(part): lists[probe_part(part)] for part in tests}
         found = cached_features(params, folder, dataset, used.values())
+        record.failed |= found.failed.keys()
         _zero_shot(params, record, dataset, used, tests, scorer, found)
         probes = _probes(params, record, dataset, used, tests, found) if dataset in params.probe_on else {}
         numbers = {name: i for i, name in enumerate(dict.fromkeys(video.name for videos in tests.values() for video in videos.videos))}
@@ -130,8 +139,8 @@ def _evaluate(params: Params, folder: Path) -> dict:
                 "absent_classes": videos.absent_classes}
             for part, videos in used.items()}}
 
-    save_file(record.correct, folder / "correct.safetensors.partial")
-    os.replace(folder / "correct.safetensors.partial", folder / "correct.safetensors")
+    with whole_file(folder / "correct.safetensors", size=sum(array.nbytes for array in record.correct.values())) as partial:
+        save_file(record.correct, partial)
     content = {
         "params": {name: getattr(params, name) for name in EvaluateParams.model_fields},
         "adapted": {name: adapted[name] for name in ("commit", "code", "params_hash", "sources") if name in adapted},
@@ -181,6 +190,8 @@ def _zero_shot(params: Params, record: Record, dataset: str, used: dict[str, Vid
     average = params.average_views == "features"
     scores = {part: mean_over_views(scorer, found.of(videos, "embedding", params.zero_shot_views, average=average))
               for part, videos in used.items() if part in tests or part == "all"}
+    for part, rows in scores.items():
+        record.insist_on_numbers(f"{dataset}/{part}/zero_shot", rows, used[part])
     if dataset == "charades":
         (part, videos), = tests.items()
         truth = np.zeros((len(videos), len(videos.classes)), dtype=bool)

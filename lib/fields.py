@@ -239,6 +239,7 @@ class Params(EvaluateParams):
     activation_checkpointing: bool
     compile: bool
     workers: Count
+    loader_timeout: Positive
     views_on_device: bool
     checkpoint_every: Positive
     eval_batch_size: Positive

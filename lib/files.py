@@ -1,5 +1,6 @@
 """Where the files of a run lie, and files that are either whole or absent."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lib.params import ROOT, overrides_hash
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space on the disk, of the user's quota, or for so large a file
+CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class DiskError(OSError):
+    """A file cannot be written: the message says where, why, how much it needs, and how to go on."""
 
 
 def results_folder(profile: str, overrides: Mapping[str, Any] = {}) -> Path:
@@ -37,8 +45,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     A workflow that was killed leaves its jobs running, and the same command, called again, would write where they write.
     The lock ends with its process, however that ends, and is not handed on to processes that it starts.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,21 +76,72 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text (UTF-8) under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    content = text.encode()
+    with whole_file(path, size=len(content)) as partial:
+        partial.write_bytes(content)
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder of a temporary name to fill, which takes the place of `folder` when that is done."""
+def writing(path: Path, *, size: int | None = None) -> Iterator[None]:
+    """Within it, a full disk and a folder that may not be written to are a DiskError, whatever a library made of them.
+
+    path: what is written; size: the bytes that it needs, where that is known.
+    """
+    try:
+        yield
+    except Exception as error:
+        number, folder = _disk_error(error), next(parent for parent in (path, *path.parents) if parent.is_dir())
+        if number in FULL:
+            needed = "" if size is None else f" needs {size:,} bytes, and"
+            raise DiskError(f"the disk of {folder} is full ({os.strerror(number)}): {path.name}{needed} has "
+                            f"{shutil.disk_usage(folder).free:,} bytes free. Make room there; the same command then goes on from "
+                            "the last file that is whole") from error
+        if number in CLOSED:
+            raise DiskError(f"{folder}: {path.name} cannot be written there ({os.strerror(number)}): "
+                            "make the folder one that this user may write to, or choose another") from error
+        raise
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+    """The number of the system's error behind an exception: torch hides it in the chain, Rust's libraries in the text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL | CLOSED:
+            return error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def whole_file(path: Path, *, size: int | None = None) -> Iterator[Path]:
+    """A temporary name to write to, which becomes `path` when that is done, and is gone if it fails (DiskError)."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path, size=size):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def whole_folder(folder: Path, *, size: int | None = None) -> Iterator[Path]:
+    """An empty folder of a temporary name to fill, which takes the place of `folder` when that is done, and is gone if
+    it fails (DiskError)."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with writing(folder, size=size):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def read_json(path: Path) -> Any:
@@ -93,8 +154,9 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Adds one line to a JSON-lines log."""
-    with path.open("a") as file:
-        file.write(json.dumps(content) + "\n")
+    line = json.dumps(content) + "\n"
+    with writing(path, size=len(line)), path.open("a") as file:
+        file.write(line)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

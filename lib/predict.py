@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPConfig
-from lib.checkpoints import model_type
+from lib.checkpoints import checkpoint_name, load_tokenizer, model_type
 from lib.concepts import category_space
+from lib.devices import usable_device
 from lib.features import extract
 from lib.folders import existing_folder, insist_on_name
 from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, load
 from lib.probes import LinearProbe, fit_linear_probe
-from lib.train import checkpoint_name
 from lib.vocabulary import MERGE, Concept, read_prompts, read_vocabulary
 
 COLUMNS = ["video", "truth", "prediction", "score", "error"]
@@ -61,12 +61,13 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
 def load_model(name_or_path: str | Path, *, device: str = "cpu") -> tuple[VideoCLIP, PreTrainedTokenizerBase]:
     """An adapted model, or an image CLIP whose frames are averaged, with its tokenizer, in evaluation mode.
 
-    name_or_path: a folder (absolute, or relative to this repository) or a hub id. Raises ValueError if it is neither.
+    name_or_path: a folder (absolute, or relative to this repository) or a hub id. Raises ValueError if it is neither, is
+    not whole, or if there is no such device.
     """
-    name = checkpoint_name(str(name_or_path))
+    name, place = checkpoint_name(str(name_or_path)), usable_device(device)
     adapted = model_type(name) == VideoCLIPConfig.model_type
     model = VideoCLIP.from_pretrained(name) if adapted else VideoCLIP.from_image_clip(name, temporal="none")
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(name)
+    return model.to(place).eval(), load_tokenizer(name, model.config.text_config)
 
 
 def video_features(model: VideoCLIP, videos: VideoList, *, num_frames: int, workers: int = 0,
@@ -147,7 +148,9 @@ def _table(videos: VideoList, scores: np.ndarray, labels: list[str], truth: list
     """truth: the label of each class, or None."""
     if len({*COLUMNS, *labels}) < len(COLUMNS) + len(labels):
         raise ValueError(f"labels must differ from one another and from {COLUMNS}: {labels}")
-    best = [None if np.isnan(row).any() else labels[row.argmax()] for row in scores]
+    if (np.isnan(scores).any(axis=1) != np.array([error != "" for error in errors])).any():
+        raise ValueError("scores are NaN of videos that were decoded, or numbers of videos that were not: rows of another list?")
+    best = [None if error else labels[row.argmax()] for row, error in zip(scores, errors)]
     own = [None if video.label is None else truth[video.label] for video in videos.videos]
     table = pd.DataFrame({"video": [video.name for video in videos.videos], "truth": own, "prediction": best,
                           "score": scores.max(axis=1), "error": errors}, columns=COLUMNS)

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +15,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData, try_to_load_from_cache
+from torch import Tensor
 
+from lib.devices import usable_device
 from lib.distributed import say
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams, stage_hash
-from lib.files import file_hash, read_json, sha256, whole_folder, write_json, write_text
+from lib.files import file_hash, read_json, sha256, whole_file, whole_folder, write_json, write_text
 from lib.migrate import former_hash
 from lib.params import FOLDER, ROOT
 
 MODULES = {EvaluateParams: "evaluate", AdaptParams: "train", ClipParams: "pretrain"}  # that compute a stage; of the others: world
 # they choose, carry and record: a change there changes no number (and of which files there are, records have hashes)
-NO_NUMBERS = {"fields", "files", "params", "migrate", "runs", "lists", "official"}
+NO_NUMBERS = {"values", "fields", "files", "params", "migrate", "runs", "folders", "lists", "splits", "kinetics", "official", "preflight"}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -36,25 +39,35 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
     It gets its name when it is whole and on the disk, and before that a file beside it gets its SHA-256 (`sha256sum -c`
     reads it). Checkpoints of later steps are none of this run's: whatever made them, the run has left it.
+    Raises DiskError if there is no room; those that are there stay.
     """
     path = folder / f"checkpoint-{state['step']:08d}.pt"
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    write_text(_checksum(path), f"{sha256(partial)}  {path.name}\n")
-    os.replace(partial, path)
+    with whole_file(path, size=num_bytes(state)) as partial:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        write_text(_checksum(path), f"{sha256(partial)}  {path.name}\n")
     earlier = [other for other in checkpoints(folder) if other <= path]
     for other in set(checkpoints(folder)) - set(earlier[:2]):
         other.unlink()
         _checksum(other).unlink(missing_ok=True)
 
 
+def look_for_room(folder: Path, model: Any, trained: Any) -> None:
+    """Warns before a run that its disk seems too small for three checkpoints (of the trained part as student, teacher, and the
+    optimiser's two means), one of them under way, and two models."""
+    needed = 3 * 4 * num_bytes(trained.state_dict()) + 2 * num_bytes(model.state_dict())
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in checkpoints(folder))
+    if free < needed:
+        say(f"warning: the disk of {folder} has {free:,} bytes for this run, which needs about {needed:,}: make room, or it will stop "
+            "at a checkpoint")
+
+
 def load_checkpoint(folder: Path, params: Params, sources: dict[str, str], device: torch.device) -> dict[str, Any] | None:
     """The newest checkpoint that is whole and was made with these parameters and sources; of every other it says why not.
 
-    None if there is none. Nothing in a file is executed.
+    None if there is none. Nothing in a file is executed. Raises ValueError if its numbers are not finite.
     """
     former = former_hash(dict(params) | {"data_embedded": f"data/embedded/{params.world_seed}"}, AdaptParams)  # lib/migrate.py
     hashes = params.stage_hash(AdaptParams), former
@@ -66,6 +79,9 @@ def load_checkpoint(folder: Path, params: Params, sources: dict[str, str], devic
             continue
         state = torch.load(path, map_location=device, weights_only=True)
         if state["params_hash"] in hashes and state.get("sources") == sources:
+            if bad := not_finite(state):
+                raise ValueError(f"{path} holds numbers that are not finite: {listed(bad)}. The run had diverged before it was "
+                                 "written: lower learning_rate, or remove this file, and the one before it is taken")
             return state
         what = "another CLIP, concepts, prompts or list of videos" if state["params_hash"] in hashes else "other parameters"
         say(f"{path} was made with {what}: it is not used")
@@ -109,12 +125,39 @@ def take_up(folder: Path, params: Params, sources: dict[str, str]) -> dict[str, 
     write_json(folder / "adapt.json", record)
     say(f"finished at commit {record['commit']} with these parameters and videos: taken up ({folder})")
     return record
+def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested mappings and lists, with its name: "student/blocks.0.fc1.weight"."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, dict | list | tuple):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from tensors_in(value, f"{name}/{key}" if name else str(key))
+
+
+def num_bytes(state: Any) -> int:
+    """The bytes of all tensors of a state: about what its file takes."""
+    return sum(tensor.nbytes for _, tensor in tensors_in(state))
+
+
+def not_finite(state: Any) -> dict[str, str]:
+    """The tensors of a state with NaN or infinite numbers: name -> "1 of 36,864"."""
+    found = {}
+    for name, tensor in tensors_in(state):
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            found[name] = f"{int((~finite).sum()):,} of {tensor.numel():,}"
+    return found
+
+
+def listed(names: dict[str, str]) -> str:
+    """The first few of some names with what is said of them."""
+    return ", ".join(f"{name} ({what})" for name, what in list(names.items())[:5]) + (
+        f", and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:
     """A Hugging Face checkpoint with its tokenizer (and `<name>.json` records, and the model card `README.md`), renamed
-    into place when it is whole."""
-    with whole_folder(folder) as partial:
+    into place when it is whole. Raises DiskError if there is no room."""
+    with whole_folder(folder, size=num_bytes(model.state_dict())) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         for name, content in records.items():
@@ -190,11 +233,12 @@ def sources_of(params: Params, videos: str) -> dict[str, str]:
 
 def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
     """What a number needs to be believed: commit and hash of the code, parameters' hash, versions, hardware, when (UTC)."""
-    device = torch.cuda.get_device_name(params.device) if params.device.startswith("cuda") else _processor()
+    device = usable_device(params.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     module = next((name for kind, name in MODULES.items() if issubclass(stage, kind)), "world")
     return {"commit": commit(), "code": code_hash(module), "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
             "params_hash": params.stage_hash(stage), "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
-            "hardware": f"{device}, {os.cpu_count()} cores"}
+            "hardware": f"{name}, {os.cpu_count()} cores"}
 
 
 def commit() -> str:

@@ -10,31 +10,31 @@ import argparse
 import copy
 import json
 import math
-import signal
 import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
 
 from lib import distributed
 from lib.backbone import VideoCLIP, is_temporal
+from lib.checkpoints import checkpoint_name, load_tokenizer
 from lib.concepts import ConceptSpace, concept_spaces, random_space
-from lib.data import BatchPlan, TrainingViews, batches_of, collate, cut_views, training_videos
+from lib.data import BatchPlan, TrainingViews, cut_views, training_videos
 from lib.fields import AdaptParams, Params
 from lib.files import alone_in, run_folder, write_json
 from lib.gradients import backward
 from lib.lists import VideoList, data_hash
+from lib.loader import batches_of
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
-from lib.params import ROOT, load
+from lib.params import load
 from lib.preflight import check_model, check_run, length_of, warnings_of
-from lib.runs import continued, load_checkpoint, model_card, provenance, save_checkpoint, save_model, sources_of, take_up
+from lib.runs import (continued, listed, load_checkpoint, look_for_room, model_card, not_finite, provenance, save_checkpoint, save_model,
+                      sources_of, take_up)
 from lib.views import ViewSettings
 from lib.vocabulary import Concept, class_concepts, read_concepts
 from lib.watch import Watch, memory_gb
@@ -49,11 +49,6 @@ class AdaptationError(RuntimeError):
 
 class Interrupted(RuntimeError):
     """The adaptation was told to stop (SIGTERM) and left a checkpoint to go on from."""
-
-
-def checkpoint_name(clip: str) -> str:
-    """The parameter `clip` as transformers takes it: a folder of this repository if there is one, else a hub id."""
-    return str(ROOT / clip) if (ROOT / clip).is_dir() else clip
 
 
 def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> nn.Module:
@@ -127,6 +122,7 @@ def adapt(params: Params, folder: Path) -> dict:
         the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
     Raises:
         AdaptationError: the loss is not finite, or more than `max_bad_videos` videos cannot be decoded.
+        DecodingError: a decoding process died or delivers nothing. DiskError: there is no room for a checkpoint.
         Interrupted: SIGTERM came; the last finished step is in a checkpoint.
         ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good, or what
         the evaluation would stop with (`lib/preflight.py`); all that was in the folder is as before.
@@ -153,7 +149,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     distributed.say("\n".join([length.said if length.steps else f"no training: {params.clip} as it is", *length.warnings, *warnings_of(params, lists)]))
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_name(params.clip))
+    tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
     check_model(params, student, tokenizer, lists, adapt=True)
     # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
     made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
@@ -191,6 +187,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
     adds to `made` what code made the checkpoint that it goes on from."""
     first_step, bad = 0, {}
+    look_for_room(folder, student, student.visual)
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
     if state := load_checkpoint(folder, params, made["sources"], labels.device):
@@ -215,24 +212,38 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                      first_step=first_step, rank=distributed.rank(), processes=distributed.processes())
     samples = TrainingViews(videos, settings, seed=params.seed, short_side=params.short_side,
                             cut=not params.views_on_device)
-    loader = DataLoader(samples, batch_sampler=plan, collate_fn=collate, num_workers=params.workers,
-                        worker_init_fn=_outlive_sigterm, pin_memory=labels.device.type == "cuda")
+
+    def keep(done: int) -> None:
+        """A checkpoint after `done` steps."""
+        state = {name: part.state_dict() for name, part in parts.items()}
+        if broken := not_finite(state):
+            raise AdaptationError(f"after {done} of {steps} steps numbers are not finite: {listed(broken)}. Try a lower learning_rate "
+                                  "or a longer warmup_epochs")
+        if distributed.rank() == 0:
+            save_checkpoint(folder, {name: made[name] for name in ("params_hash", "sources", "made_by")} | {
+                "params": params.model_dump(), "step": done, "random": torch.get_rng_state(), "bad": list(bad.items()), **state})
+
     epoch_steps = plan.batches_per_epoch
     warmup = round(params.warmup_epochs * epoch_steps)
     with distributed.stop_requests() as stopping, \
             Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch, \
-            closing(batches_of(loader)) as batches:
+            batches_of(samples, params, stop=lambda: bool(stopping), batch_sampler=plan,
+                       pin_memory=labels.device.type == "cuda") as batches:
         for step in range(first_step, steps):
             begun = time.time()
-            batch = next(batches)
+            batch = next(batches, None)  # None: this process was told to stop
             data_wait = time.time() - begun
-            shares = distributed.gather_objects((batch.indices.tolist(), [(i, e.reason) for i, e in batch.errors]))
+            shares = distributed.gather_objects(batch and (batch.indices.tolist(), [(i, e.reason) for i, e in batch.errors]))
+            if None in shares:
+                if step > first_step and step % params.checkpoint_every:
+                    keep(step)
+                raise Interrupted(f"SIGTERM: stopped after {step} of {steps} steps; the same command goes on from there")
             indices = [index for own, _ in shares for index in own]
             bad |= {videos.videos[i].name: reason for _, errors in shares for i, reason in errors}
             if len(bad) > params.max_bad_videos:
-                listed = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
+                lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
                 raise AdaptationError(f"{len(bad)} training videos cannot be decoded, "
-                                      f"max_bad_videos is {params.max_bad_videos}:\n{listed}")
+                                      f"max_bad_videos is {params.max_bad_videos}:\n{lines}")
             if not indices:
                 raise AdaptationError(f"step {step}: no video of the batch can be decoded: "
                                       f"{[reason for _, errors in shares for _, reason in errors]}")
@@ -269,14 +280,8 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
                 "videos": len(indices), "gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"],
                 "teacher_momentum": momentum, "memory_gb": round(memory_gb(labels.device), 3),
                 "seconds": round(time.time() - begun, 4), "data_wait": round(data_wait, 4)})
-            interrupted = distributed.any_process(bool(stopping))
-            if interrupted or (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
-                if distributed.rank() == 0:
-                    save_checkpoint(folder, {name: made[name] for name in ("params_hash", "sources", "made_by")} | {
-                        "params": params.model_dump(), "step": step + 1, "random": torch.get_rng_state(), "bad": list(bad.items()),
-                        **{name: part.state_dict() for name, part in parts.items()}})
-            if interrupted:
-                raise Interrupted(f"SIGTERM: stopped after step {step} of {steps}; the same command goes on from there")
+            if (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
+                keep(step + 1)
     return sorted(bad.items()), watch.warnings
 
 
@@ -289,11 +294,6 @@ def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]
                          "Change concepts, concept_names or num_concepts")
     of_class = [row[concept.action] for concept in of_classes]
     return torch.tensor([of_class[video.label] for video in videos.videos])
-
-
-def _outlive_sigterm(worker: int) -> None:
-    """A decoding process ends with the one that it works for, which finishes its step first."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from lib import distributed
 from lib.fields import Params
-from lib.files import append_line, read_lines, write_lines
+from lib.files import append_line, read_lines, write_lines, writing
 
 CURES = {
     "collapse_teacher_entropy":
@@ -70,7 +71,7 @@ class Watch:
     """
 
     def __init__(self, params: Params, folder: Path, *, steps: int, first_step: int, num_concepts: int):
-        self.params, self.log, self.num_concepts = params, folder / "log.jsonl", num_concepts
+        self.params, self.log, self.num_concepts, self.events = params, folder / "log.jsonl", num_concepts, folder / "tensorboard"
         self.warnings, self.ongoing, self.recent = [], set(), deque(maxlen=params.collapse_window)
         self.keeps = distributed.rank() == 0
         self.bar = tqdm(total=steps, initial=first_step, desc=f"adapting {folder.parent.name}", unit="clip",
@@ -80,8 +81,9 @@ class Watch:
             write_lines(self.log, before)
             # Anew from the log: TensorBoard reads the files of one run in the order of their names, second and process
             # number, which need not be the order in which a killed run and its next start wrote them.
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-            self.board = SummaryWriter(folder / "tensorboard")
+            shutil.rmtree(self.events, ignore_errors=True)
+            with writing(self.events):
+                self.board = SummaryWriter(self.events)
             for line in before:
                 self._show(line)
                 self._judge(line)
@@ -105,12 +107,15 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self.bar.close()
         if self.keeps:
-            self.board.close()
+            # of a run that has failed, its own error is what counts
+            with suppress(OSError) if error[0] else writing(self.events):
+                self.board.close()
 
     def _show(self, line: dict[str, Any]) -> None:
-        for name, value in line.items():
-            if name != "warnings":
-                self.board.add_scalar(name, value, line["step"])
+        with writing(self.events):
+            for name, value in line.items():
+                if name != "warnings":
+                    self.board.add_scalar(name, value, line["step"])
 
     def _judge(self, line: dict[str, Any]) -> list[str]:
         """The signs of collapse that are new with this step."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lib.devices import usable_device
+
 ROOT = Path(__file__).resolve().parents[1]
 SAY = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"]
 
@@ -64,6 +66,13 @@ def test_many_that_want_several_all_get_them_and_never_the_same(lend, tmp_path):
 
 def test_a_job_of_slurm_does_not_wait_for_the_devices_of_another(lend):
     assert seen(lend(1, shown="0", SLURM_JOB_ID="7")) == seen(lend(1, shown="0", SLURM_JOB_ID="8")) == {"0"}
+
+
+@pytest.mark.parametrize("name", ["cuda:64", "gpu", "meta", "", "0"])
+def test_a_device_that_this_machine_lacks_is_named_with_what_it_has(name):
+    with pytest.raises(ValueError, match=f"device: '{name}' cannot be used on .*, which has cpu.* Set device to one of these"):
+        usable_device(name)
+    assert usable_device("cpu").type == "cpu"
 
 
 def test_more_devices_than_there_are_is_an_error_that_says_so(lend):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from lib import features, runs
 from lib.data import DataError, list_dataset
-from lib.evaluate import evaluate
+from lib.evaluate import Record, evaluate
 from lib.fields import EvaluateParams
 from lib.files import read_json, write_json
 from lib.params import FOLDER
@@ -118,6 +118,21 @@ def test_a_corrupt_test_video_counts_as_wrong_and_is_listed(tiny, tmp_path):
     assert name.endswith(victim.stem) and reason
     for protocol in ("zero_shot", "linear_probe", "knn_5"):
         assert value(after, protocol) in (value(before, protocol), pytest.approx(value(before, protocol) - 100 / 32))
+
+
+def test_scores_of_nan_belong_to_clips_that_cannot_be_decoded_and_to_no_others(image_clip):
+    params, folder, _ = image_clip
+    videos = list_dataset(params, "embedded")["test"]
+    scores, record = np.zeros((32, 16)), Record()
+    scores[5] = np.nan
+    with pytest.raises(ValueError, match="embedded/test/zero_shot: scores are NaN of clips that were decoded"):
+        record.scores("embedded", "test", "zero_shot", scores, videos)
+    record.failed.add(str(videos.videos[5].path))
+    record.scores("embedded", "test", "zero_shot", scores, videos)
+    assert record.correct["embedded/test/zero_shot/predicted"].tolist().index(-1) == 5
+    with pytest.raises(ValueError, match="device: 'cuda:64' cannot be used"):
+        evaluate(params.model_copy(update={"device": "cuda:64"}), folder)
+    assert (folder / "metrics.json").exists()  # nothing was touched
 
 
 def test_without_a_finished_adaptation_there_is_nothing_to_evaluate(tiny, tmp_path):

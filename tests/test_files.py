@@ -1,12 +1,19 @@
 """Files that are whole or absent, and where a run has its own."""
 
+import errno
+import os
 import re
+import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 
-from lib.files import alone_in, append_line, file_hash, read_json, read_lines, results_folder, run_folder, write_json
+from lib.files import (DiskError, alone_in, append_line, file_hash, read_json, read_lines, results_folder, run_folder, whole_file, whole_folder,
+                       write_json, write_text, writing)
 from lib.params import ROOT
 
 
@@ -40,6 +47,55 @@ def test_a_log_line_that_a_kill_cut_short_is_left_out(tmp_path):
     with log.open("a") as file:
         file.write('{"step": 2, "lo')
     assert read_lines(log) == [{"step": 0}, {"step": 1}]
+
+
+@pytest.fixture
+def small_disk():
+    """Files of this process end at 10,000 bytes, as they do where a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: path.write_bytes(bytes(20_000)),
+    lambda path: torch.save({"a": torch.zeros(5000)}, path.open("wb")),
+    lambda path: torch.save({str(i): torch.zeros(500) for i in range(10)}, path.open("wb")),
+    lambda path: save_file({"a": np.zeros(5000, np.float32)}, path),
+])
+def test_where_there_is_no_room_the_error_says_where_and_how_much_and_nothing_stays(tmp_path, small_disk, write):
+    words = rf"the disk of {tmp_path} is full \(File too large\): features needs 20,000 bytes, and has [\d,]+ bytes free\. Make room"
+    with pytest.raises(DiskError, match=words), whole_file(tmp_path / "features", size=20_000) as partial:
+        write(partial)
+    with pytest.raises(DiskError, match=rf"the disk of {tmp_path} is full .*: model has"), whole_folder(tmp_path / "model") as partial:
+        write(partial / "weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_records_and_logs_as_they_were(tmp_path):
+    """Writing to /dev/full fails as writing to a full disk does."""
+    write_text(tmp_path / "record.json", "old")
+    os.symlink("/dev/full", tmp_path / "record.json.partial")
+    with pytest.raises(DiskError, match=rf"the disk of {tmp_path} is full \(No space left on device\): record.json needs 3 bytes"):
+        write_text(tmp_path / "record.json", "new")
+    assert (tmp_path / "record.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    os.symlink("/dev/full", tmp_path / "log.jsonl")
+    with pytest.raises(DiskError, match="log.jsonl needs 12 bytes"):
+        append_line(tmp_path / "log.jsonl", {"step": 1})
+
+
+@pytest.mark.parametrize("number, words", [
+    (errno.EDQUOT, "is full .Disk quota exceeded."), (errno.EROFS, "cannot be written there .Read-only file system.: make"),
+    (errno.EACCES, "cannot be written there .Permission denied.: make the folder one that this user may write to, or choose")])
+def test_a_quota_and_a_folder_that_may_not_be_written_to_are_named(tmp_path, number, words):
+    with pytest.raises(DiskError, match=f"{tmp_path}.*{words}"), writing(tmp_path / "new" / "file"):
+        raise OSError(number, os.strerror(number), "elsewhere")
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), writing(tmp_path / "file"):
+        (tmp_path / "absent").read_text()
 
 
 def test_runs_have_folders_of_their_own():

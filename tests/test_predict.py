@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from lib.backbone import VideoCLIP
+from lib.features import FeatureError, Features
 from lib.predict import few_shot_probe, find_videos, load_model, video_features, zero_shot
 from lib.train import adapt
 from lib.vocabulary import ConceptError
@@ -69,6 +71,30 @@ def test_an_image_clip_and_an_adapted_one_are_loaded_and_agree_before_training(t
     np.testing.assert_allclose(found.embedding, rows.embedding, atol=1e-5)
     with pytest.raises(ValueError, match="no folder or hub id"):
         load_model(tmp_path / "absent")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+def test_features_that_are_not_finite_are_no_undecodable_videos(tiny, folder, model, rows):
+    network, _ = load_model(tiny().clip)
+    with torch.no_grad():
+        network.visual.blocks[0].fc1.bias[0] = float("nan")
+    videos = find_videos(folder / "push_up")
+    with pytest.raises(FeatureError, match=r"3x1x1@24/features of .*push_up/film\d_c\d\.mp4 .*not finite.*eval_precision"):
+        video_features(network, videos, num_frames=3)
+    embedding = rows.embedding.copy()
+    embedding[3] = 0  # has no direction
+    with pytest.raises(ValueError, match="scores are NaN of videos that were decoded"):
+        zero_shot(*model, find_videos(folder), rows._replace(embedding=embedding))
+    values = np.zeros((2, 1, 4), np.float32)
+    values[1] = np.nan
+    assert Features(["a", "b"], {"view/features": values}, {"b": "cut off"}).failed == {"b": "cut off"}
+    with pytest.raises(FeatureError, match="view/features of b .*decoded"):
+        Features(["a", "b"], {"view/features": values}, {})
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="device: 'cuda:64' cannot be used"):
+        load_model(tmp_path / "absent", device="cuda:64")
 
 
 def test_class_names_are_the_labels_and_the_truth(model, folder, rows):

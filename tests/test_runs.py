@@ -2,15 +2,17 @@ import shutil
 import subprocess
 
 import huggingface_hub
+import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from lib import runs
 from lib.fields import AdaptParams
 from lib.files import read_json
+from lib.files import read_json
 from lib.migrate import former_hash
 from lib.params import ROOT, load
-from lib.runs import checkpoints, code_hash, commit, continued, load_checkpoint, model_card, provenance, save_checkpoint, sources_of
+from lib.runs import checkpoints, code_hash, commit, continued, load_checkpoint, look_for_room, model_card, provenance, save_checkpoint, sources_of
 from lib.train import adapt
 
 
@@ -33,7 +35,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
         name + suffix for name in (newest.name, before.name) for suffix in ("", ".sha256"))
     assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
     assert found() == found(load(profile="paper", data_kinetics400="/moved", workers=1)) == [10]
-    assert found(load(profile="paper", epochs=1)) is None and "made with other parameters" in capsys.readouterr().out
+    assert found(load(profile="paper", epochs=10)) is None and "made with other parameters" in capsys.readouterr().out
     assert found(concepts="edited") is None and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
     newest.write_bytes(newest.read_bytes()[:-1])
     assert found() == [6] and f"{newest} is not whole" in capsys.readouterr().out
@@ -42,6 +44,27 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
     (tmp_path / "checkpoint-00000009.pt.sha256").unlink()
     before.write_text("")
     assert found() is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_checkpoint_with_numbers_that_are_not_finite_is_refused(tmp_path, value):
+    mine = load(profile="paper")
+    state = {"params_hash": mine.stage_hash(AdaptParams), "sources": {}, "step": 3, "student": {"fc1.weight": torch.tensor([[1.0, value], [value, 0.0]])},
+             "optimizer": {"state": {0: {"exp_avg": torch.tensor([value])}}, "param_groups": [{"lr": 0.1}]}}
+    save_checkpoint(tmp_path, state)
+    with pytest.raises(ValueError, match=r"checkpoint-00000003\.pt holds numbers that are not finite: student/fc1\.weight \(2 of 4\), "
+                                         r"optimizer/state/0/exp_avg \(1 of 1\)\. .*learning_rate"):
+        load_checkpoint(tmp_path, mine, {}, torch.device("cpu"))
+    assert load_checkpoint(tmp_path, load(profile="paper", seed=1), {}, torch.device("cpu")) is None  # of other parameters: not looked at
+
+
+def test_a_run_is_told_before_it_begins_that_its_disk_is_small(tmp_path, capsys):
+    look_for_room(tmp_path, torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    assert capsys.readouterr().out == ""
+    with torch.device("meta"):
+        large = torch.nn.Linear(10**7, 10**7)  # 400 TB
+    look_for_room(tmp_path, large, large)
+    assert f"warning: the disk of {tmp_path} has " in (said := capsys.readouterr().out) and "needs about 5,600,000,560,000,000: " in said
 
 
 def test_an_adaptation_is_made_of_concepts_prompts_and_the_clip_of_a_folder():

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
 from lib.fields import AdaptParams
-from lib.files import read_json, read_lines, write_json
+from lib.files import DiskError, read_json, read_lines, write_json
 from lib.migrate import former_hash
 from lib.params import ROOT
 from lib.runs import checkpoints, save_checkpoint
@@ -174,7 +174,7 @@ def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over
     params = tiny(epochs=6, checkpoint_every=6)
     adapt(params, tmp_path / "whole")
     stopped = run_with("SIGTERM 7", params, "lss", tmp_path / "stopped")
-    assert stopped.returncode == INTERRUPTED == 75 and "stopped after step 7 of 24" in stopped.stdout
+    assert stopped.returncode == INTERRUPTED == 75 and "stopped after 8 of 24 steps" in stopped.stdout
     newest, before = checkpoints(tmp_path / "stopped")
     assert (newest.name, before.name) == ("checkpoint-00000008.pt", "checkpoint-00000006.pt")
     newest.write_bytes(newest.read_bytes()[:-1000])
@@ -229,6 +229,26 @@ def test_undecodable_videos_are_listed_and_stop_the_run_past_the_limit(tiny, tmp
 def test_a_run_that_fails_ends_its_decoding_processes_and_itself(tiny, tmp_path):
     params = tiny(data_embedded=spoilt(tiny(), tmp_path, count=1), max_bad_videos=0, workers=2)
     assert run_with("SIGKILL 99", params, "lss", tmp_path / "run").returncode == 1
+
+
+def test_a_full_disk_loses_no_more_than_the_steps_since_the_last_checkpoint(tiny, tmp_path, capsys):
+    params = tiny(epochs=2, checkpoint_every=3)
+    adapt(params, tmp_path / "whole")
+    (tmp_path / "full").mkdir()
+    partial = tmp_path / "full" / "checkpoint-00000006.pt.partial"
+    partial.symlink_to("/dev/full")  # writing there fails as on a full disk
+    with pytest.raises(DiskError, match=rf"the disk of {tmp_path / 'full'} is full .*: checkpoint-00000006\.pt needs [\d,]+ bytes"):
+        adapt(params, tmp_path / "full")
+    assert not partial.is_symlink() and len(checkpoints(tmp_path / "full")) == 1
+    adapt(params, tmp_path / "full")
+    assert "going on from step 3 of 8" in capsys.readouterr().out
+    assert same_run(tmp_path / "whole", tmp_path / "full")
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_made(tiny, tmp_path):
+    with pytest.raises(ValueError, match="device: 'cuda:64' cannot be used"):
+        adapt(tiny(device="cuda:64"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):

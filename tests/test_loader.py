@@ -1,0 +1,82 @@
+"""Decoding processes that deliver, and every way in which they fail to: an error that names the file and the parameter."""
+
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.data import EvaluationViews, Sample
+from lib.lists import Video
+from lib.loader import DecodingError, batches_of
+from lib.params import load
+from lib.views import EvalView
+
+VIDEOS = [Video(Path(f"/videos/clip{number}.mp4"), f"clip{number}") for number in range(6)]
+
+
+class Views(EvaluationViews):
+    """Videos of one colour each, without files; the process that makes the third of them has an accident first."""
+
+    def __init__(self, accident=lambda: None):
+        super().__init__(VIDEOS, [EvalView(2, 1, 1, 32)])
+        self.accident = accident
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.accident()
+        return Sample(index, [torch.full((1, 3, 2, 32, 32), float(index))], None)
+
+
+def end_by(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def allow(limit, most):
+    return lambda: resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+
+
+def settings(**changes):
+    return load(profile="paper", **{"workers": 2, "loader_timeout": 1} | changes)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_come_whole_and_in_order(workers):
+    with batches_of(Views(), settings(workers=workers), batch_size=2) as batches:
+        for number, batch in enumerate(batches):
+            assert batch.indices.tolist() == [2 * number, 2 * number + 1]
+            assert batch.views[0][:, 0, 0, 0, 0, 0].tolist() == batch.indices.tolist()
+    assert number == 2 and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("accident, message", [
+    (end_by(signal.SIGKILL), r"ended by SIGKILL; it was at: /videos/clip2\.mp4\. .*memory.*lower workers.*make check-data"),
+    (end_by(signal.SIGSEGV), r"ended by SIGSEGV; it was at: /videos/clip2\.mp4\. `make check-data` finds files that kill"),
+    (end_by(signal.SIGBUS), r"ended by SIGBUS; it was at: /videos/clip2\.mp4\. .*/dev/shm.* bytes free.*--shm-size"),
+    (lambda: os._exit(3), r"ended with exit code 3; it was at: /videos/clip2\.mp4\."),
+    (signal.pause, r"no batch came for 1 s.* at: /videos/clip2\.mp4.*raise loader_timeout.*check-data.*workers: 0"),
+    (allow(resource.RLIMIT_FSIZE, 1000), r"hand over its batch of 49,152 bytes: /dev/shm.* bytes free.*--shm-size.*lower workers"),
+    (allow(resource.RLIMIT_NOFILE, 4), r"hand over its batch of 49,152 bytes: too many open files, 4 at most.*ulimit -n"),
+])
+def test_a_process_that_delivers_no_more_is_an_error_with_file_cause_and_parameter(accident, message):
+    with pytest.raises(DecodingError, match=f"(?s){message}"):
+        with batches_of(Views(accident), settings(), batch_size=2) as batches:
+            list(batches)
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_waits_hears_that_it_is_to_stop():
+    answers = iter([False, False, True])  # before the first batch, before the second, and while that is awaited
+    with batches_of(Views(signal.pause), settings(workers=1, loader_timeout=60), batch_size=2, stop=lambda: next(answers)) as batches:
+        assert [batch.indices.tolist() for batch in batches] == [[0, 1]]
+
+
+def test_processes_that_hang_end_with_the_run_that_fails():
+    with pytest.raises(ZeroDivisionError):
+        with batches_of(Views(signal.pause), settings(), batch_size=2) as batches:
+            next(batches)
+            1 / 0
+    assert not multiprocessing.active_children()
