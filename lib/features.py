@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lib.backbone import VideoCLIP
+from lib.code import code_hash, commit
 from lib.data import EvaluationViews
 from lib.fields import Params
 from lib.files import file_hash, read_json, whole_file, write_json
 from lib.lists import Video, VideoList
 from lib.loader import batches_of
-from lib.runs import code_hash, commit
 from lib.views import EvalView
 
 

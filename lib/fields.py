@@ -272,7 +272,7 @@ class Params(EvaluateParams):
         """Whether a record (`adapt.json`, `metrics.json`) is of these parameters and of the same places.
 
         Places are no part of the hash, so that moved videos cost no adaptation: whether what lies in another place is the
-        same, the stage finds out, which then takes up what it has made of it (`runs.finished`).
+        same, the stage finds out, which then takes up what it has made of it (`runs.take_up`).
         """
         recorded = record.get("params", {})
         return record.get("params_hash") == self.stage_hash(stage) and all(

@@ -5,7 +5,6 @@ needs to jump to the wanted frames of a sound file. An entry speaks of a file as
 modification are what they were, and a manifest as long as the code that counts and decodes is: other code has another.
 """
 
-import ast
 import hashlib
 import json
 import multiprocessing
@@ -14,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import av
 import pandas as pd
 from tqdm import tqdm
 
+from lib.code import code_hash
 from lib.fields import Params
 from lib.inspection import inspect
 from lib.params import ROOT, place_of
@@ -43,12 +42,9 @@ def of_other_code(path: Path) -> list[Path]:
     return sorted({*path.parent.glob(path.stem.rpartition("-")[0] + "*.csv")} - {path})
 
 
-@cache
 def _code() -> str:
-    """Eight hex digits over the code that entries depend on, comments and layout aside, and the library's version."""
-    sources = [Path(__file__).with_name(f"{name}.py") for name in ("bitstream", "codecs", "container", "video", "inspection")]
-    trees = [ast.dump(ast.parse(source.read_text())) for source in sources]
-    return hashlib.sha256("\n".join([av.__version__, *trees]).encode()).hexdigest()[:8]
+    """Eight hex digits over the code that entries depend on, and the version of the library that decodes."""
+    return hashlib.sha256(f"{av.__version__} {code_hash('inspection')}".encode()).hexdigest()[:8]
 
 
 def entry(path: Path, name: str) -> dict[str, Any]:

@@ -1,14 +1,10 @@
 """What a run keeps: checkpoints to go on from, its models with their cards, and the record of what made them."""
 
-import ast
-import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import torch
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 from torch import Tensor
 
+from lib.code import code_hash, commit
 from lib.devices import usable_device
 from lib.distributed import say
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams, stage_hash
@@ -25,8 +22,6 @@ from lib.migrate import former_hash
 from lib.params import FOLDER, ROOT
 
 MODULES = {EvaluateParams: "evaluate", AdaptParams: "train", ClipParams: "pretrain"}  # that compute a stage; of the others: world
-# they choose, carry and record: a change there changes no number (and of which files there are, records have hashes)
-NO_NUMBERS = {"values", "fields", "files", "params", "migrate", "runs", "folders", "lists", "splits", "kinetics", "official", "preflight"}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -239,37 +234,6 @@ def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
     return {"commit": commit(), "code": code_hash(module), "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
             "params_hash": params.stage_hash(stage), "torch": torch.__version__, "transformers": version("transformers"), "av": version("av"),
             "hardware": f"{name}, {os.cpu_count()} cores"}
-
-
-def commit() -> str:
-    """The commit that is checked out, with "+" and six hex digits over what was changed since; "unversioned" without one."""
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    # an unpacked archive, perhaps in somebody's own repository, has none
-    if not shutil.which("git") or not git("ls-files", "lib/runs.py") or not (head := git("rev-parse", "--short=10", "HEAD")):
-        return "unversioned"
-    # a change to what computes makes the commit's name a half-truth; tables and documents do not compute, and one's own
-    # profiles and ablations stand in the record with all their values
-    changed = git("diff", "HEAD", "--", "lib", "params", "constraints.txt") + git("ls-files", "--others", "--exclude-standard", "lib")
-    return head + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else "")
-
-
-@cache
-def code_hash(module: str) -> str:
-    """Twelve hex digits over the source of a module of `lib` and of all that it imports there, but for `NO_NUMBERS`."""
-    todo, found = [ROOT / "lib" / f"{module}.py"], {}
-    while todo:
-        path = todo.pop()
-        if path in found or path.stem in NO_NUMBERS or not path.exists():
-            continue
-        found[path], names = path.read_bytes(), []
-        for node in ast.walk(ast.parse(found[path])):
-            if isinstance(node, ast.ImportFrom):
-                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        todo += [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("lib.")]
-    return hashlib.sha256(b"".join(found[path] for path in sorted(found))).hexdigest()[:12]
 
 
 def _processor() -> str:

@@ -7,7 +7,8 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, CLIPModel
 
-from lib import features, runs
+from lib import features
+from lib.code import code_hash
 from lib.data import DataError, list_dataset
 from lib.evaluate import Record, evaluate
 from lib.fields import EvaluateParams
@@ -83,7 +84,7 @@ def test_features_are_extracted_once_for_a_model_its_views_and_the_code(image_cl
     (first,) = made
     assert first.stat().st_mtime_ns == made[first] and value(again, "zero_shot") == value(record, "zero_shot")
     known = read_json(first.with_suffix(".json"))
-    assert known["settings"]["code"] == runs.code_hash("features") and known["commit"] == record["commit"]
+    assert known["settings"]["code"] == code_hash("features") and known["commit"] == record["commit"]
     evaluate(params.model_copy(update={"zero_shot_views": ["4x1x1@24"]}), folder)
     assert first.stat().st_mtime_ns == made[first] and len(list(first.parent.glob("*.safetensors"))) == 2  # side by side
     monkeypatch.setattr(features, "code_hash", lambda module: f"other {module}")
@@ -97,7 +98,7 @@ def test_a_record_says_what_was_evaluated_with_which_parameters_and_not_in_place
     adapted = read_json(folder / "adapt.json")
     assert record["params"] == {name: getattr(params, name) for name in EvaluateParams.model_fields}
     assert record["adapted"] == {name: adapted[name] for name in ("commit", "code", "params_hash", "sources")}
-    assert params.made(record, EvaluateParams) and record["code"] == runs.code_hash("evaluate")
+    assert params.made(record, EvaluateParams) and record["code"] == code_hash("evaluate")
     write_json(tmp_path / "adapt.json", adapted | {"params": adapted["params"] | {"clip": "/elsewhere/clip"}})
     with pytest.raises(ValueError, match="adapted with data from another folder; run 02_adapt"):
         evaluate(params, tmp_path)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from lib import runs
+from lib import code
+from lib.code import code_hash, commit
 from lib.fields import AdaptParams
-from lib.files import read_json
 from lib.files import read_json
 from lib.migrate import former_hash
 from lib.params import ROOT, load
-from lib.runs import checkpoints, code_hash, commit, continued, load_checkpoint, look_for_room, model_card, provenance, save_checkpoint, sources_of
+from lib.runs import checkpoints, continued, load_checkpoint, look_for_room, model_card, provenance, save_checkpoint, sources_of
 from lib.train import adapt
 
 
@@ -92,7 +92,7 @@ def test_the_record_names_commit_parameters_and_hardware():
 
 def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "lib", tmp_path / "lib")
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def hashes():
         code_hash.cache_clear()
@@ -102,8 +102,10 @@ def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatc
     assert commit() == "unversioned"  # an unpacked archive, also in a repository that is another
     for module, changed in (("views", {"features", "train", "evaluate", "pretrain"}), ("inspection", {"features", "train", "evaluate"}),
                             ("losses", {"train", "evaluate"}), ("probes", {"evaluate"}), ("fields", set()), ("report", set())):
-        with (tmp_path / "lib" / f"{module}.py").open("a") as file:
-            file.write("# changed\n")
+        source = tmp_path / "lib" / f"{module}.py"
+        source.write_text(source.read_text() + "# a comment\n")
+        assert hashes() == before
+        source.write_text(source.read_text() + "changed = True\n")
         after = hashes()
         assert {name for name in after if after[name] != before[name]} == changed, module
         before = after
