@@ -5,16 +5,16 @@ that is seen. Torch would hand it over in a thread of that process, which drops 
 """
 
 import errno
-import os
 import pickle
 import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import RawArray
+from multiprocessing import RawArray, active_children
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -41,13 +41,14 @@ def batches_of(samples: TrainingViews | EvaluationViews, params: Params, *, stop
     Raises DecodingError if a process dies or cannot hand over its batch, or if `loader_timeout` seconds pass in which no
     batch comes and no process begins another video.
     """
-    workers: list[BaseProcess] = []
+    others = active_children()
     try:
         noted = _Noted(samples, params.workers)
         parcels = iter(DataLoader(noted, collate_fn=_packed, num_workers=params.workers, worker_init_fn=_outlive_sigterm,
                                   timeout=GLANCE if params.workers else 0, **loading))
         workers = getattr(parcels, "_workers", [])
     except OSError as error:
+        _end([process for process in active_children() if process not in others])
         raise DecodingError(f"{params.workers} decoding processes cannot be started: {_cause(error)}") from error
     batches = _opened(parcels, noted, params.loader_timeout, stop)
     try:
@@ -151,8 +152,8 @@ def _cause(error: BaseException) -> str:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (f"too many open files, {soft} at most: raise that (`ulimit -n {hard}`), or lower workers (0: no decoding "
                 "processes), or set views_on_device: false")
-    if number == errno.ENOSPC or "No space left" in text or "/torch_" in text:  # a file of torch in shared memory
-        return _shared_memory()
+    if number == errno.ENOSPC or SHM in text or "No space left" in text or "/torch_" in text:  # torch's files in shared memory
+        return f"{_shared_memory()} ({shorten(text, 100)})"
     if number == errno.EAGAIN:
         return f"{text}: more processes are not allowed here (`ulimit -u`, or the limit of a container): lower workers"
     return f"{text}: lower workers; 0 decodes without processes"
@@ -184,6 +185,8 @@ def _outlive_sigterm(worker: int) -> None:
 
 def _end(workers: list[BaseProcess]) -> None:
     """Ends decoding processes at once: they are deaf to SIGTERM, and one that hangs would keep the run alive."""
+    if not workers:
+        return
     before = signal.getsignal(signal.SIGCHLD)
     with suppress(ValueError):  # of another thread than the first
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes them for failures
