@@ -174,8 +174,8 @@ class Length(NamedTuple):
 def length_of(params: Params, videos: int) -> Length:
     """What an adaptation to so many videos amounts to."""
     steps, left = params.epochs * (videos // params.batch_size), videos % params.batch_size
-    said = f"{videos} training clips make {steps} steps of {params.batch_size}"
-    said += f"; {left} clips of each epoch are left over" if left and steps else ""
+    said = f"{videos} training clips make {steps} steps of {params.batch_size}" if steps else f"no training: {params.clip} as it is"
+    said += f"; {left} clip{'s' * (left > 1)} of each epoch {'are' if left > 1 else 'is'} left over" if left and steps else ""
     few = [f"{said}: fewer than {FEW_STEPS} steps teach little, and rows will hardly differ; take more clips, more epochs or a smaller "
            "batch_size"] if 0 < steps < FEW_STEPS else []
     return Length(steps, said, few)

@@ -146,7 +146,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     lists = check_run(params, adapt=True)
     videos = training_videos(params, lists[params.dataset])
     length = length_of(params, len(videos))
-    distributed.say("\n".join([length.said if length.steps else f"no training: {params.clip} as it is", *length.warnings, *warnings_of(params, lists)]))
+    distributed.say("\n".join([*(length.warnings or [length.said]), *warnings_of(params, lists)]))
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
