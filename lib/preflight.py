@@ -4,7 +4,7 @@
 carried through leaves everything as it was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -31,9 +31,10 @@ FEW_STEPS = 100
 Parts = dict[str, VideoList]
 
 
-def check_run(params: Params, *, adapt: bool) -> dict[str, Parts]:
+def check_run(params: Params, *, adapt: bool, look: Callable[[Params, str], Parts] = list_dataset) -> dict[str, Parts]:
     """Lists what a run reads, and checks all that its evaluation will need; with `adapt` also what the adaptation does.
 
+    look: lists a data set.
     Returns:
         the parts of every data set of `evaluate_on`, and with `adapt` of `dataset`.
     Raises:
@@ -41,7 +42,7 @@ def check_run(params: Params, *, adapt: bool) -> dict[str, Parts]:
         ConceptError: a vocabulary or prompt file is no good.
         ValueError: clips, classes or parameters with which a later step would stop. Several problems are one ValueError.
     """
-    lists = {dataset: list_dataset(params, dataset)
+    lists = {dataset: look(params, dataset)
              for dataset in dict.fromkeys([*([params.dataset] if adapt else []), *params.evaluate_on])}
     checks = [partial(_check_adaptation, params, lists[params.dataset])] if adapt else []
     for dataset in params.evaluate_on:

@@ -9,7 +9,9 @@ from lib import preflight
 from lib.evaluate import evaluate
 from lib.files import read_json, write_json
 from lib.params import FOLDER, load
+from lib.planned import problems_of
 from lib.preflight import check_run, length_of, warnings_of
+from lib.suites import read_suite, runs_of
 from lib.train import adapt
 from lib.vocabulary import ConceptError
 
@@ -46,10 +48,10 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
     (ENOUGH, {"train_videos": 31}, r"train_videos is 31, but there are only 30"),
     (ENOUGH, {"imbalance": 11.0}, r"imbalance: 11 to 1 needs 11 videos of the most frequent class, but there are 10"),
     (ENOUGH | {"juggle": 10}, {}, r"folder: no vocabulary of \['embedded'\] .*lacks \['juggle'\]"),
-    (ENOUGH, {"class_vocabularies": ["embeded"]}, r"embeded.yaml.*\n.*no such file; did you mean 'embedded'"),
-    (ENOUGH, {"concepts": ["nothing"]}, r"nothing.yaml.*\n.*no such file; there are: .*kinetics400"),
-    (ENOUGH, {"prompts": "photos"}, r"photos.yaml.*\n.*did you mean 'photo'"),
-    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: bare, clip_kinetics"),
+    (ENOUGH, {"class_vocabularies": ["embeded"]}, r"overrides: class_vocabularies: .*embeded.yaml: no such file; did you mean 'embedded'"),
+    (ENOUGH, {"concepts": ["nothing"]}, r"overrides: concepts: .*nothing.yaml: no such file; there are: .*kinetics400"),
+    (ENOUGH, {"prompts": "photos"}, r"overrides: prompts: .*photos.yaml: .*did you mean 'photo'"),
+    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"overrides: zero_shot_prompts: .*zzz.yaml: .*there are: \['bare', 'clip_kinetics'"),
     (ENOUGH, {"num_descriptions": 5}, r"(?s)embedded.yaml.*'\w+' has 4 descriptions of 5"),
     (ENOUGH, {"evaluate_parts": ["validation"]}, r"has no part validation"),
 ])
@@ -84,6 +86,16 @@ def test_all_problems_are_said_at_once(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 1, "juggle": 5}, "test": {"walk": 1, "juggle": 1}})
     with pytest.raises(ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"):
         check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
+
+
+def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
+    data = ucf101(tmp_path, {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})
+    own = {"data_ucf101": str(data), "knn_k": [2], "batch_size": 5, "manifests": str(tmp_path / "none")}
+    runs = runs_of(read_suite("reproduce"), "ucf101", own)
+    untrained, trained = problems_of(runs)
+    assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
+    assert trained.startswith("no_language, lss: 2 things are in the way") and "4 training videos make no batch of 5" in trained
+    assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
 
 
 def test_a_failed_check_leaves_records_models_and_checkpoints_as_they_were(tiny, tmp_path):
