@@ -126,7 +126,7 @@ def test_words_that_the_checkpoint_cannot_read_are_found_before_it_is_adapted(ti
     (tmp_path / "prompts" / "long.yaml").write_text(f"templates: ['{'a photo of ' * 40}{{}}']\n")
     monkeypatch.setattr(preflight, "FOLDER", tmp_path)
     with pytest.raises(ConceptError, match="tokens long"):
-        adapt(tiny(zero_shot_prompts="long"), tmp_path / "run")
+        adapt(tiny().model_copy(update={"zero_shot_prompts": "long"}), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
