@@ -76,17 +76,20 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
         params = Params.model_validate(merged)
     except ValidationError as error:
         raise ParamsError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
-    files = {"concepts": ("concepts", params.concepts), "class_vocabularies": ("concepts", params.class_vocabularies),
-             "prompts": ("prompts", [params.prompts]), "zero_shot_prompts": ("prompts", [params.zero_shot_prompts])}
-    if absent := [f"{origin[key]}: {key}: {no_such_file(path)}" for key, (folder, names) in files.items() for name in names
-                  if not (path := FOLDER / folder / f"{name}.yaml").exists()]:
-        raise ParamsError("\n".join(absent))
     # the two paths that depend on other parameters
     world = {"{world_seed}": str(params.world_seed), "{world}": f"{params.world_seed}-{params.stage_hash(WorldParams)[:6]}"}
     places = {key: getattr(params, key) for key in ("clip", "data_embedded")}
     for key, (name, value) in itertools.product(places, world.items()):
         places[key] = places[key].replace(name, value)
     return params.model_copy(update=places)
+
+
+def absent_files(params: Params) -> list[str]:
+    """The vocabularies and prompt files that parameters name and that are not there, a text each."""
+    files = {"concepts": ("concepts", params.concepts), "class_vocabularies": ("concepts", params.class_vocabularies),
+             "prompts": ("prompts", [params.prompts]), "zero_shot_prompts": ("prompts", [params.zero_shot_prompts])}
+    return [f"{key}: {no_such_file(path)}" for key, (folder, names) in files.items() for name in names
+            if not (path := FOLDER / folder / f"{name}.yaml").exists()]
 
 
 def place_of(params: Params, dataset: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from lib.data import list_dataset, test_parts, train_part
 from lib.fields import AdaptParams, Params
 from lib.files import read_json
-from lib.params import ROOT, elsewhere, place_of
+from lib.params import elsewhere, lists_of, place_of
 from lib.preflight import Parts, check_run
 from lib.suites import Run, read_suite, runs_of, state_of
 
@@ -25,8 +25,7 @@ def problems_of(runs: list[Run]) -> list[str]:
     for run in (run for run in runs if state_of(run)[0] != "done"):
         if "embedded" in (run.params.dataset, *run.params.evaluate_on) and not (place_of(run.params, "embedded") / "world.json").exists():
             continue
-        record = run.folder / "adapt.json"
-        adapted = record.exists() and read_json(record)["params_hash"] == run.params.stage_hash(AdaptParams)
+        adapted = (record := run.folder / "adapt.json").exists() and run.params.made(read_json(record), AdaptParams)
         try:
             check_run(run.params, adapt=not adapted, look=look)
         except (ValueError, FileNotFoundError) as error:
@@ -39,7 +38,7 @@ def _looker() -> Callable[[Params, str], Parts]:
     found: dict[tuple, Parts] = {}
 
     def look(params: Params, dataset: str) -> Parts:
-        wanted = (dataset, place_of(params, dataset), getattr(params, f"lists_{dataset}", ""), params.allow_missing, params.manifests,
+        wanted = (dataset, place_of(params, dataset), lists_of(params, dataset), params.allow_missing, params.manifests, dataset in params.probe_on,
                   train_part(params) if dataset == params.dataset else "", *(test_parts(params, dataset) if dataset in params.evaluate_on else ()))
         if wanted not in found:
             found[wanted] = list_dataset(params, dataset)

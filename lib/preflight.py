@@ -65,6 +65,9 @@ def _check_adaptation(params: Params, parts: Parts) -> None:
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
+    if params.epochs and (broken := sum(bool(video.broken) for video in videos.videos)) > params.max_bad_videos:
+        raise ValueError(f"{params.dataset}: {broken} training videos cannot be decoded (make check-data names them), and max_bad_videos is "
+                         f"{params.max_bad_videos}; mend them, or raise it")
     with _said_of(params.dataset):
         read_concepts(params, videos.classes)
     read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
@@ -76,23 +79,16 @@ def _check_words(params: Params, dataset: str, parts: Parts) -> None:
 
 
 def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
-    first, *others = tests = test_parts(params, dataset)
+    tests = test_parts(params, dataset)
     for part in tests:
         if not any(video.labels or video.label is not None for video in parts[part].videos):
             raise ValueError(f"{dataset}: the part {part} has no clips to ask for: add some, or change evaluate_on, evaluate_splits or "
                              "evaluate_parts")
-    probed = [probe_part(part) for part in tests] if dataset in params.probe_on else []
-    for part in (*others, *probed):
-        here, there = set(parts[part].classes), set(parts[first].classes)
-        if lacking := [f"{name} has no clips of {', '.join(sorted(absent))}" for name, absent in ((part, there - here), (first, here - there))
-                       if absent]:
-            raise ValueError(f"{dataset}: the classes of its parts differ: {'; '.join(lacking)}: add some, or take these classes out of both"
-                             + (", or the data set out of probe_on" if part in probed else ""))
     if "half" in params.zero_shot_protocols and "all" in parts:
         labels = [video.label for video in parts["all"].videos]
         with _said_of(f"{dataset}: zero_shot_protocols: half"):  # a half without clips is an error
             half_class_accuracies(np.zeros((len(labels), len(parts["all"].classes))), labels)
-    for part in tests if probed else ():
+    for part in tests if dataset in params.probe_on else ():
         check_probe(params, dataset, probe_part(part), parts[probe_part(part)], parts[part])
 
 
@@ -109,12 +105,12 @@ def _said_of(what: str) -> Iterator[None]:
 
 def check_probe(params: Params, dataset: str, part: str, train: VideoList, test: VideoList,
                 decoded: np.ndarray | None = None) -> None:
-    """Whether the clips of a training part suffice for linear probe and k-NN, or those of them that are `decoded` ('n' bool).
+    """Whether the clips of a training part suffice for linear probe and k-NN: those `decoded` ('n' bool), or not known as broken.
 
     Raises ValueError, naming a class and its clips, or the parameter.
     """
     labels, classes = np.array([video.label for video in train.videos], dtype=int), train.classes
-    known = np.ones(len(labels), bool) if decoded is None else decoded
+    known = np.array([not video.broken for video in train.videos], dtype=bool) if decoded is None else decoded
     listed, counts = (np.bincount(own, minlength=len(classes)) for own in (labels, labels[known]))
     asked = sorted({video.label for video in test.videos if video.label is not None})
     if lacking := [f"class {classes[label]!r} has " + (f"{listed[label]} training clips, of which none can be decoded"

@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lib import preflight
+from lib import manifest, preflight
+from lib.data import DataError
 from lib.evaluate import evaluate
 from lib.files import read_json, write_json
 from lib.params import FOLDER, load
@@ -48,10 +50,10 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
     (ENOUGH, {"train_videos": 31}, r"train_videos is 31, but there are only 30"),
     (ENOUGH, {"imbalance": 11.0}, r"imbalance: 11 to 1 needs 11 videos of the most frequent class, but there are 10"),
     (ENOUGH | {"juggle": 10}, {}, r"folder: no vocabulary of \['embedded'\] .*lacks \['juggle'\]"),
-    (ENOUGH, {"class_vocabularies": ["embeded"]}, r"overrides: class_vocabularies: .*embeded.yaml: no such file; did you mean 'embedded'"),
-    (ENOUGH, {"concepts": ["nothing"]}, r"overrides: concepts: .*nothing.yaml: no such file; there are: .*kinetics400"),
-    (ENOUGH, {"prompts": "photos"}, r"overrides: prompts: .*photos.yaml: .*did you mean 'photo'"),
-    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"overrides: zero_shot_prompts: .*zzz.yaml: .*there are: \['bare', 'clip_kinetics'"),
+    (ENOUGH, {"class_vocabularies": ["embeded"]}, r"embeded.yaml.*\n.*no such file; did you mean 'embedded'"),
+    (ENOUGH, {"concepts": ["nothing"]}, r"nothing.yaml.*\n.*no such file; there are: .*kinetics400"),
+    (ENOUGH, {"prompts": "photos"}, r"photos.yaml.*\n.*did you mean 'photo'"),
+    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: \['bare', 'clip_kinetics'"),
     (ENOUGH, {"num_descriptions": 5}, r"(?s)embedded.yaml.*'\w+' has 4 descriptions of 5"),
     (ENOUGH, {"evaluate_parts": ["validation"]}, r"has no part validation"),
 ])
@@ -62,11 +64,14 @@ def test_what_a_later_step_would_stop_with_is_said_first(tmp_path, train, change
 
 
 def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_are_used(tmp_path):
-    data = lay_out(tmp_path, {"train": {"walk": 5, "run": 5}, "test": {"run": 2, "wave": 2}, "validation": {"clap": 1}})
-    with pytest.raises(ValueError, match="folder: the classes of its parts differ: train has no clips of wave; test has no clips of walk.*probe_on"):
-        check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
-    lists = check_run(load(profile="embedded", data_folder=str(data), **OWN | {"probe_on": []}), adapt=True)
-    assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 10, "validation": 1, "test": 4}
+    data = lay_out(tmp_path, {"train": {"walk": 9, "run": 9}, "test": {"run": 2, "wave": 2}})
+    own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}
+    with pytest.raises(DataError, match="(?s)folder is not whole.*no clip in train: wave.*no clip in test: walk"):
+        check_run(load(profile="embedded", **own), adapt=True)
+    with pytest.raises(ValueError, match="folder, train: class 'wave' has no training clip, but is asked for: .*probe_on"):
+        check_run(load(profile="embedded", allow_missing=True, **own), adapt=True)
+    lists = check_run(load(profile="embedded", allow_missing=True, **own | {"probe_on": []}), adapt=True)
+    assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 18, "test": 4}
 
 
 @pytest.mark.parametrize("groups, changes, message", [
@@ -86,6 +91,15 @@ def test_all_problems_are_said_at_once(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 1, "juggle": 5}, "test": {"walk": 1, "juggle": 1}})
     with pytest.raises(ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"):
         check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
+
+
+def test_what_check_data_has_found_broken_does_not_count(tmp_path):
+    data = lay_out(tmp_path, {"train": {"walk": 3, "run": 3}, "test": {"walk": 1, "run": 1}})
+    own = load(profile="embedded", data_folder=str(data), manifests=str(tmp_path / "m"), allow_missing=True, **OWN | {"knn_k": [1], "batch_size": 4})
+    videos = [video.path for video in check_run(own, adapt=True)["folder"]["train"].videos]
+    manifest.write(pd.DataFrame([manifest.entry(path, str(path.relative_to(data))) for path in videos[1:]]), manifest.path_of(own, "folder"))
+    with pytest.raises(ValueError, match=r"(?s)folder: 5 training videos cannot be decoded .*max_bad_videos is 0.*'walk' has 3 training clips, of which none"):
+        check_run(own, adapt=True)
 
 
 def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
@@ -126,7 +140,7 @@ def test_words_that_the_checkpoint_cannot_read_are_found_before_it_is_adapted(ti
     (tmp_path / "prompts" / "long.yaml").write_text(f"templates: ['{'a photo of ' * 40}{{}}']\n")
     monkeypatch.setattr(preflight, "FOLDER", tmp_path)
     with pytest.raises(ConceptError, match="tokens long"):
-        adapt(tiny().model_copy(update={"zero_shot_prompts": "long"}), tmp_path / "run")
+        adapt(tiny(zero_shot_prompts="long"), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
