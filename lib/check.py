@@ -17,7 +17,7 @@ from lib import manifest
 from lib.fields import Params
 from lib.lists import defects, report
 from lib.official import OFFICIAL, list_videos
-from lib.params import ROOT, ParamsError, elsewhere, layers, lists_of, load, place_of
+from lib.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
 
 SOURCES = {
     "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
@@ -35,7 +35,7 @@ def datasets_of(params: Params) -> list[str]:
 
 def absent(params: Params, *, profile: str) -> list[str]:
     """What the parameters name and is not there: a text each, which says what, where to get it, and the line to edit."""
-    problems = []
+    problems = absent_files(params)
     for dataset in datasets_of(params):
         if not place_of(params, dataset).is_dir():
             problems.append(f"{dataset}: {place_of(params, dataset)} is no folder\n  get it: {SOURCES[dataset]}\n"

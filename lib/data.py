@@ -82,7 +82,7 @@ def insist_on_parts(params: Params, dataset: str, lists: dict[str, VideoList]) -
     tests = test_parts(params, dataset) if dataset in params.evaluate_on else []
     needed = [*([train_part(params)] if dataset == params.dataset else []), *tests]
     if dataset in params.probe_on:
-        needed += [part.replace("test", "train") if "-" in part else "train" for part in tests]
+        needed += [probe_part(part) for part in tests]
     if lacking := [part for part in dict.fromkeys(needed) if part not in lists]:
         raise DataError(f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(lists)}: "
                         "add it, or change dataset, evaluate_on, evaluate_parts or probe_on")

@@ -67,7 +67,8 @@ class Record:
         values = {"top1": 100 * right.mean(),
                   **({"top5": 100 * topk_correct(scores, truth, top).mean()} if len(classes) > 5 else {}),
                   "prediction_entropy": summary["prediction_entropy"]}
-        if pairs := [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]:
+        pairs = [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]
+        if np.isin(truth, pairs).any():
             of_pairs = pair_correct(scores, truth, pairs)
             values["pair_top1"] = 100 * of_pairs.mean()
             self.correct[f"{key}/pairs"] = of_pairs.astype(np.uint8)

@@ -31,9 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         node = (loader := yaml.CSafeLoader(path.read_bytes())).get_single_node()
         content = loader.construct_document(node) if node else None
     except FileNotFoundError:
-        names = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        near = difflib.get_close_matches(path.stem, names, n=1)
-        raise ParamsError(f"{path}: no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {names}")) from None
+        raise ParamsError(no_such_file(path)) from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
@@ -42,6 +40,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise ParamsError(f"{path}: {', '.join(twice)}: given more than once; keep one")
     return content
+
+
+def no_such_file(path: Path) -> str:
+    """That a YAML file is absent, and which ones are there."""
+    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    return f"{path}: no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {names}")
 
 
 def layers(profile: str, ablation: str | None = None) -> list[Path]:
@@ -77,6 +82,14 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
     for key, (name, value) in itertools.product(places, world.items()):
         places[key] = places[key].replace(name, value)
     return params.model_copy(update=places)
+
+
+def absent_files(params: Params) -> list[str]:
+    """The vocabularies and prompt files that parameters name and that are not there, a text each."""
+    files = {"concepts": ("concepts", params.concepts), "class_vocabularies": ("concepts", params.class_vocabularies),
+             "prompts": ("prompts", [params.prompts]), "zero_shot_prompts": ("prompts", [params.zero_shot_prompts])}
+    return [f"{key}: {no_such_file(path)}" for key, (folder, names) in files.items() for name in names
+            if not (path := FOLDER / folder / f"{name}.yaml").exists()]
 
 
 def place_of(params: Params, dataset: str) -> Path:

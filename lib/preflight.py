@@ -4,7 +4,7 @@
 carried through leaves everything as it was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -31,9 +31,10 @@ FEW_STEPS = 100
 Parts = dict[str, VideoList]
 
 
-def check_run(params: Params, *, adapt: bool) -> dict[str, Parts]:
+def check_run(params: Params, *, adapt: bool, look: Callable[[Params, str], Parts] = list_dataset) -> dict[str, Parts]:
     """Lists what a run reads, and checks all that its evaluation will need; with `adapt` also what the adaptation does.
 
+    look: lists a data set.
     Returns:
         the parts of every data set of `evaluate_on`, and with `adapt` of `dataset`.
     Raises:
@@ -41,7 +42,7 @@ def check_run(params: Params, *, adapt: bool) -> dict[str, Parts]:
         ConceptError: a vocabulary or prompt file is no good.
         ValueError: clips, classes or parameters with which a later step would stop. Several problems are one ValueError.
     """
-    lists = {dataset: list_dataset(params, dataset)
+    lists = {dataset: look(params, dataset)
              for dataset in dict.fromkeys([*([params.dataset] if adapt else []), *params.evaluate_on])}
     checks = [partial(_check_adaptation, params, lists[params.dataset])] if adapt else []
     for dataset in params.evaluate_on:
@@ -64,6 +65,9 @@ def _check_adaptation(params: Params, parts: Parts) -> None:
     if params.epochs and len(videos) < params.batch_size:
         raise ValueError(f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; "
                          "lower batch_size")
+    if params.epochs and (broken := sum(bool(video.broken) for video in videos.videos)) > params.max_bad_videos:
+        raise ValueError(f"{params.dataset}: {broken} training videos cannot be decoded (make check-data names them), and max_bad_videos is "
+                         f"{params.max_bad_videos}; mend them, or raise it")
     with _said_of(params.dataset):
         read_concepts(params, videos.classes)
     read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
@@ -75,23 +79,16 @@ def _check_words(params: Params, dataset: str, parts: Parts) -> None:
 
 
 def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
-    first, *others = tests = test_parts(params, dataset)
+    tests = test_parts(params, dataset)
     for part in tests:
         if not any(video.labels or video.label is not None for video in parts[part].videos):
             raise ValueError(f"{dataset}: the part {part} has no clips to ask for: add some, or change evaluate_on, evaluate_splits or "
                              "evaluate_parts")
-    probed = [probe_part(part) for part in tests] if dataset in params.probe_on else []
-    for part in (*others, *probed):
-        here, there = set(parts[part].classes), set(parts[first].classes)
-        if lacking := [f"{name} has no clips of {', '.join(sorted(absent))}" for name, absent in ((part, there - here), (first, here - there))
-                       if absent]:
-            raise ValueError(f"{dataset}: the classes of its parts differ: {'; '.join(lacking)}: add some, or take these classes out of both"
-                             + (", or the data set out of probe_on" if part in probed else ""))
     if "half" in params.zero_shot_protocols and "all" in parts:
         labels = [video.label for video in parts["all"].videos]
         with _said_of(f"{dataset}: zero_shot_protocols: half"):  # a half without clips is an error
             half_class_accuracies(np.zeros((len(labels), len(parts["all"].classes))), labels)
-    for part in tests if probed else ():
+    for part in tests if dataset in params.probe_on else ():
         check_probe(params, dataset, probe_part(part), parts[probe_part(part)], parts[part])
 
 
@@ -108,12 +105,12 @@ def _said_of(what: str) -> Iterator[None]:
 
 def check_probe(params: Params, dataset: str, part: str, train: VideoList, test: VideoList,
                 decoded: np.ndarray | None = None) -> None:
-    """Whether the clips of a training part suffice for linear probe and k-NN, or those of them that are `decoded` ('n' bool).
+    """Whether the clips of a training part suffice for linear probe and k-NN: those `decoded` ('n' bool), or not known as broken.
 
     Raises ValueError, naming a class and its clips, or the parameter.
     """
     labels, classes = np.array([video.label for video in train.videos], dtype=int), train.classes
-    known = np.ones(len(labels), bool) if decoded is None else decoded
+    known = np.array([not video.broken for video in train.videos], dtype=bool) if decoded is None else decoded
     listed, counts = (np.bincount(own, minlength=len(classes)) for own in (labels, labels[known]))
     asked = sorted({video.label for video in test.videos if video.label is not None})
     if lacking := [f"class {classes[label]!r} has " + (f"{listed[label]} training clips, of which none can be decoded"
@@ -174,8 +171,8 @@ class Length(NamedTuple):
 def length_of(params: Params, videos: int) -> Length:
     """What an adaptation to so many videos amounts to."""
     steps, left = params.epochs * (videos // params.batch_size), videos % params.batch_size
-    said = f"{videos} training clips make {steps} steps of {params.batch_size}"
-    said += f"; {left} clips of each epoch are left over" if left and steps else ""
+    said = f"{videos} training clips make {steps} steps of {params.batch_size}" if steps else f"no training: {params.clip} as it is"
+    said += f"; {left} clip{'s' * (left > 1)} of each epoch {'are' if left > 1 else 'is'} left over" if left and steps else ""
     few = [f"{said}: fewer than {FEW_STEPS} steps teach little, and rows will hardly differ; take more clips, more epochs or a smaller "
            "batch_size"] if 0 < steps < FEW_STEPS else []
     return Length(steps, said, few)

@@ -146,7 +146,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     lists = check_run(params, adapt=True)
     videos = training_videos(params, lists[params.dataset])
     length = length_of(params, len(videos))
-    distributed.say("\n".join([length.said if length.steps else f"no training: {params.clip} as it is", *length.warnings, *warnings_of(params, lists)]))
+    distributed.say("\n".join([*(length.warnings or [length.said]), *warnings_of(params, lists)]))
     student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal,
                                         temporal_positions=params.temporal_positions, seed=params.seed).to(device)
     tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
@@ -164,6 +164,8 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
+    if length.steps:
+        look_for_room(folder, student, student.visual)
     for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
     steps = length.steps
@@ -187,7 +189,6 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
     adds to `made` what code made the checkpoint that it goes on from."""
     first_step, bad = 0, {}
-    look_for_room(folder, student, student.visual)
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
     if state := load_checkpoint(folder, params, made["sources"], labels.device):

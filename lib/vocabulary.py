@@ -4,7 +4,6 @@ A vocabulary is a file `params/concepts/<name>.yaml` of `label: {spoken: text, d
 `GUIDELINE.md` beside it. `merge.yaml` says which labels of different vocabularies are the same action.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from lib.fields import Params
-from lib.params import FOLDER
+from lib.params import FOLDER, no_such_file
 
 WORDS = (8, 25)  # of a description; GUIDELINE.md
 MERGE = FOLDER / "concepts" / "merge.yaml"
@@ -111,9 +110,7 @@ def _compose(path: Path) -> yaml.Node:
     try:
         node = yaml.compose(path.read_bytes(), Loader=yaml.CSafeLoader)
     except FileNotFoundError:
-        names = sorted(other.stem for other in path.parent.glob("*.yaml") if other != MERGE)
-        near = difflib.get_close_matches(path.stem, names, n=1)
-        raise ConceptError(path, ["no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}")]) from None
+        raise ConceptError(path, [no_such_file(path).removeprefix(f"{path}: ")]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConceptError(path, [str(error)]) from error
     if node is None:

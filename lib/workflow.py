@@ -18,7 +18,7 @@ from typing import NamedTuple
 from lib import check
 from lib.files import alone_in, results_folder
 from lib.params import ROOT, ParamsError, elsewhere
-from lib.suites import Run, folder_of, progress, read_suite, runs_of
+from lib.suites import Run, folder_of, progress, read_suite, runs_of, state_of
 
 PUBLISHED = ROOT / "outputs" / "published"
 
@@ -87,12 +87,14 @@ def call(command: list[str], environment: Mapping[str, str]) -> int:
 def reproduce(settings: Settings, target: str) -> int:
     """The suite with its tables, figures and report; of a suite in which runs failed, those of the others.
 
-    The dry run tells first, and once, what is wrong with what was asked for.
+    The dry run tells first, and once, what is wrong with what was asked for; then `lib/planned.py`, what is with its data.
     """
     plan = subprocess.run(snakemake(settings, "--dry-run", "--quiet", "all"), cwd=ROOT, env=configuration(settings), text=True,
                           errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if plan.returncode:
         print(plan.stdout, end="", file=sys.stderr)
+        return 2
+    if any(state_of(run)[0] != "done" for run in settings.runs()) and call([sys.executable, "-m", "lib.planned"], configuration(settings)):
         return 2
     with alone_in(settings.results()):
         status = call(snakemake(settings), configuration(settings))

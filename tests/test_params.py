@@ -58,6 +58,22 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
     ({"batch_size": 30, "devices": 4}, r"batch_size, 30, is over all devices: make it a multiple of 4"),
     ({"batch_size": 8, "devices": 4, "micro_batch": 3}, r"3 videos on each of 4 devices exceed batch_size, 8"),
     ({"objective": "feature"}, r"prior is \[centring\]"),
+    ({"num_frames": 0}, r"overrides: num_frames: .*greater than or equal to 1, got 0"),
+    ({"zero_shot_views": ["0x1x1@48"]}, r"overrides: zero_shot_views: write frames x clips x crops @ pixels, .* no number is 0, got '0x1x1@48'"),
+    ({"still_views": ["2x1x1@48"]}, r"overrides: still_views: a still is one frame of one clip"),
+    ({"global_scale": [0.9, 0.4]}, r"overrides: global_scale: two shares of the picture's area, the lower one first"),
+    ({"local_span": 0.0}, r"overrides: local_span"),
+    ({"warmup_epochs": 6.5}, r"warmup_epochs, 6.5, is above epochs, 6: .* lower it"),
+    ({"train_videos": 31}, r"train_videos: 31 make no batch of 32; lower batch_size"),
+    ({"evaluate_on": ["charades"], "probe_on": [], "score_spaces": ["category", "description"]}, r"charades; set score_spaces to \[category\]"),
+    ({"dataset": "charades", "objective": "label"}, r"objective: label needs one label a clip, and those of charades"),
+    ({"dataset": "charades", "imbalance": 2.0}, r"imbalance: 2 needs one label a clip"),
+    ({"zero_shot_protocols": ["full"]}, r"\['embedded'\] would have no zero-shot; add split"),
+    *[({name: [value, *others, value]}, rf"overrides: {name}: {value}: named more than once; keep one") for name, value, *others in (
+        ("concept_spaces", "category"), ("score_spaces", "category"), ("prior", "penalty", "sinkhorn"), ("zero_shot_views", "6x1x1@48"),
+        ("still_views", "1x1x1@48"), ("probe_views", "6x1x1@48"), ("evaluate_on", "embedded"), ("probe_on", "embedded"), ("probe_shots", 2, 4),
+        ("knn_k", 5), ("evaluate_splits", 1), ("evaluate_parts", "test"), ("zero_shot_protocols", "split"), ("concepts", "embedded"),
+        ("class_vocabularies", "embedded"), ("concept_names", "walk"), ("probe_c", 1.0))],
 ])
 def test_a_value_that_cannot_be_is_an_error_that_says_so(wrong, message):
     with pytest.raises(ParamsError, match=message):

@@ -3,13 +3,17 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lib import preflight
+from lib import manifest, preflight
+from lib.data import DataError
 from lib.evaluate import evaluate
 from lib.files import read_json, write_json
 from lib.params import FOLDER, load
+from lib.planned import problems_of
 from lib.preflight import check_run, length_of, warnings_of
+from lib.suites import read_suite, runs_of
 from lib.train import adapt
 from lib.vocabulary import ConceptError
 
@@ -49,7 +53,7 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
     (ENOUGH, {"class_vocabularies": ["embeded"]}, r"embeded.yaml.*\n.*no such file; did you mean 'embedded'"),
     (ENOUGH, {"concepts": ["nothing"]}, r"nothing.yaml.*\n.*no such file; there are: .*kinetics400"),
     (ENOUGH, {"prompts": "photos"}, r"photos.yaml.*\n.*did you mean 'photo'"),
-    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: bare, clip_kinetics"),
+    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: \['bare', 'clip_kinetics'"),
     (ENOUGH, {"num_descriptions": 5}, r"(?s)embedded.yaml.*'\w+' has 4 descriptions of 5"),
     (ENOUGH, {"evaluate_parts": ["validation"]}, r"has no part validation"),
 ])
@@ -60,11 +64,14 @@ def test_what_a_later_step_would_stop_with_is_said_first(tmp_path, train, change
 
 
 def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_are_used(tmp_path):
-    data = lay_out(tmp_path, {"train": {"walk": 5, "run": 5}, "test": {"run": 2, "wave": 2}, "validation": {"clap": 1}})
-    with pytest.raises(ValueError, match="folder: the classes of its parts differ: train has no clips of wave; test has no clips of walk.*probe_on"):
-        check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
-    lists = check_run(load(profile="embedded", data_folder=str(data), **OWN | {"probe_on": []}), adapt=True)
-    assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 10, "validation": 1, "test": 4}
+    data = lay_out(tmp_path, {"train": {"walk": 9, "run": 9}, "test": {"run": 2, "wave": 2}})
+    own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}
+    with pytest.raises(DataError, match="(?s)folder is not whole.*no clip in train: wave.*no clip in test: walk"):
+        check_run(load(profile="embedded", **own), adapt=True)
+    with pytest.raises(ValueError, match="folder, train: class 'wave' has no training clip, but is asked for: .*probe_on"):
+        check_run(load(profile="embedded", allow_missing=True, **own), adapt=True)
+    lists = check_run(load(profile="embedded", allow_missing=True, **own | {"probe_on": []}), adapt=True)
+    assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 18, "test": 4}
 
 
 @pytest.mark.parametrize("groups, changes, message", [
@@ -84,6 +91,25 @@ def test_all_problems_are_said_at_once(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 1, "juggle": 5}, "test": {"walk": 1, "juggle": 1}})
     with pytest.raises(ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"):
         check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
+
+
+def test_what_check_data_has_found_broken_does_not_count(tmp_path):
+    data = lay_out(tmp_path, {"train": {"walk": 3, "run": 3}, "test": {"walk": 1, "run": 1}})
+    own = load(profile="embedded", data_folder=str(data), manifests=str(tmp_path / "m"), allow_missing=True, **OWN | {"knn_k": [1], "batch_size": 4})
+    videos = [video.path for video in check_run(own, adapt=True)["folder"]["train"].videos]
+    manifest.write(pd.DataFrame([manifest.entry(path, str(path.relative_to(data))) for path in videos[1:]]), manifest.path_of(own, "folder"))
+    with pytest.raises(ValueError, match=r"(?s)folder: 5 training videos cannot be decoded .*max_bad_videos is 0.*'walk' has 3 training clips, of which none"):
+        check_run(own, adapt=True)
+
+
+def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
+    data = ucf101(tmp_path, {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})
+    own = {"data_ucf101": str(data), "knn_k": [2], "batch_size": 5, "manifests": str(tmp_path / "none")}
+    runs = runs_of(read_suite("reproduce"), "ucf101", own)
+    untrained, trained = problems_of(runs)
+    assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
+    assert trained.startswith("no_language, lss: 2 things are in the way") and "4 training videos make no batch of 5" in trained
+    assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
 
 
 def test_a_failed_check_leaves_records_models_and_checkpoints_as_they_were(tiny, tmp_path):

@@ -411,7 +411,7 @@ def test_what_runs_warn_of_stands_below_every_table_and_in_the_terminal(outputs)
         text = (outputs / "tables" / f"{name}.md").read_text()
         assert {"- warning: rendered people alone", "- warning: 16 steps teach little (lss)"} <= set(text.splitlines())
         assert "chance" in text and "top-5 |" not in text
-    shown = tables.summary(outputs / "tables", outputs / "nothing").splitlines()
+    shown = tables.summary(outputs / "tables", None).splitlines()
     assert shown[3].split() == ["chance", "ucf101", "(5", "of", "101", "classes)", "20.0", "20.0"]
     assert set(shown[4:]) == {"warning: rendered people alone", "warning: 16 steps teach little (lss)"}
 

@@ -1,0 +1,60 @@
+"""Before a suite runs: can each run of it that is not done be carried through? Each data set is looked through once.
+
+    LSS_CONFIG='{"profile": "ucf101", "suite": "reproduce"}' python -m lib.planned
+
+says what is in the way, and of which rows, and ends with status 2; `lib/workflow.py` calls it after the dry run.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from lib.data import list_dataset, test_parts, train_part
+from lib.fields import AdaptParams, Params
+from lib.files import read_json
+from lib.params import elsewhere, lists_of, place_of
+from lib.preflight import Parts, check_run
+from lib.suites import Run, read_suite, runs_of, state_of
+
+
+def problems_of(runs: list[Run]) -> list[str]:
+    """What stops the runs that are not done, a text each with the rows that it stops. A world that is yet to be rendered is not
+    looked for."""
+    problems, look = {}, _looker()
+    for run in (run for run in runs if state_of(run)[0] != "done"):
+        if "embedded" in (run.params.dataset, *run.params.evaluate_on) and not (place_of(run.params, "embedded") / "world.json").exists():
+            continue
+        adapted = (record := run.folder / "adapt.json").exists() and run.params.made(read_json(record), AdaptParams)
+        try:
+            check_run(run.params, adapt=not adapted, look=look)
+        except (ValueError, FileNotFoundError) as error:
+            problems.setdefault(str(error), []).append(run.ablation)
+    return [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in problems.items()]
+
+
+def _looker() -> Callable[[Params, str], Parts]:
+    """`list_dataset`, which looks once for all runs that ask for the same."""
+    found: dict[tuple, Parts] = {}
+
+    def look(params: Params, dataset: str) -> Parts:
+        wanted = (dataset, place_of(params, dataset), lists_of(params, dataset), params.allow_missing, params.manifests, dataset in params.probe_on,
+                  train_part(params) if dataset == params.dataset else "", *(test_parts(params, dataset) if dataset in params.evaluate_on else ()))
+        if wanted not in found:
+            found[wanted] = list_dataset(params, dataset)
+        return found[wanted]
+
+    return look
+
+
+def main() -> int:
+    config = json.loads(os.environ["LSS_CONFIG"])
+    overrides = elsewhere(config["profile"], config.get("data") or "")
+    problems = problems_of(runs_of(read_suite(config["suite"]), config["profile"], overrides))
+    if problems:
+        print("\n".join([f"{config['profile']}, suite {config['suite']}: nothing was begun", *problems]), file=sys.stderr)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
