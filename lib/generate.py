@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from lib.devices import usable_device
 from lib.files import append_line, read_lines, write_lines, write_text
 from lib.lists import spoken_name
 from lib.params import FOLDER, ROOT
@@ -49,16 +50,17 @@ def language_model(name: str, *, revision: str, device: str, temperature: float,
     """A causal language model of the hub (`name`, `revision`) or of a folder, as a writer; safetensors only.
 
     Sampled at `temperature`, with the batch's seed; temperature 0 takes the likeliest token. A model with a chat
-    template is asked in it. A folder is absolute, or relative to this repository. Raises ValueError if it cannot be read.
+    template is asked in it. A folder is absolute, or relative to this repository. Raises ValueError if it cannot
+    be read, or if there is no such device.
     """
-    place = str(ROOT / name) if (ROOT / name).is_dir() else name
+    place, there = str(ROOT / name) if (ROOT / name).is_dir() else name, usable_device(device)
     try:  # transformers raises errors of many types, each means that there is no such model
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, use_safetensors=True)
     except Exception as error:
         raise ValueError(f"language_model: {name!r} is neither a folder ({ROOT / name}) nor a hub id with a causal language model in "
                          f"safetensors and its tokenizer: {str(error).splitlines()[0]}") from error
-    model = model.to(device).eval()
+    model = model.to(there).eval()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -74,7 +76,7 @@ def language_model(name: str, *, revision: str, device: str, temperature: float,
         if limit and batch["input_ids"].shape[1] + max_new_tokens > limit:
             raise ValueError(f"{name} reads {limit} tokens, the prompt has {batch['input_ids'].shape[1]} and the answer "
                              f"up to {max_new_tokens}: take a model with a longer context")
-        written = model.generate(**batch.to(device), max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
+        written = model.generate(**batch.to(there), max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
                                  **sampling)
         return tokenizer.batch_decode(written[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
 

@@ -17,18 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPConfig
-from lib.checkpoints import VOCABULARY, model_type
+from lib.checkpoints import VOCABULARY, checkpoint_name, load_tokenizer, model_type
 from lib.concepts import ConceptSpace, category_space
+from lib.devices import usable_device
 from lib.features import extract
 from lib.folders import VIDEO_SUFFIXES, existing_folder, insist_on_name
 from lib.lists import Video, VideoList, list_folder, spoken_name
 from lib.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.params import FOLDER, ROOT, load
 from lib.probes import LinearProbe, fit_linear_probe
-from lib.train import checkpoint_name
 from lib.vocabulary import MERGE, Concept, read_prompts, read_vocabulary
 
 COLUMNS = ["video", "truth", "prediction", "score", "error"]
@@ -74,9 +74,10 @@ def load_model(name_or_path: str | Path, *, device: str = "cpu") -> tuple[VideoC
     """An adapted model, or an image CLIP whose frames are averaged, with its tokenizer, in evaluation mode.
 
     name_or_path: a folder (absolute, or relative to this repository) or a hub id. Raises FileNotFoundError for what can only
-    be a folder and has no model in it, ValueError for another checkpoint, and for a hub id that cannot be read.
+    be a folder and has no model in it, ValueError for another checkpoint, one that is not whole, a hub id that cannot be read, and
+    a device that is not there.
     """
-    name = checkpoint_name(os.path.expanduser(name_or_path))
+    name, there = checkpoint_name(os.path.expanduser(name_or_path)), usable_device(device)
     wanted = "give the folder of a CLIP or of an adapted model (a run's student or teacher), or a hub id (openai/clip-vit-base-patch16)"
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         inside = [path.parent.name for path in sorted(Path(name).glob("*/config.json"))]
@@ -85,7 +86,7 @@ def load_model(name_or_path: str | Path, *, device: str = "cpu") -> tuple[VideoC
         raise FileNotFoundError(f"{ROOT / name}: no such folder; {wanted}")
     adapted = model_type(name) == VideoCLIPConfig.model_type
     model = VideoCLIP.from_pretrained(name) if adapted else VideoCLIP.from_image_clip(name, temporal="none")
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(name)
+    return model.to(there).eval(), load_tokenizer(name, model.config.text_config)
 
 
 def cautions(tokenizer: PreTrainedTokenizerBase, videos: VideoList) -> list[str]:
@@ -180,7 +181,7 @@ def few_shot_probe(videos: VideoList, rows: VideoRows, *, shots: int, seed: int 
     _not_columns(videos.classes)
     labels = np.array([-1 if video.label is None else video.label for video in videos.videos])
     film = np.array(films(videos, same_source))
-    decoded = np.isfinite(rows.features).all(axis=1)
+    decoded = np.array([error == "" for error in rows.errors])
     found = [len(set(film[decoded & (labels == label)])) for label in range(len(videos.classes))]
     if few := [f"{name} has {count}" for name, count in zip(videos.classes, found) if count < shots]:
         of = "films" if same_source else "clips"
@@ -216,7 +217,9 @@ def _not_columns(labels: Sequence[str]) -> None:
 def _table(videos: VideoList, scores: np.ndarray, labels: list[str], truth: list[str | None],
            errors: list[str]) -> pd.DataFrame:
     """truth: the label of each class, or None."""
-    best = [None if np.isnan(row).any() else labels[row.argmax()] for row in scores]
+    if (np.isnan(scores).any(axis=1) != np.array([error != "" for error in errors])).any():
+        raise ValueError("scores are NaN of videos that were decoded, or numbers of videos that were not: rows of another list?")
+    best = [None if error else labels[row.argmax()] for row, error in zip(scores, errors)]
     own = [None if video.label is None else truth[video.label] for video in videos.videos]
     table = pd.DataFrame({"video": [video.name for video in videos.videos], "truth": own, "prediction": best,
                           "score": scores.max(axis=1), "error": errors}, columns=COLUMNS)

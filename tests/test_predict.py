@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import torch
 
 from lib.backbone import VideoCLIP
+from lib.features import FeatureError, Features
 from lib.params import ROOT
 from lib.predict import TooFewClips, cautions, few_shot_probe, films, find_videos, load_model, video_features, zero_shot
 from lib.train import adapt
@@ -164,6 +166,30 @@ def test_a_probe_of_few_clips_asks_all_others(model, folder, rows):
     assert probe.records[-1]["fit"] == "refit"
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+def test_features_that_are_not_finite_are_no_undecodable_videos(tiny, folder, model, rows):
+    network, _ = load_model(tiny().clip)
+    with torch.no_grad():
+        network.visual.blocks[0].fc1.bias[0] = float("nan")
+    videos = find_videos(folder / "push_up")
+    with pytest.raises(FeatureError, match=r"3x1x1@24/features of .*push_up/film\d_c\d\.mp4 .*not finite.*eval_precision"):
+        video_features(network, videos, num_frames=3)
+    embedding = rows.embedding.copy()
+    embedding[3] = 0  # has no direction
+    with pytest.raises(ValueError, match="scores are NaN of videos that were decoded"):
+        zero_shot(*model, find_videos(folder), rows._replace(embedding=embedding))
+    values = np.zeros((2, 1, 4), np.float32)
+    values[1] = np.nan
+    assert Features(["a", "b"], {"view/features": values}, {"b": "cut off"}).failed == {"b": "cut off"}
+    with pytest.raises(FeatureError, match="view/features of b .*decoded"):
+        Features(["a", "b"], {"view/features": values}, {})
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="device: 'cuda:64' cannot be used"):
+        load_model(tmp_path / "absent", device="cuda:64")
+
+
 def test_clips_of_one_film_are_never_on_both_sides(model, folder, rows):
     videos = find_videos(folder)
     table, _ = few_shot_probe(videos, rows, shots=3, same_source=r"_c\d$")
@@ -221,10 +247,10 @@ def test_the_notebook_ends_well_on_a_folder_as_people_have_them(tiny, folder, tm
                                kernel_name="python3", cwd=tmp_path, progress_bar=False)
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     shown = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    for text in ("13 videos, 2 classes", "1 of them lie beside the folders of the classes", "wave/take/: 1 video, one level too deep: move them up", "punch/a.mp4: a second file of one clip, punch/a.avi",
+    for text in ("13 videos, 2 classes", "1 of them lie beside the folders of the classes", "wave/take/: 1 video, one level too deep: move them up", "punch/a.mp4: a second file of one clip, punch/a.avi", "push_up/notes.txt: no video",
                  "CAUTION: this model comes from the embedded CLIP", "%; chance 50.0 %\nCAUTION", "every class that can be decoded, punch has 1"):
         assert text in shown
     table, record = pd.read_csv(output / "predictions.csv"), json.loads((output / "predictions.json").read_text())
-    assert table["video"].tolist()[:2] == ["loose.mp4", "punch/a.avi"] and len(record["left_out"]) == 2
+    assert table["video"].tolist()[:2] == ["loose.mp4", "punch/a.avi"] and len(record["left_out"]) == 3  # notes.txt too
     assert record["zero_shot"]["chance"] == 50 and record["decoded"] == 12 and record["cautions"] and "punch has 1" in record["probe"]
     assert not (output / "probe_predictions.csv").exists()
