@@ -20,7 +20,7 @@ WIDTH = 6.75  # inches, the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")
 BEFORE, AFTER = PALETTE[7], PALETTE[0]
 STYLE = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper", font_scale=0.9), "font.family": "sans-serif",
-         "font.sans-serif": ["DejaVu Sans"], "grid.linewidth": 0.5, "axes.edgecolor": "0.3", "figure.dpi": 120,
+         "font.sans-serif": ["DejaVu Sans"], "grid.linewidth": 0.5, "axes.edgecolor": "0.3", "figure.dpi": 120, "text.parse_math": False,
          "pdf.fonttype": 42, "savefig.facecolor": "white"}
 
 # name of a figure of notebook 91, or its beginning -> title, and what there is to be seen, for those who cannot see it

@@ -15,9 +15,10 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from lib.devices import usable_device
 from lib.files import append_line, read_lines, write_lines, write_text
 from lib.lists import spoken_name
-from lib.params import FOLDER
+from lib.params import FOLDER, ROOT
 from lib.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary
 
 Writer = Callable[[list[str], int], list[str]]  # prompts of a batch, seed -> what is written after each
@@ -49,10 +50,17 @@ def language_model(name: str, *, revision: str, device: str, temperature: float,
     """A causal language model of the hub (`name`, `revision`) or of a folder, as a writer; safetensors only.
 
     Sampled at `temperature`, with the batch's seed; temperature 0 takes the likeliest token. A model with a chat
-    template is asked in it.
+    template is asked in it. A folder is absolute, or relative to this repository. Raises ValueError if it cannot
+    be read, or if there is no such device.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, use_safetensors=True).to(device).eval()
+    place, there = str(ROOT / name) if (ROOT / name).is_dir() else name, usable_device(device)
+    try:  # transformers raises errors of many types, each means that there is no such model
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(place, revision=revision, use_safetensors=True)
+    except Exception as error:
+        raise ValueError(f"language_model: {name!r} is neither a folder ({ROOT / name}) nor a hub id with a causal language model in "
+                         f"safetensors and its tokenizer: {str(error).splitlines()[0]}") from error
+    model = model.to(there).eval()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -68,11 +76,29 @@ def language_model(name: str, *, revision: str, device: str, temperature: float,
         if limit and batch["input_ids"].shape[1] + max_new_tokens > limit:
             raise ValueError(f"{name} reads {limit} tokens, the prompt has {batch['input_ids'].shape[1]} and the answer "
                              f"up to {max_new_tokens}: take a model with a longer context")
-        written = model.generate(**batch.to(device), max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
+        written = model.generate(**batch.to(there), max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
                                  **sampling)
         return tokenizer.batch_decode(written[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
 
     return write
+
+
+def check_request(path: Path, labels: Sequence[str], language_model: str) -> None:
+    """Before a language model is loaded: that there is one to write descriptions of `labels`, and that `path`, the vocabulary,
+    replaces none that was written by hand.
+
+    Raises ValueError, which says how to write it by hand, FileExistsError, and ConceptError for labels that are fewer than two,
+    empty or there twice.
+    """
+    _spoken(labels)
+    if not language_model:
+        raise ValueError(
+            "labels need a language_model that describes them: the folder or hub id of an instruction-tuned causal language model, "
+            f"e.g. Qwen/Qwen2.5-7B-Instruct. Or write {path} by hand, after {path.with_name('GUIDELINE.md')}, with all labels like\n"
+            f"  {json.dumps(labels[0])}:\n    spoken: {spoken_name(labels[0])}\n    descriptions: [four sentences]\n"
+            f'and read it without labels, by overrides = {{"concepts": ["{path.stem}"], "concept_labels": "vocabulary"}}')
+    if path.exists() and not path.read_text(encoding="utf-8").startswith("# Written by "):
+        raise FileExistsError(f"{path} is there, and no language model wrote it: choose another name for the `vocabulary`")
 
 
 def generate_vocabulary(
@@ -85,12 +111,9 @@ def generate_vocabulary(
     lines, so that an interrupted call goes on and a repeated one writes nothing. A batch's seed is that of its attempt
     and first label, and batches are the same whatever was cached, so the result does not depend on interruptions.
 
-    Raises ConceptError for labels that are empty or are there twice.
+    Raises ConceptError for labels that are fewer than two, empty or there twice.
     """
-    names = [spoken_name(label) for label in labels]
-    if problems := [f"label {label!r} {'is empty' if not name else 'stands there twice'}"
-                    for i, (label, name) in enumerate(zip(labels, names)) if not name or name in names[:i]]:
-        raise ConceptError("labels", problems)
+    names = _spoken(labels)
     prompts = {label: prompt_for(name, [other for other in names if other != name])
                for label, name in zip(labels, names)}
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +141,15 @@ def generate_vocabulary(
         if not todo:
             break
     return list(concepts.values()), problems
+
+
+def _spoken(labels: Sequence[str]) -> list[str]:
+    names = [spoken_name(label) for label in labels]
+    problems = [f"label {label!r} {'is empty' if not name else 'stands there twice'}"
+                for i, (label, name) in enumerate(zip(labels, names)) if not name or name in names[:i]]
+    if problems := problems + ["a vocabulary needs two labels or more"] * (len(labels) < 2):
+        raise ConceptError("labels", problems)
+    return names
 
 
 def _hash(*parts: str | int) -> str:

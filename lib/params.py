@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,15 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
         return "parameters do not fit together: " + problem["msg"].removeprefix("Value error, ")
     key = str(problem["loc"][0])
     where = f"{origin.get(key, 'params/base.yaml')}: {key}"
+    return f"{where}: {explain(problem, Params.model_fields)}"
+
+
+def explain(problem: dict[str, Any], names: Iterable[str]) -> str:
+    """What is wrong with one parameter, from pydantic's account of it; `names` are the valid ones."""
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Params.model_fields, n=1)
-        return f"{where}: unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
+        near = difflib.get_close_matches(str(problem["loc"][0]), names, n=1)
+        return "unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
     if problem["type"] == "missing":
-        return f"{where}: missing"
+        return "missing"
     is_text = isinstance(problem["input"], str) and "float" in problem["type"]
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}" + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text
+    return f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}" + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text

@@ -1,4 +1,4 @@
-"""The two notebooks for readers, as a reader meets them: JupyterLab in a browser, Run All, pictures on a small screen.
+"""The two notebooks for readers, as a reader meets them: `make lab` in a browser, Run All, pictures on a small screen.
 
 Optional: it needs Playwright and a Chromium (`pip install playwright`, and `playwright install chromium` or the
 system's). It takes some minutes. The screenshots stay in pytest's temporary folder.
@@ -31,17 +31,19 @@ RUN_ALL = """async () => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab on copies of the notebooks (it saves what it runs): its address, the copies' folder."""
-    root = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    """What `make lab` starts, in a repository that has all of this one committed: its address, the repository's folder."""
+    root, place = tmp_path_factory.mktemp("a repository"), tmp_path_factory.mktemp("settings")
+    for name in ("lib", "notebooks", "params", "outputs/embedded/clip/0", ".gitignore"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "all"]):
+        subprocess.run(["git", *words], cwd=root, check=True, capture_output=True)
     settings = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
                 "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
-    (root / "settings").mkdir()
-    (root / "settings" / "overrides.json").write_text(json.dumps(settings))
+    (place / "overrides.json").write_text(json.dumps(settings))
     process = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0", "--allow-root", "--expose-app-in-browser",
-         f"--ServerApp.root_dir={root}", f"--LabApp.app_settings_dir={root / 'settings'}"],
-        cwd=root, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}, stderr=subprocess.PIPE, text=True)
+        [sys.executable, "-m", "lib.lab", "--no-browser", "--port=0", "--expose-app-in-browser", f"--LabApp.app_settings_dir={place}"],
+        cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True)
     try:
         log = []
         for line in process.stderr:
@@ -51,7 +53,7 @@ def lab(tmp_path_factory):
         else:
             pytest.fail("JupyterLab did not start:\n" + "".join(log))
         threading.Thread(target=process.stderr.read, daemon=True).start()  # else a full pipe stops it
-        yield *address.groups(), root / "notebooks"
+        yield *address.groups(), root
     finally:
         process.terminate()
         process.wait()
@@ -78,10 +80,15 @@ def test_run_all_in_jupyterlab_shows_every_figure_within_the_screen(lab, browser
     page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=120_000)
     assert page.evaluate(RUN_ALL) == "python3"
 
-    cells = [cell for cell in nbformat.read(folder / f"{name}.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    shown = nbformat.read(folder / "outputs" / "notebooks" / f"{name}.ipynb", as_version=4)
+    cells = [cell for cell in shown.cells if cell.cell_type == "code"]
     errors = ["\n".join(output.traceback) for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert not errors, errors[0]
     assert all(cell.execution_count for cell in cells)
+    assert subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True).stdout == ""
+
+    page.reload()  # from the file, which has no outputs, and what lies beside it
+    page.wait_for_selector(".jp-NotebookPanel .jp-OutputArea-output img", timeout=120_000)
     pictures = page.locator(".jp-NotebookPanel .jp-OutputArea-output img")
     assert pictures.count() == figures
     for number in range(figures):

@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lib.generate import generate_vocabulary, language_model, parse_descriptions, prompt_for, write_vocabulary
-from lib.params import ROOT
+from lib.generate import check_request, generate_vocabulary, language_model, parse_descriptions, prompt_for, write_vocabulary
+from lib.params import ROOT, load
 from lib.vocabulary import ConceptError, read_vocabulary
 
 LABELS = ["PettingCat", "petting dog", "feeding_birds"]
@@ -110,11 +110,43 @@ def test_an_interrupted_call_goes_on_and_a_repeated_one_writes_nothing(script, t
     assert len(calls) == before + 3
 
 
-@pytest.mark.parametrize("labels, problem", [(["wave", ""], "label '' is empty"),
+@pytest.mark.parametrize("labels, problem", [(["wave"], "a vocabulary needs two labels or more"),
+                                             (["wave", ""], "label '' is empty"),
                                              (["PushUps", "push_ups"], "label 'push_ups' stands there twice")])
 def test_labels_that_are_empty_or_spoken_alike_are_refused(script, tmp_path, labels, problem):
     with pytest.raises(ConceptError, match=problem):
         generate_vocabulary(labels, script[0], cache=tmp_path / "c.jsonl", **SETTINGS)
+    with pytest.raises(ConceptError, match=problem):
+        check_request(tmp_path / "mine.yaml", labels, "a model")
+
+
+def test_without_a_language_model_the_error_says_how_to_write_the_file_by_hand(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(ValueError) as caught:
+        check_request(path, LABELS, "")
+    message = str(caught.value)
+    assert "instruction-tuned causal language model, e.g. Qwen/Qwen2.5-7B-Instruct" in message and f"write {path} by hand" in message
+    shown = message[message.index('  "PettingCat"'):message.index("and read it")]
+    path.write_text(shown.replace("[four sentences]", "[One., Two., Three., Four.]"))
+    assert read_vocabulary(path, num_descriptions=4)[0].spoken == "petting cat"  # the form that it shows can be read
+    assert load(profile="embedded", **json.loads(message.rsplit("overrides = ", 1)[1])).concepts == ["mine"]
+
+
+def test_a_vocabulary_that_was_written_by_hand_is_not_replaced(script, tmp_path):
+    path = tmp_path / "mine.yaml"
+    concepts, _ = generate_vocabulary(LABELS, script[0], cache=tmp_path / "c.jsonl", **SETTINGS)
+    write_vocabulary(path, concepts, origin="Written by a model")
+    check_request(path, LABELS, "a model")
+    path.write_text("# by me\n" + path.read_text())
+    with pytest.raises(FileExistsError, match="mine.yaml is there, and no language model wrote it: choose another name"):
+        check_request(path, LABELS, "a model")
+
+
+@pytest.mark.parametrize("name", ["models/of/nobody", "params"])
+def test_what_is_no_language_model_is_one_line(name):
+    with pytest.raises(ValueError, match=f"language_model: '{name}' is neither a folder .*/{name}. nor a hub id with a causal") as caught:
+        language_model(name, revision="main", device="cpu", temperature=0.0, max_new_tokens=10)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.fixture(scope="module")

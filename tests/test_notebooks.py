@@ -3,12 +3,16 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
 import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
-from lib.params import ROOT
+from lib import notebook, values
+from lib.params import ROOT, ParamsError
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "overrides",
@@ -55,9 +59,95 @@ def test_parameters_are_typed_and_commented(path):
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if any(line.startswith("profile:") for line in parameters_of(path))],
                          ids=lambda path: path.stem)
 def test_every_notebook_that_takes_a_profile_checks_all_its_overrides(path):
-    # papermill only warns of parameters that a notebook does not have
     code = "\n".join(cell.source for cell in cells_of(path) if cell.cell_type == "code")
     assert "overrides: dict" in code and ("**overrides)" in code or "profile, overrides)" in code)
+
+
+def check(path: Path, injected: str = "") -> dict[str, Any]:
+    """What a notebook's parameters are after its own check, as its first cells do it, with papermill's cell."""
+    first, second = [cell.source for cell in cells_of(path) if cell.cell_type == "code"][:2]
+    (call,) = re.findall(r"^check_parameters\(globals\(\).*\)$", second, flags=re.MULTILINE)
+    before = second[:second.index(call)].strip().splitlines()
+    assert all(re.match(r"%matplotlib inline$|import |from |$", line) for line in before)  # it comes first of all
+    sources = [first, *([f"# Parameters\n{injected}"] if injected else [])]
+    namespace = {"In": ["", *sources, second], **vars(notebook), **vars(values)}
+    for source in (*sources, call):
+        exec(source, namespace)  # noqa: S102
+    return {name: namespace[name] for name in notebook._assigned(first)}
+
+
+@each_notebook
+def test_a_notebooks_own_parameters_pass_its_check_and_others_do_not(path):
+    for name, value in check(path).items():
+        with pytest.raises(ParamsError, match=rf"^{name}: Input should .*, got None; for papermill: -\w '?{name}"):
+            check(path, f"{name} = None")
+        with pytest.raises(ParamsError, match=rf"^{name}x: unknown parameter; the nearest valid name is '{name}'; this notebook has "):
+            check(path, f"{name}x = 1")
+        if isinstance(value, int | float):
+            with pytest.raises(ParamsError, match=rf"^{name}: .* greater than .*, got -1"):
+                check(path, f"{name} = -1")
+        if isinstance(value, list):
+            with pytest.raises(ParamsError, match=rf"^{name}: Input should be a valid list, got 'punch'; for papermill: -y '{name}: \["):
+                check(path, f"{name} = 'punch'")
+
+
+@pytest.mark.parametrize(("injected", "message"), [
+    ("shots = 'five'", r"shots: Input should be a valid integer, got 'five'; for papermill: -p shots 3$"),
+    ("shots = 1", "shots: Input should be greater than or equal to 2, got 1"),
+    ("num_frames = 0", "num_frames: Input should be greater than or equal to 1, got 0"),
+    ("num_frames = True", "num_frames: Input should be a valid integer, got True"),
+    ("labels = ['walk', 5]", r"labels: entry 2: Input should be a valid string, got 5; for papermill: -y 'labels: \[punch, wave\]'"),
+    ("prompts = 2024", "prompts: Input should be a valid string, got 2024; for papermill: -r prompts text"),
+    ("videos = 7", "videos: Input should be a valid string, got 7"),
+    ("videos = ['a.mp4', 'b.mp4']", ""),
+    ("typo = 3\nshots = -2", "shots: .*got -2.*\ntypo: unknown parameter; this notebook has videos, labels, model")])
+def test_what_papermill_lets_pass_stops_with_the_name_the_value_and_the_way_to_write_it(injected, message):
+    path = ROOT / "notebooks" / "20_your_videos.ipynb"
+    if not message:
+        assert check(path, injected)["videos"] == ["a.mp4", "b.mp4"]
+        return
+    with pytest.raises(ParamsError, match=message):
+        check(path, injected)
+
+
+def test_numbers_are_what_they_are_written_as():
+    path = ROOT / "notebooks" / "01_concepts.ipynb"
+    assert check(path, "temperature = 1")["temperature"] == 1
+    for given, message in (("'3e-5'", "YAML reads 3e-5 as text: write 3.0e-5"), ("float('nan')", "finite number"), ("float('inf')", "finite")):
+        with pytest.raises(ParamsError, match=f"temperature: .*{message}"):
+            check(path, f"temperature = {given}")
+    with pytest.raises(ParamsError, match="vocabulary: String should match pattern .*, got '../mine'"):
+        check(path, "vocabulary = '../mine'")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = check(ROOT / "notebooks" / "20_your_videos.ipynb", "videos = ['~/a.mp4']\noutput = '~/out'\nmodel = '~'")
+    assert (given["videos"], given["output"], given["model"]) == (["/home/me/a.mp4"], "/home/me/out", "/home/me")
+
+
+def test_the_last_run_of_an_edited_cell_counts_and_no_run_is_an_error():
+    cell = "shots: int = {}  # clips"
+    namespace = {"In": ["", cell.format("'x'") + "\nold: int = 3", "import os\nx = 2", "a b", cell.format(4), "%magic"], "shots": 4, "x": 2, "old": 3}
+    notebook.check_parameters(namespace)
+    with pytest.raises(ParamsError, match="no parameters: run the cell of the parameters first"):
+        notebook.check_parameters({"In": ["", "x = 2"]})
+
+
+def test_a_folder_for_results_is_made_or_refused_before_any_work(tmp_path):
+    assert notebook.writable_folder(str(tmp_path / "a" / "b")).is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/b: no folder can be made there .Not a directory.: choose another"):
+        notebook.writable_folder(str(tmp_path / "file" / "b"))
+    with pytest.raises(OSError, match="/proc/lss: no folder can be made there"):
+        notebook.writable_folder("/proc/lss")
+
+
+@each_notebook
+def test_papermill_shows_every_parameter_with_its_type_and_comment(path):
+    shown = papermill.inspect_notebook(path)
+    assert list(shown) == list(notebook._assigned("\n".join(parameters_of(path))))
+    assert all(entry["inferred_type_name"] in notebook.TYPES and entry["help"] for entry in shown.values())
 
 
 @each_notebook
@@ -69,14 +159,22 @@ def test_the_kernel_is_the_common_one_and_cell_ids_are_fixed(path):
     ]
 
 
-def test_a_notebook_runs_from_any_folder_and_refuses_unknown_parameters(tmp_path):
-    message = "overrides: epoch: unknown parameter; the nearest valid name is 'epochs'"
-    with pytest.raises(papermill.PapermillExecutionError, match=message):
-        papermill.execute_notebook(
-            ROOT / "notebooks" / "02_adapt.ipynb",
-            tmp_path / "out.ipynb",
-            {"overrides": {"epoch": 3}},
-            kernel_name="python3",
-            cwd=tmp_path,
-            progress_bar=False,
-        )
+def test_a_notebook_runs_from_any_folder_and_an_error_of_ours_is_its_message(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(ROOT / "notebooks" / "02_adapt.ipynb", tmp_path / "out.ipynb", {"overrides": {"epoch": 3}},
+                                   kernel_name="python3", cwd=tmp_path, progress_bar=False)
+    message = "ParamsError: overrides: epoch: unknown parameter; the nearest valid name is 'epochs'\n(params.py:"
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) < 8
+
+
+def test_errors_of_ours_are_short_and_all_others_whole(tmp_path):
+    cells = ["seed: int = 0  # of it", "# Parameters\nsed = 3", "from lib.notebook import check_parameters\ncheck_parameters(globals())",
+             "from lib import params\nparams.load(profile='embedde')", "raise ValueError('mine')", "import json\njson.loads('{')", "params.place_of(1, 2)"]
+    executed = NotebookClient(new_notebook(cells=[new_code_cell(cell) for cell in cells]), kernel_name="python3", allow_errors=True,
+                              resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = ["\n".join(output.traceback) for cell in executed.cells for output in cell.outputs if output.output_type == "error"]
+    for text, message in zip(shown, ("^ParamsError: sed: unknown parameter; the nearest valid name is 'seed'; this notebook has seed\n.notebook.py:\\d+.$",
+                                     "^ParamsError: .*embedde.yaml: no such file; did you mean 'embedded'.\n.(params.py:\\d+(, )?)+.$",
+                                     "^ValueError: mine$"), strict=False):
+        assert re.search(message, text), text
+    assert len(shown) == 5 and all("Traceback" in text and len(text.splitlines()) > 8 for text in shown[3:])

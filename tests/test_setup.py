@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["environment", "execute", "values", "fields", "params", "files", "code", "migrate", "devices", "distributed", "runs", "bitstream", "codecs", "container", "video", "inspection", "fuzz", "manifest", "views", "folders", "lists", "splits", "kinetics", "official",
+ORDER = ["environment", "execute", "values", "fields", "params", "notebook", "files", "lab", "code", "migrate", "devices", "distributed", "runs", "bitstream", "codecs", "container", "video", "inspection", "fuzz", "manifest", "views", "folders", "lists", "splits", "kinetics", "official",
          "data", "loader", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
          "concepts", "losses",
          "metrics", "bootstrap", "probes", "objectives", "gradients", "watch", "preflight", "train", "features", "evaluate", "predict", "suites",
