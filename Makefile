@@ -9,7 +9,7 @@
 # make publish      copies what a finished suite wrote to outputs/published, which git keeps
 # make clean-cache  lists what can be made again, and its size; FREE=1 removes it
 # make test         the tests, in CORES processes
-# make lab          JupyterLab, opened on the tour
+# make lab          JupyterLab, opened on the tour; notebooks stay as they are committed
 # Each creates .venv on first use, and brings it up to date when a pinned version has changed.
 
 PYTHON  ?= python3
@@ -37,6 +37,13 @@ export TOKENIZERS_PARALLELISM := false
 # The kernel "python3" is this environment's, not one of the same name that the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Snakemake and Jupyter write below HOME, which containers may lack, and ask for the name of the user.
+ifneq ($(shell test -d "$$HOME" && test -w "$$HOME" && echo writable),writable)
+export HF_HOME ?= $(HOME)/.cache/huggingface
+export HOME := $(CURDIR)/outputs/.home
+_ := $(shell mkdir -p outputs/.home)
+endif
+export USER ?= $(shell id -u)
 
 .PHONY: reproduce ablations status check-data publish clean-cache test lab
 
@@ -51,7 +58,7 @@ test: .venv/installed
 	.venv/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lab: .venv/installed
-	.venv/bin/python -m jupyter lab notebooks/00_tour.ipynb
+	.venv/bin/python -m lib.lab
 
 .venv/installed: pyproject.toml constraints.txt
 	@"$$PYTHON" -m lib.environment

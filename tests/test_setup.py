@@ -21,7 +21,7 @@ ORDER = ["environment", "execute", "values", "fields", "params", "notebook", "fi
          "data", "loader", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
          "concepts", "losses",
          "metrics", "bootstrap", "probes", "objectives", "gradients", "watch", "preflight", "train", "features", "evaluate", "predict", "suites",
-         "results", "tables", "figures", "charts", "report", "cache", "workflow"]
+         "results", "tables", "figures", "charts", "report", "cache", "planned", "workflow"]
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSTALL = "pip install -c constraints.txt -e '.[test]'"
