@@ -164,8 +164,6 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
         torch.zeros(len(videos), dtype=torch.long)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
-    if length.steps:
-        look_for_room(folder, student, student.visual)
     for name in ("metrics.json", "adapt.json") if distributed.rank() == 0 else ():  # from here on the models are not whole, nor measured
         (folder / name).unlink(missing_ok=True)
     steps = length.steps
@@ -189,6 +187,7 @@ def _train(params: Params, folder: Path, student: VideoCLIP, teacher: VideoCLIP,
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
     adds to `made` what code made the checkpoint that it goes on from."""
     first_step, bad = 0, {}
+    look_for_room(folder, student, student.visual)
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
     if state := load_checkpoint(folder, params, made["sources"], labels.device):
