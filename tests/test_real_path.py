@@ -165,9 +165,11 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     for line in ("train: 15 of 15 listed clips found (officially 246534)", "97 classes without a folder", "47 classes without a folder"):
         assert line in said
     # by hand, as the README says, on one machine instead of two; the workflow takes its result
-    words = shlex.split(re.search(r"`([^`]* torchrun [^`]*)`", README)[1].replace("--nnodes 2 --nproc-per-node 8", "--nnodes 1 --nproc-per-node 2")
-                        .replace("HOST:29400", "localhost:0"))
-    variable, program, *arguments = words
+    command = re.search(r"`(\w+=1\s+torchrun [^`]*)`", README)[1]
+    for there, here in (("--nnodes 2 --nproc-per-node 8", "--nnodes 1 --nproc-per-node 2"), ("HOST:29400", "localhost:0")):
+        assert there in command
+        command = command.replace(there, here)
+    variable, program, *arguments = shlex.split(command)
     copy.write("params/profiles/mine.yaml", mine | SMALL | {"devices": 2})
     by_hand = subprocess.run([sys.executable, "-m", "torch.distributed.run", *arguments], cwd=copy.folder, text=True, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, env=os.environ | dict([variable.split("=")]) | {"PYTHONPATH": str(copy.folder)})
