@@ -183,10 +183,12 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     protocols = {("ucf101", name) for name in ("zero_shot", "zero_shot_full", "zero_shot_half")}
     protocols |= {("hmdb51", name) for _, name in protocols} | {("kinetics400", "zero_shot")}
     found = table_of(place, "zero_shot").xs("top1", level="metric")
-    assert set(found.index) == {(row, *protocol) for row in rows for protocol in protocols}
+    assert set(found.index) == {(row, *protocol) for row in ["chance", *rows] for protocol in protocols}
+    chance = {"zero_shot": 25, "zero_shot_full": 25, "zero_shot_half": 50}
+    assert found["chance"].to_dict() == {(dataset, name): 0.25 if dataset == "kinetics400" else chance[name] for dataset, name in protocols}
     assert found["image_clip"].tolist() != found["lss"].tolist() != found["no_language"].tolist()
     probes = table_of(place, "linear_probe").xs("top1", level="metric")
-    assert set(probes.index) == {(row, dataset, name) for row in rows for dataset in ("ucf101", "hmdb51") for name in ("linear_probe", "knn_3")}
+    assert set(probes.index) == {(row, dataset, name) for row in ["chance", *rows] for dataset in ("ucf101", "hmdb51") for name in ("linear_probe", "knn_3")}
     text = (place / "tables/zero_shot.md").read_text()
     for line in ("ucf101 (4 of 101 classes): 20 of 387 test clips decoded; 367 have no file", "hmdb51 (4 of 51 classes): 23 of 343 test clips decoded",
                  "kinetics400: 8 of 8 test clips decoded"):
@@ -218,7 +220,7 @@ def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tm
     place = results(copy)
     assert not (copy.folder / "outputs/ucf101+mine").exists()  # results of other videos lie apart
     found = table_of(place, "zero_shot").xs("top1", level="metric")
-    assert set(found.index) == {(row, "ucf101", "zero_shot") for row in ("image_clip", "lss")}
+    assert set(found.index) == {(row, "ucf101", "zero_shot") for row in ("chance", "image_clip", "lss")}
     assert set(found) <= {100 * right / 8 for right in range(9)}  # of eight clips
     assert "8 of 123 test clips decoded; 115 have no file" in (place / "tables/objectives.md").read_text()
     metrics = json.loads((place.parent / "runs/lss/world0-seed0/metrics.json").read_text())
