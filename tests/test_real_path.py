@@ -73,7 +73,7 @@ def table_of(place: Path, name: str) -> pd.DataFrame:
     """Accuracies of a table by run, data set (without what is said of its size) and protocol; each a share in percent."""
     table = pd.read_csv(place / "tables" / f"{name}.csv")
     table = table.assign(dataset=table["dataset"].str.split().str[0])[["run", "dataset", "protocol", "metric", "mean"]]
-    table = table[table["mean"].astype(str) != "not measured"].astype({"mean": float})
+    table = table[table["mean"].astype(str) != "not measured"].astype({"mean": float}).dropna()  # of others' rows, what they reported
     assert len(table) and table["mean"].between(0, 100).all()
     return table.set_index(["run", "dataset", "protocol", "metric"])["mean"]
 
