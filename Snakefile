@@ -42,7 +42,7 @@ try:
     suite = read_suite(SUITE)
     OVERRIDES = elsewhere(PROFILE, DATA)
     # how a run is computed, not what: not in its rule's `params`, else a finished one would run again
-    HOW = OVERRIDES | ({"devices": config["devices"]} if config.get("devices") not in (None, "") else {})
+    HOW = OVERRIDES | ({"devices": int(config["devices"])} if config.get("devices") not in (None, "") else {})
     runs = runs_of(suite, PROFILE, HOW)
 except ParamsError as error:
     stop(error)

@@ -17,10 +17,9 @@ from lib.files import alone_in
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Copy:
+def clone(folder: Path) -> Copy:
     """A copy of the repository whose `make` uses the environment of the tests."""
-    copy = Copy(tmp_path_factory.mktemp("make"))
+    copy = Copy(folder)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, copy.folder)
         os.utime(copy.folder / name, (0, 0))
@@ -31,6 +30,11 @@ def copy(tmp_path_factory) -> Copy:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     return copy
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Copy:
+    return clone(tmp_path_factory.mktemp("make"))
 
 
 def start(copy: Copy, *words: str, **environment: str) -> subprocess.Popen:

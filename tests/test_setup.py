@@ -111,6 +111,24 @@ def test_a_module_is_short_and_imports_only_from_those_before_it(module):
     assert imported <= set(ORDER[: ORDER.index(module)])
 
 
+def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
+    """Also B023 in the Snakefile, as the Python that Snakemake makes of it: a command that is filled in after the loop around
+    its rule would have the last value of the loop's variable."""
+    snakefile = subprocess.run([sys.executable, "-m", "snakemake", "--print-compilation"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (tmp_path / "snakefile.py").write_text(snakefile.stdout)
+    own = 'builtins=["ancient", "config", "expand", "shell", "update", "workflow"]'  # Snakemake's; `input` is its argument
+    for what in (["lib", "tests"], [tmp_path / "snakefile.py", "--config", "pyproject.toml", "--extend-select", "B023", "--ignore", "A002", "--config", own]):
+        found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", *what], cwd=ROOT,
+                               capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout + found.stderr
+    # ruff says nothing of an import that was used before it is hidden
+    tree = ast.parse(snakefile.stdout)
+    imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    bound = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert "path_of" in bound and not imported & bound
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_thin_parameterised_and_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)
