@@ -72,16 +72,28 @@ def configuration(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def call(command: list[str], environment: Mapping[str, str]) -> int:
-    """Runs a command to its end and returns its exit status. SIGTERM is passed on, Ctrl-C reaches it by itself."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    """Runs a command to its end and returns its exit status.
+
+    Ctrl-C, SIGTERM and a terminal that is closed interrupt it and all jobs that it began, and then end this process:
+    Snakemake by itself would wait for its jobs, and take them for failed.
+    """
+    with subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0) as process:
+        told = []
+
+        def interrupt(number: int, _: object) -> None:
+            told.append(number)
+            os.killpg(process.pid, signal.SIGINT)
+
+        numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, interrupt) for number in numbers}
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+            status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if told:
+        sys.exit(128 + told[0])
+    return status
 
 
 def reproduce(settings: Settings, target: str) -> int:

@@ -1,5 +1,6 @@
 """`make` as a user calls it: values as they were typed, two calls at once, publishing, freeing what can be made again."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from test_workflow import TINY, Copy, make_up
 
@@ -85,6 +87,21 @@ def test_a_second_call_says_that_another_is_at_work_and_waits(copy):
             assert second.poll() is None
             os.kill(second.pid, signal.SIGTERM)
     assert not (place / "runs").exists()
+    shutil.rmtree(copy.folder / "outputs")
+
+
+def test_a_call_that_is_told_to_stop_ends_its_jobs_and_makes_no_tables(copy):
+    log = copy.folder / "outputs/tiny/worlds/0/10_embedded_clip.log"
+    with start(copy, "reproduce", "PROFILE=tiny", "SUITE=tiny") as process:
+        while not (log.exists() and log.stat().st_size):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"ended before anything was begun: {process.wait(timeout=0.1)}")
+        jobs = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()  # make, which tells its command
+        said, _ = process.communicate()
+    assert len(jobs) > 3 and not psutil.wait_procs(jobs, timeout=30)[1]
+    assert process.returncode != 0 and "the tables are made from the others" not in said and "Top-1" not in said
+    assert not (copy.folder / "outputs/tiny/partial").exists() and not [*copy.folder.glob("outputs/**/*.failed")]
     shutil.rmtree(copy.folder / "outputs")
 
 
