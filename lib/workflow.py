@@ -5,8 +5,10 @@
 Settings come as environment variables, as make hands them on: no value passes through the text of a shell command.
 """
 
+import difflib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +39,10 @@ class Settings(NamedTuple):
     @classmethod
     def read(cls, target: str, environment: Mapping[str, str]) -> "Settings":
         """Raises ParamsError for a value that cannot be meant."""
+        known = [name.upper() for name in cls._fields]
+        for word in re.findall(r"(?<!\\)\s(\w+)=", environment.get("MAKEFLAGS", "")):  # given to make itself, as in `make profile=paper`
+            if word not in known and (near := difflib.get_close_matches(word.upper(), known, n=1, cutoff=0.8)):
+                raise ParamsError(f"{word}=: there is no such setting; did you mean {near[0]}=?")
         given = {name: environment.get(name.upper(), "") for name in cls._fields}
         given["profile"] = given["profile"] or "embedded"
         study = "embedded" if given["profile"].split("+")[0] == "embedded" else "paper"

@@ -65,6 +65,8 @@ def test_a_folder_of_any_name_reaches_the_program_as_it_was_typed(copy):
 @pytest.mark.parametrize("words, message", [
     (["reproduce", "DATA=/my/clips"], "DATA=/my/clips: profile 'embedded' renders its videos and reads no others. Name a profile"),
     (["status", "DATA=/my/clips"], "DATA=/my/clips: profile 'embedded' renders its videos"),
+    (["reproduce", "profile=paper"], "profile=: there is no such setting; did you mean PROFILE=?"),
+    (["status", "DATA=/my clips", "SUITES=paper"], "SUITES=: there is no such setting; did you mean SUITE=?"),
     (["reproduce", "CORES=many"], "CORES=many: a number of 1 or more is wanted"),
     (["reproduce", "PROFILE=papper"], "papper.yaml: no such file; did you mean 'paper'?"),
     (["status", "SUITE=objectivs"], "objectivs.yaml: no such file; did you mean 'objectives'?")])
@@ -77,6 +79,8 @@ def test_what_cannot_be_meant_is_refused_at_once_and_nothing_is_written(copy, wo
 def test_status_is_that_of_the_suite_that_is_meant(copy):
     assert make(copy, "status") == (0, "profile embedded, suite reproduce: 3 runs: 0 done, 0 failed, 0 not finished, 3 not run\n")
     assert make(copy, "status", "SUITE=embedded")[1].startswith("profile embedded, suite embedded: 99 runs: ")
+    # what is meant for others gets through, and a value is no name
+    assert make(copy, "status", "CUDA_VISIBLE_DEVICES=0", "TITLE=a b suites=c")[0] == 0
 
 
 def test_a_second_call_says_that_another_is_at_work_and_waits(copy):
