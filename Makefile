@@ -39,7 +39,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Snakemake and Jupyter write below HOME, which containers may lack, and ask for the name of the user.
 ifneq ($(shell test -d "$$HOME" && test -w "$$HOME" && echo writable),writable)
-export HF_HOME ?= $(HOME)/.cache/huggingface
+# Models that are in its cache are found there all the same.
+ifeq ($(shell test -z "$$HF_HOME" && test -d "$$HOME/.cache/huggingface" && echo there),there)
+export HF_HOME := $(value HOME)/.cache/huggingface
+endif
 export HOME := $(CURDIR)/outputs/.home
 _ := $(shell mkdir -p outputs/.home)
 endif

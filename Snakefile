@@ -113,7 +113,8 @@ rule all:
 
 
 onsuccess:
-    if not PARTIAL:
+    # what was asked for may have been less than the suite
+    if (ROOT / PLACE / "report.html").exists() and folder_of(suite, PROFILE, runs, OVERRIDES) == ROOT / PLACE:
         shutil.rmtree(ROOT / PLACE / "partial", ignore_errors=True)  # of before it was finished
     if all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
         print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")

@@ -9,28 +9,42 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 
+from transformers import PreTrainedTokenizerBase
+
+from lib.backbone import VideoCLIP
+from lib.checkpoints import checkpoint_name, load_tokenizer
 from lib.data import list_dataset, test_parts, train_part
 from lib.fields import AdaptParams, Params
 from lib.files import read_json
-from lib.params import elsewhere, lists_of, place_of
-from lib.preflight import Parts, check_run
+from lib.params import ROOT, elsewhere, lists_of, place_of
+from lib.preflight import Parts, check_model, check_run
 from lib.suites import Run, read_suite, runs_of, state_of
 
 
 def problems_of(runs: list[Run]) -> list[str]:
     """What stops the runs that are not done, a text each with the rows that it stops. A world that is yet to be rendered is not
-    looked for."""
+    looked for, nor a CLIP that is yet to be made."""
     problems, look = {}, _looker()
     for run in (run for run in runs if state_of(run)[0] != "done"):
         if "embedded" in (run.params.dataset, *run.params.evaluate_on) and not (place_of(run.params, "embedded") / "world.json").exists():
             continue
         adapted = (record := run.folder / "adapt.json").exists() and run.params.made(read_json(record), AdaptParams)
         try:
-            check_run(run.params, adapt=not adapted, look=look)
+            lists = check_run(run.params, adapt=not adapted, look=look)
+            if (ROOT / run.params.clip).exists() or not run.params.clip.startswith("outputs/embedded/clip/"):
+                check_model(run.params, *_image_clip(run.params.clip), lists, adapt=not adapted)
         except (ValueError, FileNotFoundError) as error:
             problems.setdefault(str(error), []).append(run.ablation)
     return [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in problems.items()]
+
+
+@cache
+def _image_clip(clip: str) -> tuple[VideoCLIP, PreTrainedTokenizerBase]:
+    """The checkpoint that runs start from."""
+    model = VideoCLIP.from_image_clip(checkpoint_name(clip))
+    return model, load_tokenizer(checkpoint_name(clip), model.config.text_config)
 
 
 def _looker() -> Callable[[Params, str], Parts]:

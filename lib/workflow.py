@@ -5,8 +5,10 @@
 Settings come as environment variables, as make hands them on: no value passes through the text of a shell command.
 """
 
+import difflib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +39,10 @@ class Settings(NamedTuple):
     @classmethod
     def read(cls, target: str, environment: Mapping[str, str]) -> "Settings":
         """Raises ParamsError for a value that cannot be meant."""
+        known = [name.upper() for name in cls._fields]
+        for word in re.findall(r"(?<!\\)\s(\w+)=", environment.get("MAKEFLAGS", "")):  # given to make itself, as in `make profile=paper`
+            if word not in known and (near := difflib.get_close_matches(word.upper(), known, n=1, cutoff=0.8)):
+                raise ParamsError(f"{word}=: there is no such setting; did you mean {near[0]}=?")
         given = {name: environment.get(name.upper(), "") for name in cls._fields}
         given["profile"] = given["profile"] or "embedded"
         study = "embedded" if given["profile"].split("+")[0] == "embedded" else "paper"
@@ -72,16 +78,28 @@ def configuration(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def call(command: list[str], environment: Mapping[str, str]) -> int:
-    """Runs a command to its end and returns its exit status. SIGTERM is passed on, Ctrl-C reaches it by itself."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    """Runs a command to its end and returns its exit status.
+
+    Ctrl-C, SIGTERM and a terminal that is closed interrupt it and all jobs that it began, and then end this process:
+    Snakemake by itself would wait for its jobs, and take them for failed.
+    """
+    with subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0) as process:
+        told = []
+
+        def interrupt(number: int, _: object) -> None:
+            told.append(number)
+            os.killpg(process.pid, signal.SIGINT)
+
+        numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, interrupt) for number in numbers}
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+            status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if told:
+        sys.exit(128 + told[0])
+    return status
 
 
 def reproduce(settings: Settings, target: str) -> int:

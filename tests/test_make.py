@@ -1,5 +1,6 @@
 """`make` as a user calls it: values as they were typed, two calls at once, publishing, freeing what can be made again."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from test_workflow import TINY, Copy, make_up
 
@@ -63,6 +65,8 @@ def test_a_folder_of_any_name_reaches_the_program_as_it_was_typed(copy):
 @pytest.mark.parametrize("words, message", [
     (["reproduce", "DATA=/my/clips"], "DATA=/my/clips: profile 'embedded' renders its videos and reads no others. Name a profile"),
     (["status", "DATA=/my/clips"], "DATA=/my/clips: profile 'embedded' renders its videos"),
+    (["reproduce", "profile=paper"], "profile=: there is no such setting; did you mean PROFILE=?"),
+    (["status", "DATA=/my clips", "SUITES=paper"], "SUITES=: there is no such setting; did you mean SUITE=?"),
     (["reproduce", "CORES=many"], "CORES=many: a number of 1 or more is wanted"),
     (["reproduce", "PROFILE=papper"], "papper.yaml: no such file; did you mean 'paper'?"),
     (["status", "SUITE=objectivs"], "objectivs.yaml: no such file; did you mean 'objectives'?")])
@@ -75,6 +79,8 @@ def test_what_cannot_be_meant_is_refused_at_once_and_nothing_is_written(copy, wo
 def test_status_is_that_of_the_suite_that_is_meant(copy):
     assert make(copy, "status") == (0, "profile embedded, suite reproduce: 3 runs: 0 done, 0 failed, 0 not finished, 3 not run\n")
     assert make(copy, "status", "SUITE=embedded")[1].startswith("profile embedded, suite embedded: 99 runs: ")
+    # what is meant for others gets through, and a value is no name
+    assert make(copy, "status", "CUDA_VISIBLE_DEVICES=0", "TITLE=a b suites=c")[0] == 0
 
 
 def test_a_second_call_says_that_another_is_at_work_and_waits(copy):
@@ -85,6 +91,21 @@ def test_a_second_call_says_that_another_is_at_work_and_waits(copy):
             assert second.poll() is None
             os.kill(second.pid, signal.SIGTERM)
     assert not (place / "runs").exists()
+    shutil.rmtree(copy.folder / "outputs")
+
+
+def test_a_call_that_is_told_to_stop_ends_its_jobs_and_makes_no_tables(copy):
+    log = copy.folder / "outputs/tiny/worlds/0/10_embedded_clip.log"
+    with start(copy, "reproduce", "PROFILE=tiny", "SUITE=tiny") as process:
+        while not (log.exists() and log.stat().st_size):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"ended before anything was begun: {process.wait(timeout=0.1)}")
+        jobs = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()  # make, which tells its command
+        said, _ = process.communicate()
+    assert len(jobs) > 3 and not psutil.wait_procs(jobs, timeout=30)[1]
+    assert process.returncode != 0 and "the tables are made from the others" not in said and "Top-1" not in said
+    assert not (copy.folder / "outputs/tiny/partial").exists() and not [*copy.folder.glob("outputs/**/*.failed")]
     shutil.rmtree(copy.folder / "outputs")
 
 

@@ -112,6 +112,18 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
     assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
 
 
+def test_a_checkpoint_that_a_run_would_stop_with_is_told_before_the_first_job(tmp_path):
+    """Snakemake removes the metrics.json of a job as it starts it."""
+    own = {"data_ucf101": str(ucf101(tmp_path / "data", {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})), "knn_k": [2], "batch_size": 4,
+           "probe_held_out": 0.5, "manifests": str(tmp_path / "none")}
+    (told,) = problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"zero_shot_views": ["2x1x1@50"]}))
+    assert told == "image_clip, no_language, lss: zero_shot_views: 50 pixels: a view's must be a multiple of the patch of outputs/embedded/clip/0, 8"
+    (clip := tmp_path / "clip").mkdir()
+    (clip / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
+    (told,) = problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"clip": str(clip)}))
+    assert told.startswith(f"image_clip, no_language, lss: {clip}: config.json is a pointer of Git LFS")
+
+
 def test_a_failed_check_leaves_records_models_and_checkpoints_as_they_were(tiny, tmp_path):
     params, run = tiny("image_clip"), tmp_path / "run"
     adapt(params, run)

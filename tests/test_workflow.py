@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pandas as pd
 import psutil
@@ -22,7 +23,7 @@ from safetensors.numpy import save_file
 
 from lib import params
 from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.files import read_lines, write_json
+from lib.files import read_lines, results_folder, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -209,6 +210,15 @@ def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
     stopped = fresh("--dry-run", "--quiet", "all", profile="ucf101", suite="reproduce", data="no/folder")
     assert stopped.returncode != 0
     assert "ucf101: " in stopped.stdout and "no/folder is no folder" in stopped.stdout
+
+
+def test_what_is_in_partial_stays_until_the_suite_is_finished(tmp_path):
+    copy, clips = Copy(tmp_path / "copy"), layouts.ucf101(tmp_path / "clips")
+    partial = copy.folder / results_folder("ucf101", {"data_ucf101": str(clips)}).relative_to(ROOT) / "reproduce/partial"
+    partial.mkdir(parents=True)
+    done = copy("--until", "check_ucf101", profile="ucf101", suite="reproduce", data=clips)
+    assert done.returncode == 0 and "(Rule: check_ucf101)" in done.stdout, done.stdout
+    assert partial.exists()
 
 
 def test_the_papers_profile_stops_with_what_is_absent_where_to_get_it_and_the_line_to_edit(fresh):
