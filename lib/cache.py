@@ -9,17 +9,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.files import is_taken
+from lib.files import is_taken, read_json
 from lib.params import ROOT
 
 
 def cached() -> Iterator[tuple[str, Path]]:
     """What it is, and where. Manifests are not among it: reading every file of a data set again takes hours."""
     for record in sorted((ROOT / "data").rglob("world.json")):
-        yield "rendered world", record.parent
+        if is_of_world(record):
+            yield "rendered world", record.parent
     for run in sorted(path.parent for path in (ROOT / "outputs").glob("*/runs/*/*/adapt.json")):
         yield from (("features", path) for path in [run / "features"] if path.is_dir())
         yield from (("checkpoint of a finished run", path) for path in sorted(run.glob("checkpoint-*.pt*")))
+
+
+def is_of_world(record: Path) -> bool:
+    """Whether a file is the record of a world that was rendered here, and no file of that name among somebody's data."""
+    try:
+        content = read_json(record)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "params_hash" in content
 
 
 def size_of(path: Path) -> int:
@@ -36,7 +46,8 @@ def main() -> int:
     if not os.environ.get("FREE"):
         print("make clean-cache FREE=1 removes it; what is needed again is made again")
         return 0
-    busy = [lock.parent for lock in (ROOT / "outputs").glob("*/runs/*/*/.lock") if is_taken(lock.parent)]
+    locks = [lock for pattern in ("*/.lock", "*/runs/*/*/.lock") for lock in (ROOT / "outputs").glob(pattern)]  # of suites, and of runs
+    busy = [lock.parent for lock in locks if is_taken(lock.parent)]
     if busy:
         print(f"nothing was removed: {busy[0].relative_to(ROOT)} is at work", file=sys.stderr)
         return 1

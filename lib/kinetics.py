@@ -113,7 +113,7 @@ def _rows_of_csv(path: Path, part: str, folder: Path, videos: list[Path], classe
     for where, row in read_rows(path, "label", "youtube_id"):
         if (name := recognise(row["label"])) is None:
             raise ListError(f"{where}: {row['label']!r} is none of Kinetics-400's 400 classes")
-        if other := next((key for key, names in KINETICS.items() if key != part and row.get("split") in names), ""):
+        if any(row.get("split") in names for key, names in KINETICS.items() if key != part):
             raise contradiction(where, row["youtube_id"], f"in the list of the part {part}", "its column split", row["split"])
         files = _of_that_time(where, row, by_id[row["youtube_id"]])
         yield _Row(where, row["youtube_id"], row["youtube_id"], classes.index(name), row["label"], files)

@@ -73,15 +73,20 @@ class Run(NamedTuple):
 
 
 def read_suite(name: str) -> Suite:
-    """A file of `params/suites/`. Raises ParamsError, naming file, key and reason."""
+    """A file of `params/suites/`. Raises ParamsError, naming file, key and reason; also for a folder that is another suite's,
+    whose tables it would replace."""
     path = FOLDER / "suites" / f"{name}.yaml"
-    content = read_yaml(path)
+    content, where = read_yaml(path), path.relative_to(ROOT)
     try:
-        return Suite.model_validate(content)
+        suite = Suite.model_validate(content)
     except ValidationError as error:
         problems = [(".".join(map(str, problem["loc"])) or "suite", problem["msg"]) for problem in error.errors()]
-        where = path.relative_to(ROOT)
         raise ParamsError("\n".join(f"{where}: {key}: {reason}" for key, reason in problems)) from None
+    for other in sorted(path.parent.glob("*.yaml")):
+        if other != path and read_yaml(other).get("folder") == suite.folder:
+            raise ParamsError(f"{where}: folder: {suite.folder!r} is that of {other.relative_to(ROOT)} too, and tables of the one would take "
+                              "the place of the other's; choose another")
+    return suite
 
 
 def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> list[Run]:

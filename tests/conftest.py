@@ -4,6 +4,7 @@ what a checkpoint of the hub has."""
 import gzip
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+import zoo
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel
 
@@ -106,6 +108,28 @@ def hub_clip(made_bpe, tmp_path_factory) -> Path:
     pixels = {"image_processor_type": "CLIPImageProcessor", "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
     save_model(CLIPModel(CLIPConfig.from_dict(config)), clip_tokenizer(made_bpe), folder, config=config, preprocessor_config=pixels)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Callable[..., bytes]:
+    """ffmpeg(*arguments) -> what it writes to stdout."""
+    package = pytest.importorskip("imageio_ffmpeg")
+    try:
+        program = package.get_ffmpeg_exe()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+    def run(*arguments) -> bytes:
+        command = [program, "-hide_banner", "-loglevel", "error", "-y", "-threads", "1", *map(str, arguments)]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_zoo(ffmpeg, tmp_path_factory) -> dict[str, Path]:
+    """Files of every kind that ffmpeg can make, by name (`zoo`), and some of the recorded clips."""
+    return zoo.make(ffmpeg, tmp_path_factory.mktemp("zoo"))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 The reference is ffmpeg, a program of its own (package imageio-ffmpeg), which decodes the same file frame by frame.
 """
 
-import subprocess
 from fractions import Fraction
 
 import av
@@ -33,22 +32,6 @@ KINDS = {
     "mpeg1.mpg": "-c:v mpeg1video -bf 2 -g 9", "theora.ogv": "-c:v libtheora", "wmv.wmv": "-c:v wmv2",
     "vfr.mkv": f"{OPEN_264} -vf setpts=N*N/(100*TB)",
 }
-
-
-@pytest.fixture(scope="module")
-def ffmpeg():
-    """ffmpeg(*arguments) -> what it writes to stdout."""
-    package = pytest.importorskip("imageio_ffmpeg")
-    try:
-        program = package.get_ffmpeg_exe()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-
-    def run(*arguments) -> bytes:
-        command = [program, "-hide_banner", "-loglevel", "error", "-y", "-threads", "1", *map(str, arguments)]
-        return subprocess.run(command, check=True, capture_output=True).stdout
-
-    return run
 
 
 @pytest.fixture

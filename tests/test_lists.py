@@ -160,8 +160,8 @@ def test_videos_beside_class_folders_are_taken_without_a_label_where_that_is_ask
     assert list_folder(make_files(tmp_path / "flat", "b.MOV"), loose=True).classes == []
 
 
-def test_what_a_subset_of_ucf101_lacks_is_put_into_words(shared_data):
-    found = list_videos("ucf101", shared_data / "ucf101-5")
+def test_what_a_subset_of_ucf101_lacks_is_put_into_words(five_classes):
+    found = list_videos("ucf101", five_classes)
     assert report(found, OFFICIAL["ucf101"])[0] == "train-1: 453 of 453 listed clips found (officially 9537)"
     heading, names = defects(found, {}).popitem()
     assert heading == ("96 of 101 classes have no clip (there are: BodyWeightSquats, BoxingPunchingBag, JugglingBalls, JumpingJack, "

@@ -109,19 +109,22 @@ def test_what_can_be_made_again_is_listed_and_goes_when_asked(copy):
     world = copy.folder / params.load(profile="embedded", **TINY).data_embedded
     run = copy.folder / "outputs/tiny/runs/lss/world0-seed0"
     make_up(copy, ["lss"], [])
-    for path in (world / "train/walk/0.mp4", run / "features/embedded.safetensors", run / "checkpoint-00000003.pt", run / "teacher/model.safetensors",
-                 copy.folder / "data/mine/walk/0.mp4"):
+    own = [copy.folder / f"data/{name}/walk/0.mp4" for name in ("mine", "map", "globe")]
+    for path in (world / "train/walk/0.mp4", run / "features/embedded.safetensors", run / "checkpoint-00000003.pt", run / "teacher/model.safetensors", *own):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(10**6))
+    for path, text in zip(own[1:], ('{"type": "FeatureCollection"}', "no JSON"), strict=True):  # of somebody's data
+        (path.parents[1] / "world.json").write_text(text)
     status, said = make(copy, "clean-cache")
     assert status == 0 and "1.0 MB  rendered world: " in said and "1.0 MB  features: " in said and "  3.0 MB  in all" in said
     assert (world / "train/walk/0.mp4").exists()
-    with alone_in(run):
-        status, said = make(copy, "clean-cache", "FREE=1")
-        assert status != 0 and "nothing was removed: outputs/tiny/runs/lss/world0-seed0 is at work" in said and world.exists()
+    for place in (run, copy.folder / "outputs/tiny"):  # a run by hand; a suite, also between its runs
+        with alone_in(place):
+            status, said = make(copy, "clean-cache", "FREE=1")
+            assert status != 0 and f"nothing was removed: {place.relative_to(copy.folder)} is at work" in said and world.exists()
     assert make(copy, "clean-cache", "FREE=1")[0] == 0
     assert not world.exists() and not (run / "features").exists() and not (run / "checkpoint-00000003.pt").exists()
-    assert (run / "teacher/model.safetensors").exists() and (copy.folder / "data/mine/walk/0.mp4").exists()
+    assert (run / "teacher/model.safetensors").exists() and all(path.exists() for path in own)
     assert json.loads((run / "adapt.json").read_text())
 
 

@@ -96,6 +96,7 @@ def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
         ({"replicas": [[0]]}, "replicas.0: List should have at least 2"),
         ({"reference": "no_language"}, "reference 'no_language' is none of the rows"),
         ({"rows": []}, "rows: List should have"),
+        ({"folder": "theirs"}, "folder: 'theirs' is that of suites/other.yaml too, and tables of the one would take the place"),
         ({"tables": {"zero_shot": {"title": "", "rows": ["lss"]}}}, r"tables: \['zero_shot'\] are names of the tables of"),
     ],
 )
@@ -103,6 +104,7 @@ def test_a_faulty_suite_is_an_error_that_names_file_and_key(tmp_path, monkeypatc
     content = {"folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]]} | change
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "mine.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "suites" / "other.yaml").write_text("folder: theirs")
     monkeypatch.setattr(suites, "FOLDER", tmp_path)
     monkeypatch.setattr(suites, "ROOT", tmp_path)
     with pytest.raises(ParamsError, match=f"suites/mine.yaml: .*{message}"):

@@ -71,6 +71,8 @@ class Copy:
             {"folder": "", "rows": ["lss", "broken"], "reference": "lss", "replicas": [[0, 0]]},
         )
         self.write("params/ablations/broken.yaml", {"num_descriptions": 9})
+        # another environment's kernel of the same name, which comes before this one's wherever Jupyter looks
+        write_json(folder / "jupyter/kernels/python3/kernel.json", {"argv": ["false"], "display_name": "Python 3", "language": "python"})
 
     def write(self, path: str, content: dict) -> None:
         (self.folder / path).write_text(yaml.safe_dump(content))
@@ -105,7 +107,7 @@ class Copy:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder)},
+            env=os.environ | {"PYTHONPATH": str(self.folder), "JUPYTER_PATH": str(self.folder / "jupyter")},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
