@@ -6,6 +6,7 @@ read from `model.safetensors`, or from `pytorch_model.bin` as tensors alone.
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -94,7 +95,7 @@ def _weight_files(folder: Path, unreadable: str) -> dict[str, str]:
     Raises ValueError, which begins with `unreadable`, for one that is absent, cut short, or a pointer of Git LFS.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             files = {"": name}
         elif (index := folder / f"{name}.index.json").exists():
             files = _settings(index).get("weight_map")
@@ -118,7 +119,8 @@ def _weight_files(folder: Path, unreadable: str) -> dict[str, str]:
 
 def _insist_on_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path.parent}: {path.name} is absent: {FETCH}")
+        what = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "absent"  # the hub's cache has links
+        raise ValueError(f"{path.parent}: {path.name} is {what}: {FETCH}")
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             raise ValueError(f"{path.parent}: {path.name} is a pointer of Git LFS, not the file itself: run `git lfs pull` in that "
@@ -145,7 +147,7 @@ def load_tokenizer(name_or_path: str | Path, text: PreTrainedConfig) -> PreTrain
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        whole = ["tokenizer.json"] if (folder / "tokenizer.json").exists() else ["vocab.json", "merges.txt"]
+        whole = ["tokenizer.json"] if os.path.lexists(folder / "tokenizer.json") else ["vocab.json", "merges.txt"]
         if absent := [name for name in whole if not (folder / name).exists()]:
             raise ValueError(f"{folder}: the tokenizer's files are absent ({', '.join(absent)}): fetch tokenizer.json, or vocab.json and "
                              "merges.txt, from where the weights come from")
@@ -170,6 +172,8 @@ def normalisation(name_or_path: str) -> dict[str, tuple[float, ...]]:
     Raises ValueError, naming the file, if it is cut short, or if pictures cannot be normalised as it says.
     """
     for name in ("processor_config.json", "preprocessor_config.json"):
+        if (own := Path(name_or_path) / name).is_symlink():
+            _insist_on_file(own)
         path = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False)
         settings = _settings(Path(path)) if path else {}
         nested = settings.get("image_processor")

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 # What libav reads as a film, in any capitals. Of several files of one clip, the first of these is used.
 VIDEO_SUFFIXES = (".avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .ogv .3gp .ts .gif .mts .m2ts .m2t .vob .m1v .m2v "
                   ".mpe .mpv .tod .mod .qt .f4v .3g2 .asf .divx .ogm .rm .rmvb .mxf .dv .y4m .mjpeg .mjpg").split()
-# What lies beside videos and is none: texts, lists, subtitles, pictures, sound, features, archives, previews of cameras.
+# What lies beside videos and is none: texts, lists, subtitles, pictures, sound, features, archives, what cameras and discs add.
 OTHER_SUFFIXES = frozenset((
     ".txt .md .rst .csv .tsv .json .jsonl .yaml .yml .xml .html .log .pdf .doc .docx .xls .xlsx .nfo .url .ini .db .lnk .py .sh "
-    ".ipynb .md5 .sha1 .sha256 .srt .vtt .ass .sub .idx .jpg .jpeg .png .webp .bmp .tif .tiff .svg .thm .lrv .wav .mp3 .m4a .aac "
-    ".flac .npy .npz .pt .pkl .pickle .mat .h5 .hdf5 .zip .tar .gz .tgz .bz2 .xz .rar .7z").split())
+    ".ipynb .md5 .sha1 .sha256 .srt .vtt .ass .sub .sup .idx .jpg .jpeg .jfif .png .webp .bmp .tif .tiff .svg .heic .heif .avif .dng "
+    ".cr2 .cr3 .nef .arw .aae .wav .mp3 .m4a .aac .flac .opus .wma .amr .aiff .ac3 .thm .lrv .cpi .mpl .bdm .moi .modd .ifo .bup "
+    ".npy .npz .pt .pth .pkl .pickle .mat .h5 .hdf5 .parquet .arrow .safetensors .zip .tar .gz .tgz .bz2 .xz .zst .rar .7z").split())
 OF_SYSTEMS = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "icon\r"}
 
 UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # lone surrogates: bytes that are not UTF-8
@@ -106,8 +107,8 @@ def existing_folder(root: Path, expected: str) -> Path:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Files and folders in it, sorted, without hidden ones."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    """Files and folders in it, sorted, without hidden ones and those of systems."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name.casefold() not in OF_SYSTEMS)
 
 
 def same_content(files: Iterable[Path]) -> list[list[Path]]:

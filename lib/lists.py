@@ -145,7 +145,7 @@ def in_folders(root: Path, files: Collection[Path], why: str) -> list[str]:
 
 
 def unknown_suffixes(root: Path, files: Iterable[Path]) -> list[str]:
-    return [f"{file.relative_to(root)}: {file.suffix or 'no suffix'} is no suffix of a video that is known here"
+    return [f"{file.relative_to(root)}: {f'{file.suffix} is' if file.suffix else 'it has'} no suffix of a video that is known here"
             for file in files if may_be_video(file)]
 
 

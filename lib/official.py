@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lib.folders import entries, existing_folder, same_content
+from lib.folders import entries, existing_folder, is_video_name, same_content
 from lib.kinetics import list_charades, list_kinetics400
-from lib.lists import ListError, Once, VideoList, list_folder, recogniser
+from lib.lists import ListError, Once, VideoList, in_folders, list_folder, recogniser
 from lib.splits import SIZES, list_hmdb51, list_ucf101
 
 # What the official lists name. Kinetics' copies have shrunk since: these are the sizes of its lists of 2017.
@@ -52,7 +52,17 @@ def _own_parts(root: Path, *, compare: bool) -> dict[str, VideoList]:
                                 f"are: {[entry.name for entry in entries(root)][:8]}")
     classes.sort()
     parts = {part: _in_classes(videos, classes, root) for part, videos in found.items()}
+    next(iter(parts.values())).left_out.extend(_beside_parts(root, parts))
     return _without_copies(parts, root) if compare else parts
+
+
+def _beside_parts(root: Path, parts: dict[str, VideoList]) -> list[str]:
+    """Words on clips beside the folders of the parts, loose or in a folder that looks like a class. (Deeper ones are of another
+    data set.)"""
+    used = {videos.videos[0].path.parent.parent.resolve() for videos in parts.values()}
+    idle = [entry for entry in entries(root) if entry.resolve() not in used]
+    clips = [file for entry in idle for file in (entries(entry) if entry.is_dir() else [entry]) if file.is_file() and is_video_name(file)]
+    return in_folders(root, clips, f"beside the folders of the parts ({', '.join(parts)}), so in none of them: move them into a class of one")
 
 
 def _in_classes(videos: VideoList, classes: list[str], root: Path) -> VideoList:

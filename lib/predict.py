@@ -74,7 +74,7 @@ def load_model(name_or_path: str | Path, *, device: str = "cpu") -> tuple[VideoC
     """An adapted model, or an image CLIP whose frames are averaged, with its tokenizer, in evaluation mode.
 
     name_or_path: a folder (absolute, or relative to this repository) or a hub id. Raises FileNotFoundError for what can only
-    be a folder and has no model in it, ValueError for another checkpoint, one that is not whole, a hub id that cannot be read, and
+    be a folder and has no model in it, ValueError for a file, another checkpoint, one that is not whole, a hub id that cannot be read, and
     a device that is not there.
     """
     name, there = checkpoint_name(os.path.expanduser(name_or_path)), usable_device(device)
@@ -82,7 +82,7 @@ def load_model(name_or_path: str | Path, *, device: str = "cpu") -> tuple[VideoC
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         inside = [path.parent.name for path in sorted(Path(name).glob("*/config.json"))]
         raise FileNotFoundError(f"{name}: no model, it has no config.json; " + (f"its folders {', '.join(inside)} have one" if inside else wanted))
-    if not Path(name).is_dir() and (Path(name).exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)):
+    if not Path(name).exists() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise FileNotFoundError(f"{ROOT / name}: no such folder; {wanted}")
     adapted = model_type(name) == VideoCLIPConfig.model_type
     model = VideoCLIP.from_pretrained(name) if adapted else VideoCLIP.from_image_clip(name, temporal="none")

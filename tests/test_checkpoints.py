@@ -83,7 +83,6 @@ BEYOND = 1e30  # what float16 cannot hold
      r"pytorch_model\.bin is a pointer of Git LFS"),
     (shard(lambda path: path.write_text(POINTER)), r"model-00002-of-\d+\.safetensors is a pointer of Git LFS"),
     # files that are absent or cut short
-    (remove("config.json"), r"no folder or hub id with a readable config\.json: copy it"),
     (remove("model.safetensors"), r"no model\.safetensors and no pytorch_model\.bin, only .*tokenizer\.json.*copy it"),
     (shard(Path.unlink), r"model-00002-of-\d+\.safetensors is absent: copy it"),
     (remove("tokenizer.json"), r"tokenizer's files are absent \(vocab\.json, merges\.txt\): fetch tokenizer\.json"),
@@ -126,9 +125,27 @@ def test_a_checkpoint_that_cannot_be_used_is_one_error_with_folder_file_and_reme
         load_model(clip)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+def test_a_snapshot_of_the_hubs_cache_is_read_and_a_link_to_what_was_not_fetched_is_named(clip, name):
+    processor()(clip)
+    shutil.copytree(clip, blobs := clip.parent / "blobs")  # there: snapshots/<revision>/<name> -> ../../blobs/<hash>
+    for path in clip.iterdir():
+        path.unlink()
+        path.symlink_to(f"../blobs/{path.name}")
+    load_model(clip)
+    (blobs / name).unlink()
+    with pytest.raises(ValueError, match=rf"(?s){clip}.*{name}"):
+        load_model(clip)
+
+
 def test_a_file_of_weights_is_no_folder(clip):
     with pytest.raises(ValueError, match=r"model\.safetensors is a file: give the folder that holds it"):
         load_model(clip / "model.safetensors")
+    remove("config.json")(clip)
+    with pytest.raises(FileNotFoundError, match=rf"{clip}: no model, it has no config\.json; give the folder"):
+        load_model(clip)
+    with pytest.raises(ValueError, match=rf"{clip}: no folder or hub id with a readable config\.json: copy it"):
+        VideoCLIP.from_image_clip(str(clip), temporal="none")
 
 
 @pytest.mark.parametrize("harmless", [

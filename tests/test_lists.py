@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import layouts
 import pytest
@@ -332,12 +333,13 @@ def test_the_suffixes_of_cameras_discs_and_telephones_are_among_them():
 
 @pytest.mark.parametrize("name, content, left_out", [
     ("clip.dav", b"", True), ("clip", b"\0\0\1\xba", True), ("clip.mp4.part", b"\0\0\0\x18ftyp", True), ("notes.txt", b"", False),
-    ("README", b"", False), ("rules.cfg", b"a text", False), ("thumb.JPG", b"\xff\xd8\0", False), ("clip.srt", b"", False)])
+    ("README", b"", False), ("rules.cfg", b"a text", False), ("thumb.JPG", b"\xff\xd8\0", False), ("clip.srt", b"", False),
+    ("IMG_0001.HEIC", b"\0\0\0$ftypheic", False), ("VTS_01_0.IFO", b"DVDVIDEO-VTS\0", False), ("MOV001.MOI", b"V6\0", False)])
 def test_a_file_of_unknown_suffix_is_left_out_by_name_if_it_may_be_a_video(tmp_path, name, content, left_out):
     make_files(tmp_path, "run/a.mp4", f"run/{name}")
     (tmp_path / "run" / name).write_bytes(content)
-    suffix = (tmp_path / name).suffix or "no suffix"
-    assert list_folder(tmp_path).left_out == [f"run/{name}: {suffix} is no suffix of a video that is known here"] * left_out
+    suffix = f"{Path(name).suffix} is" if Path(name).suffix else "it has"
+    assert list_folder(tmp_path).left_out == [f"run/{name}: {suffix} no suffix of a video that is known here"] * left_out
     assert list_folder(tmp_path).extra == [f"run/{name}"]
 
 
@@ -389,6 +391,13 @@ def test_the_parts_of_ones_own_folder_have_the_classes_of_all(tmp_path):
     make_files(tmp_path, "validation/run/f.mp4")
     with pytest.raises(ListError, match="two folders of the part validation, val and validation: keep one"):
         list_videos("folder", tmp_path)
+
+
+def test_clips_beside_the_parts_of_ones_own_folder_are_left_out_by_name(tmp_path):
+    make_files(tmp_path, "train/run/a.mp4", "real/run/b.mp4", "walk/c.mp4", "walk/d.MOV", "e.avi", "notes.txt", "@eaDir/f.mp4", "UCF-101/TaiChi/g.avi")
+    (tmp_path / "test").symlink_to("real")
+    why = "beside the folders of the parts (train, test), so in none of them: move them into a class of one"
+    assert list_videos("folder", tmp_path)["train"].left_out == [f"e.avi: {why}", f"walk/: 2 videos, {why}"]
 
 
 # ---- contradictions -------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_an_image_clip_and_an_adapted_one_are_loaded_and_agree_before_training(t
     np.testing.assert_allclose(found.embedding, rows.embedding, atol=1e-5)
     for place, message in ((tmp_path / "absent", "absent: no such folder; give the folder of a CLIP or of an adapted model .* or a hub id"),
                            (tmp_path, "no config.json; its folders student, teacher have one"),
-                           (tmp_path / "teacher" / "config.json", "config.json: no such folder")):
+                           (tmp_path / "teacher" / "config.json", "config.json is a file: give the folder")):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             load_model(place)
 
