@@ -38,8 +38,9 @@ def absent(params: Params, *, profile: str) -> list[str]:
     problems = absent_files(params)
     for dataset in datasets_of(params):
         if not place_of(params, dataset).is_dir():
+            given = place_of(params, dataset) != place_of(load(profile=profile), dataset)
             problems.append(f"{dataset}: {place_of(params, dataset)} is no folder\n  get it: {SOURCES[dataset]}\n"
-                            f"  edit:   {line_of(f'data_{dataset}', profile)}")
+                            f"  edit:   {line_of(f'data_{dataset}', profile)}{', in whose place DATA= or an override stands' * given}")
     made = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
     if not made and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(f"clip: {params.clip} is neither a folder nor can be had from the Hugging Face hub\n"

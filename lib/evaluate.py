@@ -104,7 +104,8 @@ def _evaluate(params: Params, folder: Path) -> dict:
     torch.set_num_threads(params.threads)
     if not (folder / "adapt.json").exists():
         raise FileNotFoundError(f"{folder}: no finished adaptation here (adapt.json); "
-                                "run 02_adapt with the same parameters first")
+                                "run 02_adapt with the same parameters first. If they are another run's but for "
+                                "its evaluation, copy the folder of that run to this place")
     adapted = read_json(folder / "adapt.json")
     if not params.made(adapted, AdaptParams):
         what = "other parameters" if adapted["params_hash"] != params.stage_hash(AdaptParams) else "data from another folder"
