@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lib.backbone import VideoCLIP
 from lib.checkpoints import checkpoint_name, load_tokenizer
 from lib.data import list_dataset, test_parts, train_part
+from lib.devices import usable_device
 from lib.fields import AdaptParams, Params
 from lib.files import read_json
 from lib.params import ROOT, elsewhere, lists_of, place_of
@@ -23,11 +24,15 @@ from lib.preflight import Parts, check_model, check_run
 from lib.suites import Run, read_suite, runs_of, state_of
 
 
-def problems_of(runs: list[Run]) -> list[str]:
+def problems_of(runs: list[Run], *, here: bool = True) -> list[str]:
     """What stops the runs that are not done, a text each with the rows that it stops. A world that is yet to be rendered is not
-    looked for, nor a CLIP that is yet to be made."""
+    looked for, nor a CLIP that is yet to be made. here: on this machine, whose devices they need."""
     problems, look = {}, _looker()
     for run in (run for run in runs if state_of(run)[0] != "done"):
+        try:
+            usable_device(run.params.device if here else "cpu")
+        except ValueError as error:
+            problems.setdefault(str(error), []).append(run.ablation)
         if "embedded" in (run.params.dataset, *run.params.evaluate_on) and not (place_of(run.params, "embedded") / "world.json").exists():
             continue
         adapted = (record := run.folder / "adapt.json").exists() and run.params.made(read_json(record), AdaptParams)
@@ -64,7 +69,7 @@ def _looker() -> Callable[[Params, str], Parts]:
 def main() -> int:
     config = json.loads(os.environ["LSS_CONFIG"])
     overrides = elsewhere(config["profile"], config.get("data") or "")
-    problems = problems_of(runs_of(read_suite(config["suite"]), config["profile"], overrides))
+    problems = problems_of(runs_of(read_suite(config["suite"]), config["profile"], overrides), here=not config.get("cluster"))
     if problems:
         print("\n".join([f"{config['profile']}, suite {config['suite']}: nothing was begun", *problems]), file=sys.stderr)
     return 2 if problems else 0

@@ -117,12 +117,17 @@ def check_probe(params: Params, dataset: str, part: str, train: VideoList, test:
                                                        if listed[label] else "no training clip") for label in asked if not counts[label]]:
         raise ValueError(f"{dataset}, {part}: {'; '.join(lacking)}, but is asked for: add clips, or take the data set out of probe_on")
     groups = groups_of(dataset, train)
-    with _said_of(f"{dataset}, {part}"):
+    problems = []
+    try:
         hold_out(labels[known], None if groups is None else groups[known], fraction=params.probe_held_out, seed=params.probe_seed,
                  classes=classes)
+    except ValueError as error:
+        problems.append(f"{dataset}, {part}: {error}")
     if (k := max(params.knn_k)) > known.sum():
-        raise ValueError(f"{dataset}, {part}: knn_k: {k} neighbours are asked for, but there are only {known.sum()} training clips: lower "
-                         "it, or take the data set out of probe_on")
+        problems.append(f"{dataset}, {part}: knn_k: {k} neighbours are asked for, but there are only {known.sum()} training clips: lower "
+                        f"it to {known.sum()}, or take the data set out of probe_on")
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def concepts_of(params: Params, dataset: str, parts: Parts) -> list[Concept]:

@@ -73,7 +73,7 @@ def snakemake(settings: Settings, *options: str) -> list[str]:
 
 def configuration(settings: Settings, **more: str) -> dict[str, str]:
     """The environment of a call of Snakemake. On its command line values would lose quotes and what follows a #."""
-    config = {name: getattr(settings, name) for name in ("profile", "suite", "data", "devices")} | more
+    config = {name: getattr(settings, name) for name in ("profile", "suite", "data", "devices", "cluster")} | more
     return os.environ | {"LSS_CONFIG": json.dumps(config)}
 
 

@@ -110,6 +110,10 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
     assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
     assert trained.startswith("no_language, lss: 2 things are in the way") and "4 training videos make no batch of 5" in trained
     assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
+    elsewhere = runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5, "device": "cuda:99"})
+    (told,) = problems_of(elsewhere)
+    assert told.startswith("image_clip, no_language, lss: device: 'cuda:99' cannot be used on ")
+    assert problems_of(elsewhere, here=False) == []  # on a cluster it is another machine's
 
 
 def test_a_checkpoint_that_a_run_would_stop_with_is_told_before_the_first_job(tmp_path):
