@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def check(paths: Sequence[Path], *, root: Path, workers: int, known: pd.DataFram
 
     Entries of `known` whose file has not changed are taken over. A file that kills its process is an entry with that as
     its error. Every `KEPT_EVERY` files, the entries so far are written to `unfinished`: the `known` of another try.
+    Raises OSError if processes die whatever they do.
     """
     names = [os.path.relpath(path, root) for path in paths]
     rows = {} if known is None else {row["path"]: row for row in known.to_dict("records")}
@@ -82,6 +84,7 @@ def check(paths: Sequence[Path], *, root: Path, workers: int, known: pd.DataFram
             _in_parallel(todo, workers, progress, rows, keep)
             todo = [(path, name) for path, name in todo if name not in rows]
             if todo:  # a process died, and all that were under way with it: find out which file it was
+                _insist_on_processes()
                 path, name = todo.pop(0)
                 _in_parallel([(path, name)], 1, progress, rows, keep)
                 rows.setdefault(name, dict.fromkeys(COLUMNS, 0) | {
@@ -94,7 +97,10 @@ def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm, row
                  keep: Callable[[], None]) -> None:
     """Adds to `rows` the entries of all files, or of those that were done when a process died; `keep` after each."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        jobs = [pool.submit(entry, path, name) for path, name in todo]
+        jobs = []
+        with suppress(BrokenProcessPool):  # a process may die before the last file of many is handed in
+            for path, name in todo:
+                jobs.append(pool.submit(entry, path, name))
         for job in as_completed(jobs):
             try:
                 rows[job.result()["path"]] = job.result()
@@ -102,6 +108,17 @@ def _in_parallel(todo: list[tuple[Path, str]], workers: int, progress: tqdm, row
                 continue
             progress.update()
             keep()
+
+
+def _insist_on_processes() -> None:
+    """Raises OSError if a process dies that does nothing: no file is to blame then."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise OSError("decoding processes end as soon as they are started; what they print stands above. Look for free memory, "
+                          "`ulimit -u` and /dev/shm; a script that checks data needs `if __name__ == \"__main__\":` around "
+                          "what it does") from None
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import deadly
@@ -11,7 +13,7 @@ from conftest import svt_settings
 
 from lib import check, manifest
 from lib.data import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
-from lib.params import load
+from lib.params import ROOT, load
 from lib.views import EvalView
 
 
@@ -43,6 +45,16 @@ def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, m
     evaluation = EvaluationViews(parts["test"].videos, [EvalView(2, 1, 1, 24)])
     batch = collate([evaluation[index] for index in range(4)])
     assert batch.indices.tolist() == [0, 1, 2] and batch.errors[0][1].reason == "decoding kills the process"
+
+
+def test_no_file_is_blamed_where_no_process_can_work(write_video, gray_frames, tmp_path):
+    write_video(tmp_path / "a.mp4", gray_frames(4))
+    script = tmp_path / "script.py"  # its processes run it again, which ends them
+    script.write_text("from pathlib import Path; from lib import manifest\n"
+                      f"print(manifest.check([Path({str(tmp_path / 'a.mp4')!r})], root=Path({str(tmp_path)!r}), workers=1))")
+    done = subprocess.run([sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "kills the process" not in done.stdout
+    assert 'end as soon as they are started; what they print stands above.' in done.stderr.splitlines()[-1]
 
 
 def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
