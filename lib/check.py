@@ -94,7 +94,7 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     problems = defects(parts, manifest.errors(table, place))
     for heading, names in problems.items():
         print(f"  {heading}:", *names, sep="\n    ")
-    print(f"  {dataset} is {'not ' * bool(problems)}whole")
+    print(f"  {dataset} is {'not whole: ' if problems else 'whole'}{'; '.join(problems)}")  # again, below all the names
     return not problems
 
 
