@@ -19,6 +19,7 @@ from lib.data import list_dataset, test_parts, train_part
 from lib.devices import usable_device
 from lib.fields import AdaptParams, Params
 from lib.files import read_json
+from lib.lists import defects
 from lib.params import ROOT, elsewhere, lists_of, place_of
 from lib.preflight import Parts, check_model, check_run
 from lib.suites import Run, read_suite, runs_of, state_of
@@ -61,6 +62,8 @@ def _looker() -> Callable[[Params, str], Parts]:
                   train_part(params) if dataset == params.dataset else "", *(test_parts(params, dataset) if dataset in params.evaluate_on else ()))
         if wanted not in found:
             found[wanted] = list_dataset(params, dataset)
+            if dataset != "embedded" and (lacking := defects(found[wanted], {})):  # else `allow_missing` would have stopped it
+                print(f"{dataset}: goes on without what is missing: {'; '.join(lacking)}", flush=True)
         return found[wanted]
 
     return look

@@ -102,12 +102,13 @@ def test_what_check_data_has_found_broken_does_not_count(tmp_path):
         check_run(own, adapt=True)
 
 
-def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path):
+def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path, capsys):
     data = ucf101(tmp_path, {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})
     own = {"data_ucf101": str(data), "knn_k": [2], "batch_size": 5, "manifests": str(tmp_path / "none")}
     runs = runs_of(read_suite("reproduce"), "ucf101", own)
     untrained, trained = problems_of(runs)
     assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
+    assert capsys.readouterr().out.startswith("ucf101: goes on without what is missing: 244 of 250 listed clips have no file; 99 of 101 classes")
     assert trained.startswith("no_language, lss: 2 things are in the way") and "4 training videos make no batch of 5" in trained
     assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
     elsewhere = runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5, "device": "cuda:99"})
