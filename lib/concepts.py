@@ -14,6 +14,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
@@ -56,7 +57,7 @@ def encode_texts(
 ) -> Tensor:
     """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError` as `token_ids` does."""
     ids, embeddings = token_ids(model, tokenizer, texts), []
-    for start in range(0, len(ids), batch_size):
+    for start in tqdm(range(0, len(ids), batch_size), desc="texts", unit="batch", leave=False, disable=len(ids) <= batch_size):
         batch = tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
         embedding = model.encode_text(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))
         embeddings.append(F.normalize(embedding.float(), dim=-1))

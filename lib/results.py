@@ -42,6 +42,11 @@ def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
     return dataset
 
 
+def _with_clips(found: dict) -> int:
+    """How many of the classes that a record's data set is asked for have clips: Kinetics' names are all asked for."""
+    return len({*found["classes"]} - {name for part in found.get("parts", {}).values() for name in part.get("absent_classes", [])})
+
+
 def reported(dataset: str, part: str) -> bool:
     """Whether tables show a part: what choices were made on is no result. Kinetics' test labels are not public."""
     return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
@@ -56,8 +61,7 @@ def collect(runs: list[Run]) -> Collected:
     records = [read_json(run.folder / "metrics.json") if state == "done" else None
                for run, (state, _) in zip(runs, states)]
     adapted = [read_json(run.folder / "adapt.json") if record else {} for run, record in zip(runs, records)]
-    num_classes = {name: len(found["classes"]) for record in records if record
-                   for name, found in record["datasets"].items()}
+    num_classes = {name: (len(found["classes"]), _with_clips(found)) for record in records if record for name, found in record["datasets"].items()}
     before = {run.world_seed: load_file(run.folder / "correct.safetensors")
               for run, record in zip(runs, records) if record and run.ablation == "image_clip"}
     values, lines, data, classes = [], [], {}, {}  # data: of each data set the first hash of its files, and whose it is
@@ -65,12 +69,12 @@ def collect(runs: list[Run]) -> Collected:
         entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
         for dataset in run.params.evaluate_on:
             key = {"run": run.ablation, "world_seed": run.world_seed, "seed": run.seed,
-                   "dataset": dataset_name(dataset, run.world_seed, num_classes.get(dataset))}
+                   "dataset": dataset_name(dataset, run.world_seed, num_classes[dataset][1] if dataset in num_classes else None)}
             counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
             lines.append(key | {"state": state, "where": where} | counted)
             if not record:
                 continue
-            classes[key["dataset"]] = count = num_classes[dataset]
+            classes[key["dataset"]] = count = num_classes[dataset][0]
             seen = record["datasets"][dataset]["data"]
             first, place = data.setdefault(key["dataset"], (seen, _place(run)))
             if seen != first:

@@ -312,6 +312,9 @@ def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
     whole = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
     assert line(whole, run="lss", protocol="linear_probe", metric="top1")["paper"] == "91.1"
     assert line(whole, run="lss", protocol="zero_shot", metric="top1")["paper"] == "not available"
+    record["datasets"]["ucf101"]["parts"] = {"test-1": {"absent_classes": [f"c{i}" for i in range(97)]}}  # asked for, but without clips
+    write_json(run.folder / "metrics.json", record)
+    assert set(tables.long_table(results.collect([run]), ["zero_shot"])["dataset"]) == {"ucf101 (4 of 101 classes)"}
 
 
 def test_the_summary_shows_the_published_numbers_of_the_same_rows(outputs):
