@@ -26,8 +26,9 @@ from lib.views import CLIP_MEAN, CLIP_STD, ViewSettings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: of several processes, none waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+    """The longest files first: of several processes, none waits for them at the end."""
+    longest = ["test_real_path.py", "test_workflow.py", "test_distributed.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 def svt_settings(**changes) -> ViewSettings:

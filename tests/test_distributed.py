@@ -51,18 +51,23 @@ def test_processes_together_train_as_one_does(tiny, tmp_path, capfd, ablation, d
     assert "loss=" in capfd.readouterr().out  # the progress of the processes is shown where they were launched
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    launch(tiny(devices=2, checkpoint_every=3), "lss", folder)
+    return folder
+
+
 # A kill loses the steps since the checkpoint; of SIGTERM to one, all learn, and stop after the same step.
 @pytest.mark.parametrize("accident, first_step", [("SIGKILL 4", 3), ("SIGTERM 4", 5)])
 def test_processes_are_started_again_and_go_on_from_the_checkpoint(
-        tiny, tmp_path, monkeypatch, capfd, accident, first_step):
-    params = tiny(devices=2, checkpoint_every=3)
-    launch(params, "lss", tmp_path / "whole")
+        tiny, undisturbed, tmp_path, monkeypatch, capfd, accident, first_step):
     monkeypatch.setenv("ACCIDENT", accident)
-    launch(params, "lss", tmp_path / "killed", module="tests.dying")
+    launch(tiny(devices=2, checkpoint_every=3), "lss", tmp_path, module="tests.dying")
     assert f"going on from step {first_step} of 8" in capfd.readouterr().out
-    whole, killed = (load_file(tmp_path / run / "student" / "model.safetensors") for run in ("whole", "killed"))
+    whole, killed = (load_file(run / "student" / "model.safetensors") for run in (undisturbed, tmp_path))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+    assert losses(undisturbed) == losses(tmp_path)
 
 
 def test_processes_that_fail_say_why_where_they_were_launched(tiny, tmp_path, monkeypatch, capfd):
