@@ -197,7 +197,7 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     assert set(probes.index) == {(row, dataset, "linear_probe") for row in ["chance", *rows] for dataset in ("ucf101", "hmdb51")}
     text = (place / "tables/zero_shot.md").read_text()
     for line in ("ucf101 (4 of 101 classes): 20 of 387 test clips decoded; 367 have no file", "hmdb51 (4 of 51 classes): 23 of 343 test clips decoded",
-                 "kinetics400: 8 of 8 test clips decoded"):
+                 "kinetics400 (4 of 400 classes): 8 of 8 test clips decoded"):
         assert line in text
     figures = json.loads((place / "figures/figures.json").read_text())
     assert {"accuracies_ucf101", "accuracies_hmdb51", "accuracies_kinetics400", "confusion", "training"} <= set(figures["made"])
