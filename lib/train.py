@@ -174,10 +174,11 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
               "absent_classes": len(videos.absent_classes), "left_out": len(videos.left_out),
               "concepts": len(concepts), "steps": steps, "bad_videos": bad, "collapse_warnings": warnings, "warnings": length.warnings,
               "seconds": round(time.time() - started, 1), "memory_gb": round(memory_gb(device), 3), **made}
-    if distributed.rank() == 0:
-        for name, model in (("student", student), ("teacher", teacher)):
-            save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
-        write_json(folder / "adapt.json", record)
+    with distributed.stop_requests():  # after the last step a run that is told to stop finishes
+        if distributed.rank() == 0:
+            for name, model in (("student", student), ("teacher", teacher)):
+                save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
+            write_json(folder / "adapt.json", record)
     return record
 
 
