@@ -51,17 +51,17 @@ export USER ?= $(shell id -u)
 .PHONY: reproduce ablations status check-data publish clean-cache test lab
 
 reproduce ablations status check-data publish: .venv/installed
-	@.venv/bin/python -m lib.workflow $@
+	@.venv/bin/python -m workflow.make $@
 
 clean-cache: .venv/installed
-	@.venv/bin/python -m lib.cache
+	@.venv/bin/python -m workflow.cache
 
 # A file of tests is one process's: what its tests share is made once.
 test: .venv/installed
 	.venv/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lab: .venv/installed
-	.venv/bin/python -m lib.lab
+	.venv/bin/python -m workflow.lab
 
 .venv/installed: pyproject.toml constraints.txt
-	@"$$PYTHON" -m lib.environment
+	@"$$PYTHON" -m workflow.environment

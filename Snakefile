@@ -15,17 +15,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib import manifest
-from lib.check import absent, datasets_of
-from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.files import results_folder
-from lib.params import ParamsError, elsewhere
-from lib.suites import folder_of, made_otherwise, read_suite, runs_of, runs_of_table, state_of
-from lib.tables import summary, tables_of_rows
-from lib.workflow import PUBLISHED
+from lib.video import manifest
+from lib.datasets.check import absent, datasets_of
+from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.run.files import results_folder
+from lib.run.params import ParamsError, elsewhere
+from lib.study.suites import folder_of, made_otherwise, read_suite, runs_of, runs_of_table, state_of
+from lib.study.tables import summary, tables_of_rows
+from workflow.make import PUBLISHED
 
 ROOT = Path(workflow.basedir)
-config = json.loads(os.environ.get("LSS_CONFIG", "{}")) | config  # of lib/workflow.py, beneath what --config says
+config = json.loads(os.environ.get("LSS_CONFIG", "{}")) | config  # of workflow/make.py, beneath what --config says
 PROFILE = config.get("profile", "embedded")
 SUITE = config.get("suite", "reproduce")
 DATA = str(config.get("data") or "")
@@ -99,10 +99,10 @@ HOW_OVERRIDES = json.dumps(HOW)
 PYTHON = sys.executable
 # What failed has a mark beside its log; what was stopped by a signal has none.
 CLEAR = "rm -f {log:q}.failed; "
-NOTEBOOK = """{PYTHON:q} -m lib.execute {params.notebook} {params.executed:q} {params.arguments:q} {HOW_OVERRIDES:q} > {log:q} 2>&1 \\
+NOTEBOOK = """{PYTHON:q} -m workflow.execute {params.notebook} {params.executed:q} {params.arguments:q} {HOW_OVERRIDES:q} > {log:q} 2>&1 \\
     || {{ status=$?; [ $status -ge 128 ] || touch {log:q}.failed; tail -n 25 {log:q}; exit $status; }}"""
 PAPERMILL = CLEAR + NOTEBOOK
-ON_DEVICES = CLEAR + "{PYTHON:q} -m lib.devices {resources.gpu} " + NOTEBOOK
+ON_DEVICES = CLEAR + "{PYTHON:q} -m lib.run.devices {resources.gpu} " + NOTEBOOK
 
 
 rule all:
@@ -127,7 +127,7 @@ for record, run in worlds.items():
 
     rule:
         name: f"world_{run.world_seed}"
-        output: update(record)  # lib/world.py wants to see whose world it is
+        output: update(record)  # lib/world/render.py wants to see whose world it is
         log: f"{OUT}/worlds/{run.world_seed}/11_world.log"
         params:
             notebook="11_world",
@@ -167,7 +167,7 @@ for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run
         # else has changed in the jobs behind an `ancient` input whose own job runs.
         # A command is filled in when it runs, after this loop: it takes its data set from the name of its rule.
         shell:
-            "rule={rule}; {PYTHON:q} -m lib.check {PROFILE:q} --dataset ${{rule#check_}} --data={DATA:q} "
+            "rule={rule}; {PYTHON:q} -m lib.datasets.check {PROFILE:q} --dataset ${{rule#check_}} --data={DATA:q} "
             "--workers {threads} 2>&1 | tee {log:q} || test -f {output:q}"
 
 

@@ -1,1 +1,1 @@
-"""Language-tied self-supervision: an image CLIP adapted to video in action concept spaces."""
+"""Language-based Self-Supervision (LSS): an image CLIP adapted to video in language-based action concept spaces."""

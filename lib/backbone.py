@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from lib.checkpoints import is_rgb, load_whole, normalisation
-from lib.views import CLIP_MEAN, CLIP_STD
+from lib.run.clip_files import is_rgb, load_whole, normalisation
+from lib.video.views import CLIP_MEAN, CLIP_STD
 
 Temporal = Literal["none", "divided", "divided_copied", "joint"]
 
@@ -51,7 +51,9 @@ class VideoCLIPConfig(CLIPConfig):
         if self.temporal_positions < 1:
             raise ValueError(f"temporal_positions must be at least 1, not {self.temporal_positions}")
         if not is_rgb(self.image_mean, 0, 1) or not is_rgb(self.image_std, 1e-6, 1e6):
-            raise ValueError(f"image_mean and image_std must be three numbers in 0..1 and above 0, not {self.image_mean}, {self.image_std}")
+            raise ValueError(
+                f"image_mean and image_std must be three numbers in 0..1 and above 0, not {self.image_mean}, {self.image_std}"
+            )
         for name in ("image_size", "patch_size"):
             value = getattr(self.vision_config, name)
             if not isinstance(value, int):
@@ -83,8 +85,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         # Cut along the last axis: along an axis of its own for the three, their gradient would be copied twice.
-        q, k, v = (rearrange(part, "b n (heads w) -> b heads n w", heads=self.heads)
-                   for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (
+            rearrange(part, "b n (heads w) -> b heads n w", heads=self.heads) for part in self.qkv(x).chunk(3, dim=-1)
+        )
         x = F.scaled_dot_product_attention(q[:, :, ::stride], k, v, dropout_p=self.dropout if self.training else 0.0)
         return self.out(rearrange(x, "b heads n w -> b n (heads w)"))
 
@@ -165,7 +168,7 @@ class VideoTransformer(nn.Module):
     def forward(self, videos: Tensor) -> VideoCLIPOutput:
         """'b c t h w' -> features 'b w', embedding 'b d'. Any t; h and w multiples of the patch.
 
-        Pixels are normalised with OpenAI's mean and standard deviation (`lib/views.py`), whatever the image CLIP.
+        Pixels are normalised with OpenAI's mean and standard deviation (`lib/video/views.py`), whatever the image CLIP.
         """
         if videos.ndim != 5 or videos.shape[1] != self.channels or not videos.is_floating_point():
             raise ValueError(
@@ -177,8 +180,10 @@ class VideoTransformer(nn.Module):
             raise ValueError(f"frames of {height} x {width} pixels: both must be multiples of the patch, {self.patch}")
 
         if (self.image_mean, self.image_std) != (CLIP_MEAN, CLIP_STD):
-            mean, std, own_mean, own_std = (rearrange(videos.new_tensor(values), "c -> c 1 1 1")
-                                            for values in (CLIP_MEAN, CLIP_STD, self.image_mean, self.image_std))
+            mean, std, own_mean, own_std = (
+                rearrange(videos.new_tensor(values), "c -> c 1 1 1")
+                for values in (CLIP_MEAN, CLIP_STD, self.image_mean, self.image_std)
+            )
             videos = (videos * std + mean - own_mean) / own_std
         patches = rearrange(videos, "b c t (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
         x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))

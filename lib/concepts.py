@@ -18,10 +18,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
-from lib.fields import Params
-from lib.params import FOLDER
-from lib.vocabulary import Concept, ConceptError, read_prompts
-
+from lib.language.vocabulary import Concept, ConceptError, read_prompts
+from lib.run.fields import Params
+from lib.run.params import FOLDER
 
 # ---- texts to directions -------------------------------------------------------------------------------------------
 
@@ -57,13 +56,18 @@ def encode_texts(
 ) -> Tensor:
     """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError` as `token_ids` does."""
     ids, embeddings = token_ids(model, tokenizer, texts), []
-    for start in tqdm(range(0, len(ids), batch_size), desc="texts", unit="batch", leave=False, disable=len(ids) <= batch_size):
+    for start in tqdm(
+        range(0, len(ids), batch_size), desc="texts", unit="batch", leave=False, disable=len(ids) <= batch_size
+    ):
         batch = tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
         embedding = model.encode_text(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))
         embeddings.append(F.normalize(embedding.float(), dim=-1))
     every = torch.cat(embeddings)
     if bad := (~every.isfinite().all(dim=-1)).nonzero().flatten().tolist():
-        raise ConceptError("texts for the text tower", [f"{texts[i]!r} has an embedding that is not finite: damaged weights" for i in bad])
+        raise ConceptError(
+            "texts for the text tower",
+            [f"{texts[i]!r} has an embedding that is not finite: damaged weights" for i in bad],
+        )
     return every
 
 
@@ -138,8 +142,15 @@ def description_space(
     return ConceptSpace([concept.label for concept in concepts], rows)
 
 
-def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: list[Concept], *,
-                   prompts: str, names: Sequence[str] = ("category", "description")) -> dict[str, ConceptSpace]:
+def concept_spaces(
+    params: Params,
+    model: VideoCLIP,
+    tokenizer: PreTrainedTokenizerBase,
+    concepts: list[Concept],
+    *,
+    prompts: str,
+    names: Sequence[str] = ("category", "description"),
+) -> dict[str, ConceptSpace]:
     """The text features of concepts (in the templates of the file `prompts`) and of their descriptions, by the name of
     the space."""
     spaces = {}
@@ -147,8 +158,9 @@ def concept_spaces(params: Params, model: VideoCLIP, tokenizer: PreTrainedTokeni
         templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
         spaces["category"] = category_space(model, tokenizer, concepts, templates)
     if "description" in names:
-        spaces["description"] = description_space(model, tokenizer, concepts, num_descriptions=params.num_descriptions,
-                                                  axes=params.description_axes)
+        spaces["description"] = description_space(
+            model, tokenizer, concepts, num_descriptions=params.num_descriptions, axes=params.description_axes
+        )
     return {name: spaces[name] for name in names}
 
 

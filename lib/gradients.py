@@ -11,10 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lib import distributed
 from lib.backbone import VideoCLIP, VideoCLIPOutput
-from lib.fields import Params
 from lib.objectives import Result
+from lib.run import distributed
+from lib.run.fields import Params
 
 WIDER = 8  # a pass without gradient remembers less than a tenth of one with: it takes so many times the videos
 
@@ -28,14 +28,22 @@ def forward_views(model: nn.Module, views: list[Tensor], *, precision: str) -> l
         pixels = rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w")
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             together = model(pixels)
-        for i, features, embedding in zip(members, together.features.float().chunk(len(members)),
-                                          together.embedding.float().chunk(len(members))):
+        for i, features, embedding in zip(
+            members, together.features.float().chunk(len(members)), together.embedding.float().chunk(len(members))
+        ):
             outputs[i] = VideoCLIPOutput(features, embedding)
     return [outputs[i] for i in range(len(views))]
 
 
-def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: nn.Module, views: list[Tensor],
-             labels: Tensor, counts: list[int]) -> tuple[Result, Tensor]:
+def backward(
+    params: Params,
+    student: VideoCLIP,
+    teacher: VideoCLIP,
+    objective: nn.Module,
+    views: list[Tensor],
+    labels: Tensor,
+    counts: list[int],
+) -> tuple[Result, Tensor]:
     """Adds the gradient of the loss of the whole batch to the student's and the objective's parameters.
 
     Args:
@@ -67,8 +75,12 @@ def backward(params: Params, student: VideoCLIP, teacher: VideoCLIP, objective: 
     for number, part in enumerate(parts):
         output = outputs[0] if alone else forward_views(student, part, precision=precision)
         rows = slice(first + number * micro, first + number * micro + len(part[0]))
-        pairs = [(tensor, whole.grad[rows]) for own, of_all in zip(output, student_views)
-                 for tensor, whole in zip(own, of_all) if whole.grad is not None]
+        pairs = [
+            (tensor, whole.grad[rows])
+            for own, of_all in zip(output, student_views)
+            for tensor, whole in zip(own, of_all)
+            if whole.grad is not None
+        ]
         torch.autograd.backward(*zip(*pairs))
     own = [p for p in objective.parameters() if p.grad is not None]
     for p in own:  # every process has the whole of these already; the sum makes them alike to the bit
@@ -83,8 +95,9 @@ def _cut(views: list[Tensor], size: int) -> list[list[Tensor]]:
     return [[view[first : first + size] for view in views] for first in range(0, share, size)]
 
 
-def _of_all(parts: list[list[VideoCLIPOutput]], num_views: int, model: VideoCLIP,
-            counts: list[int]) -> list[VideoCLIPOutput]:
+def _of_all(
+    parts: list[list[VideoCLIPOutput]], num_views: int, model: VideoCLIP, counts: list[int]
+) -> list[VideoCLIPOutput]:
     """The outputs of all processes' videos, view by view, from those of this process's micro-batches; no gradient."""
     sizes = [model.config.vision_config.hidden_size, model.config.projection_dim]
     rows = [torch.stack([torch.cat(view, dim=-1) for view in part], dim=1) for part in parts]  # 'b v (w d)'

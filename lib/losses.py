@@ -17,7 +17,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 # Distillation --------------------------------------------------------------------------------------------------------
 
 
@@ -85,12 +84,12 @@ class Memory(nn.Module):
 
     def recent(self) -> Tensor:
         """The rows remembered so far: 'm ...', m at most `size`."""
-        return self.rows[len(self.rows) - int(self.filled):]
+        return self.rows[len(self.rows) - int(self.filled) :]
 
     def push(self, rows: Tensor) -> None:
         """Remember 'n ...', forgetting the oldest."""
         size = len(self.rows)
-        self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows):]
+        self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
         self.filled = (self.filled + len(rows)).clamp(max=size)
 
 
@@ -149,7 +148,7 @@ class SinkhornBalance(nn.Module):
         balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.rounds)
         balanced = rearrange(balanced, "(n g) k -> g n k", g=logits.shape[0])
         self.memory.push(batch * temperature)
-        return balanced[:, len(videos) - len(batch):]
+        return balanced[:, len(videos) - len(batch) :]
 
 
 class Centring(nn.Module):

@@ -14,9 +14,16 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.fields import Params
-from lib.losses import (Centring, FeatureHead, SinkhornBalance, UniformPrior, concept_alignment, concept_distillation,
-                        feature_distillation)
+from lib.losses import (
+    Centring,
+    FeatureHead,
+    SinkhornBalance,
+    UniformPrior,
+    concept_alignment,
+    concept_distillation,
+    feature_distillation,
+)
+from lib.run.fields import Params
 
 
 class Result(NamedTuple):
@@ -29,8 +36,9 @@ class Result(NamedTuple):
 def _teacher_prior(params: Params, num_concepts: int) -> nn.Module | None:
     """What keeps the teacher's distributions from collapsing: Sinkhorn balancing, centring, or nothing."""
     if "sinkhorn" in params.prior:
-        return SinkhornBalance(num_concepts, global_views=params.global_views, rounds=params.sinkhorn_rounds,
-                               memory=params.prior_memory)
+        return SinkhornBalance(
+            num_concepts, global_views=params.global_views, rounds=params.sinkhorn_rounds, memory=params.prior_memory
+        )
     if "centring" in params.prior:
         return Centring(num_concepts, momentum=params.centre_momentum)
     return None
@@ -47,10 +55,16 @@ class ConceptObjective(nn.Module):
         super().__init__()
         self.params, self.spaces = params, nn.ModuleDict(spaces)
         sizes = {name: len(space.labels) for name, space in spaces.items()}
-        self.teacher_priors = nn.ModuleDict({name: prior for name, k in sizes.items()
-                                             if (prior := _teacher_prior(params, k))})
-        self.penalties = nn.ModuleDict({name: UniformPrior(k, memory=params.prior_memory) for name, k in sizes.items()
-                                        if "penalty" in params.prior})
+        self.teacher_priors = nn.ModuleDict(
+            {name: prior for name, k in sizes.items() if (prior := _teacher_prior(params, k))}
+        )
+        self.penalties = nn.ModuleDict(
+            {
+                name: UniformPrior(k, memory=params.prior_memory)
+                for name, k in sizes.items()
+                if "penalty" in params.prior
+            }
+        )
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
         """teacher: g views, student: v views, each of 'b' videos. Labels are not looked at."""
@@ -66,8 +80,11 @@ class ConceptObjective(nn.Module):
         loss = p.distillation_weight * sum(terms.values())
         if p.alignment_weight > 0:
             terms["alignment"] = concept_alignment(
-                teacher_category=p_t["category"], student_category=p_s["category"],
-                teacher_description=p_t["description"], student_description=p_s["description"])
+                teacher_category=p_t["category"],
+                student_category=p_s["category"],
+                teacher_description=p_t["description"],
+                student_description=p_s["description"],
+            )
             loss = loss + p.alignment_weight * terms["alignment"]
         for name, penalty in self.penalties.items():
             terms[f"prior_{name}"] = penalty(p_s[name])
@@ -82,11 +99,15 @@ class FeatureObjective(nn.Module):
     def __init__(self, params: Params, width: int):
         super().__init__()
         self.params = params
-        shape = {"hidden": params.head_hidden, "bottleneck": params.head_bottleneck,
-                 "prototypes": params.head_prototypes}
+        shape = {
+            "hidden": params.head_hidden,
+            "bottleneck": params.head_bottleneck,
+            "prototypes": params.head_prototypes,
+        }
         self.head = FeatureHead(width, **shape, generator=torch.Generator().manual_seed(params.seed))
         self.teacher_head = FeatureHead(
-            width, **shape, generator=torch.Generator().manual_seed(params.seed)).requires_grad_(False)
+            width, **shape, generator=torch.Generator().manual_seed(params.seed)
+        ).requires_grad_(False)
         self.centring = Centring(params.head_prototypes, momentum=params.centre_momentum)
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:

@@ -17,12 +17,12 @@ import zoo
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel
 
-from lib import pretrain, world
-from lib.checkpoints import HUB, VOCABULARY, Architecture, clip_tokenizer, hub_config
-from lib.fields import Params
-from lib.params import FOLDER, load, read_yaml
-from lib.runs import save_model
-from lib.views import CLIP_MEAN, CLIP_STD, ViewSettings
+from lib.run.clip_files import HUB, VOCABULARY, Architecture, clip_tokenizer, hub_config
+from lib.run.fields import Params
+from lib.run.params import FOLDER, load, read_yaml
+from lib.run.records import save_model
+from lib.video.views import CLIP_MEAN, CLIP_STD, ViewSettings
+from lib.world import pretrain, render
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,7 +68,12 @@ def made_bpe(tmp_path_factory) -> Path:
     """A file of byte-pair merges in the form and length of OpenAI's: learned from the shipped vocabularies, then filled up
     with letters that no text here has."""
     vocabularies = [read_yaml(FOLDER / "concepts" / f"{name}.yaml") for name in ("kinetics400", "ucf101", "hmdb51")]
-    texts = [text for words in vocabularies for label, of in words.items() for text in (label, of["spoken"], *of["descriptions"])]
+    texts = [
+        text
+        for words in vocabularies
+        for label, of in words.items()
+        for text in (label, of["spoken"], *of["descriptions"])
+    ]
     learned = pretrain.train_tokenizer([*texts, *["a photo of a cat, a diagram of a dog"] * 9], 4000)
     merges = [" ".join(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
     rare = sorted(ByteLevel.alphabet())[-160:]
@@ -107,7 +112,13 @@ def hub_clip(made_bpe, tmp_path_factory) -> Path:
     folder, config = tmp_path_factory.mktemp("hub") / "clip", small_hub_config(HUB["openai/clip-vit-base-patch16"])
     torch.manual_seed(0)
     pixels = {"image_processor_type": "CLIPImageProcessor", "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
-    save_model(CLIPModel(CLIPConfig.from_dict(config)), clip_tokenizer(made_bpe), folder, config=config, preprocessor_config=pixels)
+    save_model(
+        CLIPModel(CLIPConfig.from_dict(config)),
+        clip_tokenizer(made_bpe),
+        folder,
+        config=config,
+        preprocessor_config=pixels,
+    )
     return folder
 
 
@@ -170,16 +181,41 @@ def gray_frames() -> Callable[..., np.ndarray]:
 
 
 TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few thousand weights
-    "world_size": 32, "world_frames": 8, "world_train": 80, "world_validation": 16, "world_test": 32, "short_side": 32,
-    "clip_stills": 128, "clip_held_out_stills": 32, "clip_epochs": 1, "clip_batch_size": 64, "clip_width": 24,
+    "world_size": 32,
+    "world_frames": 8,
+    "world_train": 80,
+    "world_validation": 16,
+    "world_test": 32,
+    "short_side": 32,
+    "clip_stills": 128,
+    "clip_held_out_stills": 32,
+    "clip_epochs": 1,
+    "clip_batch_size": 64,
+    "clip_width": 24,
     "clip_heads": 2,
-    "clip_layers": 2, "clip_text_width": 16, "clip_text_layers": 1, "clip_projection": 16, "clip_image_size": 24,
-    "clip_vocabulary": 600, "image_size": 24, "local_image_size": 16, "batch_size": 20,
-    "epochs": 2, "checkpoint_every": 3, "prior_memory": 8, "local_views": 1, "head_hidden": 16, "head_bottleneck": 8,
-    "head_prototypes": 32, "zero_shot_views": ["2x1x1@24"], "probe_views": ["2x1x1@24"],
+    "clip_layers": 2,
+    "clip_text_width": 16,
+    "clip_text_layers": 1,
+    "clip_projection": 16,
+    "clip_image_size": 24,
+    "clip_vocabulary": 600,
+    "image_size": 24,
+    "local_image_size": 16,
+    "batch_size": 20,
+    "epochs": 2,
+    "checkpoint_every": 3,
+    "prior_memory": 8,
+    "local_views": 1,
+    "head_hidden": 16,
+    "head_bottleneck": 8,
+    "head_prototypes": 32,
+    "zero_shot_views": ["2x1x1@24"],
+    "probe_views": ["2x1x1@24"],
     "workers": 1,
-    "knn_k": [5], "probe_c": [0.1, 1.0],
-    "still_views": ["1x1x1@24"], "probe_shots": [2],
+    "knn_k": [5],
+    "probe_c": [0.1, 1.0],
+    "still_views": ["1x1x1@24"],
+    "probe_shots": [2],
 }
 
 
@@ -194,6 +230,6 @@ def tiny(tmp_path_factory) -> Callable[..., Params]:
         sizes = {name: size for name, size in TINY.items() if name not in own}
         return load(profile="embedded", ablation=ablation, **sizes | places | overrides)
 
-    world.build(params())
+    render.build(params())
     pretrain.pretrain(params())
     return lambda ablation=None, **overrides: params(ablation, **{"workers": 0} | overrides)

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from lib import manifest
+from lib.video import manifest
 
 ENTRY = manifest.entry
 

@@ -15,9 +15,17 @@ CLIPS = Path(__file__).parent / "data" / "gmdcsa24"
 UCF101 = {name: (1, 2, 8, 9, 15, 22) for name in ("BodyWeightSquats", "HandStandPushups", "JumpingJack", "TaiChi")}
 HMDB51 = ("drink", "eat", "fall_floor", "sit")
 KINETICS400 = ("eating chips", "massaging person's head", "passing American football (in game)", "yoga")
-ACTIONS = {"Reading": "Watching/Reading/Looking at a book", "Walking": "Walking through a room", "Sitting": "Sitting in a chair",
-           "Eating": "Someone is eating something", "Drinking": "Drinking from a cup/glass/bottle", "Standing": "Standing somewhere",
-           "Falling": "Falling to the floor", "Exercising": "Doing exercises", "Sleeping": "Lying on a bed"}
+ACTIONS = {
+    "Reading": "Watching/Reading/Looking at a book",
+    "Walking": "Walking through a room",
+    "Sitting": "Sitting in a chair",
+    "Eating": "Someone is eating something",
+    "Drinking": "Drinking from a cup/glass/bottle",
+    "Standing": "Standing somewhere",
+    "Falling": "Falling to the floor",
+    "Exercising": "Doing exercises",
+    "Sleeping": "Lying on a bed",
+}
 
 
 def clips() -> list[Path]:
@@ -46,8 +54,12 @@ def ucf101(root: Path) -> Path:
 def hmdb51(root: Path) -> Path:
     """Four classes, each with two clips of every test part, which are training clips of the other splits."""
     rows = _rows("params/splits/hmdb51.csv")
-    chosen = [row for name in HMDB51 for marks in ("211", "121", "112")
-              for row in [row for row in rows if row["class"] == name and row["splits"] == marks][:2]]
+    chosen = [
+        row
+        for name in HMDB51
+        for marks in ("211", "121", "112")
+        for row in [row for row in rows if row["class"] == name and row["splits"] == marks][:2]
+    ]
     for clip, row in zip(clips(), chosen):
         _copy(clip, root / row["class"] / f"{row['clip']}.avi")
     return root
@@ -66,7 +78,10 @@ def kinetics400(root: Path, form: str = "csv") -> Path:
         rows[part].append((name, video, number, f"{folder}/{file}"))
     for part, own in rows.items():
         if form == "csv":
-            lines = ["label,youtube_id,time_start,time_end,split", *(f"{name},{video},{at},{at + 10},{part}" for name, video, at, _ in own)]
+            lines = [
+                "label,youtube_id,time_start,time_end,split",
+                *(f"{name},{video},{at},{at + 10},{part}" for name, video, at, _ in own),
+            ]
             (root / f"{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         elif form == "list":
             lines = [f"{file} {numbers[name]}" for name, _, _, file in own]
@@ -88,9 +103,13 @@ def ucf101_lists(folder: Path) -> Path:
     for split in (1, 2, 3):
         tested = {f"g{group:02d}" for group in range(7 * split - 6, 7 * split + 1)}
         for part in ("train", "test"):
-            lines = [f"{name}/v_{name}_{group}_c{clip:02d}.avi" + f" {numbers[name]}" * (part == "train") + "\n"
-                     for name, groups in counts.items() for group, count in groups.items() if (group in tested) == (part == "test")
-                     for clip in range(1, int(count) + 1)]
+            lines = [
+                f"{name}/v_{name}_{group}_c{clip:02d}.avi" + f" {numbers[name]}" * (part == "train") + "\n"
+                for name, groups in counts.items()
+                for group, count in groups.items()
+                if (group in tested) == (part == "test")
+                for clip in range(1, int(count) + 1)
+            ]
             (folder / f"{part}list{split:02d}.txt").write_text("".join(lines))
     return folder
 
@@ -121,7 +140,9 @@ def charades(root: Path) -> Path:
         shown = re.findall(r"(\w+)[^\[;]*\[([\d.]+) to ([\d.]+)", row["classes"].replace("Fall ", "Falling "))
         actions = ";".join(f"{codes[word]} {float(start):.2f} {float(end):.2f}" for word, start, end in shown)
         rows["train" if number < 15 else "test"].append((name, row["description"], actions))
-    (root / "Charades_v1_classes.txt").write_text("".join(f"{codes[word]} {name}\n" for word, name in ACTIONS.items()), encoding="utf-8")
+    (root / "Charades_v1_classes.txt").write_text(
+        "".join(f"{codes[word]} {name}\n" for word, name in ACTIONS.items()), encoding="utf-8"
+    )
     for part, own in rows.items():
         with (root / f"Charades_v1_{part}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -134,7 +155,13 @@ def folder(root: Path) -> Path:
     to test, one to validate)."""
     of_class = {"daily_life": [], "falling_backwards": [], "falling_otherwise": []}
     for row in captions():
-        kind = "daily_life" if "ADL" in row["file"] else "falling_backwards" if "(BW)" in row["classes"] else "falling_otherwise"
+        kind = (
+            "daily_life"
+            if "ADL" in row["file"]
+            else "falling_backwards"
+            if "(BW)" in row["classes"]
+            else "falling_otherwise"
+        )
         of_class[kind].append(CLIPS / row["file"])
     for name, own in of_class.items():
         for number, clip in enumerate(own):

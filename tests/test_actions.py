@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lib.actions import ACTIONS, CONFUSABLE_PAIRS, POSTURES, perform, postures, skeleton
+from lib.world.actions import ACTIONS, CONFUSABLE_PAIRS, POSTURES, perform, postures, skeleton
 
 BUILD = {"limb": 1.0, "broad": 1.0}
 SECONDS = np.arange(24) / 12
@@ -20,15 +20,26 @@ def test_the_pairs_are_actions():
 def test_bodies_keep_their_bones_and_stay_above_the_floor(action):
     for seed in range(5):
         joints, _ = performed(action, seed)
-        for a, b, length in (("hip_l", "knee_l", 0.245), ("knee_r", "foot_r", 0.245), ("shoulder_l", "elbow_l", 0.165),
-                             ("elbow_r", "hand_r", 0.165), ("pelvis", "neck", 0.29)):
+        for a, b, length in (
+            ("hip_l", "knee_l", 0.245),
+            ("knee_r", "foot_r", 0.245),
+            ("shoulder_l", "elbow_l", 0.165),
+            ("elbow_r", "hand_r", 0.165),
+            ("pelvis", "neck", 0.29),
+        ):
             np.testing.assert_allclose(np.linalg.norm(joints[a] - joints[b], axis=1), length, atol=1e-9)
         assert min(joint[:, 2].min() for joint in joints.values()) >= -1e-9
 
 
-@pytest.mark.parametrize("action, joint, up", [
-    ("sit down", "pelvis", False), ("stand up", "pelvis", True),
-    ("raise arms", "hand_l", True), ("lower arms", "hand_l", False)])
+@pytest.mark.parametrize(
+    "action, joint, up",
+    [
+        ("sit down", "pelvis", False),
+        ("stand up", "pelvis", True),
+        ("raise arms", "hand_l", True),
+        ("lower arms", "hand_l", False),
+    ],
+)
 def test_directed_actions_go_their_way(action, joint, up):
     for seed in range(10):
         height = performed(action, seed)[0][joint][:, 2]
@@ -36,8 +47,11 @@ def test_directed_actions_go_their_way(action, joint, up):
 
 
 def test_running_leaves_the_ground_and_walking_does_not():
-    lowest = {action: max(min(joint[t, 2] for joint in joints.values()) for t in range(24))
-              for action in ("walk", "run") for joints in [performed(action)[0]]}
+    lowest = {
+        action: max(min(joint[t, 2] for joint in joints.values()) for t in range(24))
+        for action in ("walk", "run")
+        for joints in [performed(action)[0]]
+    }
     assert lowest["run"] > 0.02 and lowest["walk"] < 1e-9
 
 

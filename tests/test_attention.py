@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.attention import attention_weights, last_block
 from lib.backbone import VideoCLIP
+from lib.study.attention import attention_weights, last_block
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,19 @@ def model(tiny):
 def test_weights_are_those_of_torchs_multi_head_attention(model):
     attention, x = model.visual.blocks[0].attention, torch.randn(2, 5, 24)
     _, expected = F.multi_head_attention_forward(
-        *[x.transpose(0, 1)] * 3, 24, attention.heads, attention.qkv.weight, attention.qkv.bias, None, None, False, 0.0,
-        attention.out.weight, attention.out.bias, training=False)
+        *[x.transpose(0, 1)] * 3,
+        24,
+        attention.heads,
+        attention.qkv.weight,
+        attention.qkv.bias,
+        None,
+        None,
+        False,
+        0.0,
+        attention.out.weight,
+        attention.out.bias,
+        training=False,
+    )
     torch.testing.assert_close(attention_weights(attention, x), expected)
 
 

@@ -17,13 +17,25 @@ def make_clip(folder, *, hidden_act="quick_gelu", heads=4, patch_size=8, image_s
     """A small image CLIP whose every weight, biases and norms included, is drawn at random."""
     config = CLIPConfig(
         text_config={
-            "vocab_size": 50, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "max_position_embeddings": 12, "hidden_act": hidden_act,
-            "bos_token_id": 48, "eos_token_id": 49, "pad_token_id": 0,
+            "vocab_size": 50,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 12,
+            "hidden_act": hidden_act,
+            "bos_token_id": 48,
+            "eos_token_id": 49,
+            "pad_token_id": 0,
         },
         vision_config={
-            "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": heads,
-            "image_size": image_size, "patch_size": patch_size, "hidden_act": hidden_act,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "num_attention_heads": heads,
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "hidden_act": hidden_act,
             "layer_norm_eps": layer_norm_eps,
         },
         projection_dim=24,
@@ -180,7 +192,10 @@ def test_every_projection_is_one_product(checkpoint):
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             model(random_videos(num_frames=4)[:count])
         assert set(counter.get_flop_counts()["Global"]) <= {
-            torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu}
+            torch.ops.aten.mm,
+            torch.ops.aten.addmm,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+        }
 
 
 def test_copied_temporal_attention_starts_as_the_spatial_one(checkpoint):

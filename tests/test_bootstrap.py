@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lib.bootstrap import paired_bootstrap
+from lib.study.bootstrap import paired_bootstrap
 
 NAN = float("nan")
 

@@ -15,7 +15,7 @@ import threading
 import nbformat
 import pytest
 
-from lib.params import ROOT
+from lib.run.params import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 SCREEN = {"width": 1280, "height": 800}
@@ -38,12 +38,26 @@ def lab(tmp_path_factory):
         copy(ROOT / name, root / name)
     for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "all"]):
         subprocess.run(["git", *words], cwd=root, check=True, capture_output=True)
-    settings = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-                "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
+    settings = {
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    }
     (place / "overrides.json").write_text(json.dumps(settings))
     process = subprocess.Popen(
-        [sys.executable, "-m", "lib.lab", "--no-browser", "--port=0", "--expose-app-in-browser", f"--LabApp.app_settings_dir={place}"],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "workflow.lab",
+            "--no-browser",
+            "--port=0",
+            "--expose-app-in-browser",
+            f"--LabApp.app_settings_dir={place}",
+        ],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         log = []
         for line in process.stderr:
@@ -62,8 +76,14 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        flags = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-                 "--disable-sync", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        flags = [
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        ]
         try:
             chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         except playwright.Error as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import charts
+from lib.study import charts
 
 CLASSES = ["sit down", "stand up", "walk"]
 
@@ -45,15 +45,23 @@ def test_the_pair_figure_shows_chance(values):
 
 
 def test_differences_are_coloured_where_their_interval_excludes_zero_and_rows_without_one_say_so():
-    compared = pd.DataFrame([(run, protocol, *interval) for protocol in ("zero_shot", "linear_probe")
-                             for run, interval in (("clear", (3.0, 1.0, 4.0)), ("unclear", (-1.0, -2.0, 0.5)))],
-                            columns=["run", "protocol", "mean", "low", "high"])
+    compared = pd.DataFrame(
+        [
+            (run, protocol, *interval)
+            for protocol in ("zero_shot", "linear_probe")
+            for run, interval in (("clear", (3.0, 1.0, 4.0)), ("unclear", (-1.0, -2.0, 0.5)))
+        ],
+        columns=["run", "protocol", "mean", "low", "high"],
+    )
     figure = charts.differences(compared, ["lss", "clear", "not_run", "unclear"], reference="lss")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clear", "not run", "unclear"]
     for panel in figure.axes:
         clear, unclear = (bars.lines for bars in panel.containers)
         assert clear[0].get_xydata().tolist() == [[3, 0]] and clear[2][0].get_segments()[0][:, 0].tolist() == [1, 4]
-        assert unclear[0].get_xydata().tolist() == [[-1, 2]] and unclear[2][0].get_segments()[0][:, 0].tolist() == [-2, 0.5]
+        assert unclear[0].get_xydata().tolist() == [[-1, 2]] and unclear[2][0].get_segments()[0][:, 0].tolist() == [
+            -2,
+            0.5,
+        ]
         assert clear[0].get_color() != unclear[0].get_color()
         assert [text.get_text() for text in panel.texts] == ["no result"]
 
@@ -78,15 +86,31 @@ def test_training_curves_are_running_means_of_every_run():
     curves = figure.axes[0].lines
     assert len(curves) == 4
     assert list(curves[0].get_ydata()) == [0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
-    assert list(figure.axes[1].lines[0].get_ydata()) == pytest.approx(np.array([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]) / np.log(16))
+    assert list(figure.axes[1].lines[0].get_ydata()) == pytest.approx(
+        np.array([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]) / np.log(16)
+    )
     assert [line.get_color() == "black" for line in curves] == [False, False, True, True]  # the reference's
     assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["no language", "lss"]
 
 
 def test_a_dozen_runs_can_be_told_apart():
-    logs = pd.DataFrame([{"run": f"run_{i}", "world_seed": 0, "seed": 0, "concepts": 16, "step": 0, **dict.fromkeys(charts.DIAGNOSTICS, 1.0)}
-                         for i in range(12)])
-    looks = [(line.get_color(), line.get_linestyle()) for line in charts.training_curves(logs, highlight="run_5").axes[0].lines]
+    logs = pd.DataFrame(
+        [
+            {
+                "run": f"run_{i}",
+                "world_seed": 0,
+                "seed": 0,
+                "concepts": 16,
+                "step": 0,
+                **dict.fromkeys(charts.DIAGNOSTICS, 1.0),
+            }
+            for i in range(12)
+        ]
+    )
+    looks = [
+        (line.get_color(), line.get_linestyle())
+        for line in charts.training_curves(logs, highlight="run_5").axes[0].lines
+    ]
     assert len({str(look) for look in looks}) == 12
 
 
@@ -104,24 +128,36 @@ def test_confusions_are_shares_of_the_true_class():
 
 
 def test_lines_and_bars_of_an_amount_are_means_and_standard_deviations_over_seeds():
-    points = pd.DataFrame([("videos", run, amount, protocol, seed, value + 10 * (protocol == "linear_probe"))
-                           for run, amount, values in (("lss", 1600, (60.0, 64.0)), ("videos_200", 200, (50.0, 50.0)))
-                           for seed, value in enumerate(values) for protocol in ("zero_shot", "linear_probe")],
-                          columns=["axis", "run", "amount", "protocol", "seed", "value"])
+    points = pd.DataFrame(
+        [
+            ("videos", run, amount, protocol, seed, value + 10 * (protocol == "linear_probe"))
+            for run, amount, values in (("lss", 1600, (60.0, 64.0)), ("videos_200", 200, (50.0, 50.0)))
+            for seed, value in enumerate(values)
+            for protocol in ("zero_shot", "linear_probe")
+        ],
+        columns=["axis", "run", "amount", "protocol", "seed", "value"],
+    )
     figure = charts.scaling(points, {"zero_shot": 45, "linear_probe": 55}, axis="videos", label="videos")
     for panel, extra in zip(figure.axes, (0, 10)):
         assert panel.lines[0].get_xydata().tolist() == [[200, 50 + extra], [1600, 62 + extra]]
         (bars,) = panel.collections
-        assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[50 + extra] * 2, [60 + extra, 64 + extra]]
+        assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [
+            [50 + extra] * 2,
+            [60 + extra, 64 + extra],
+        ]
         assert panel.lines[-1].get_ydata()[0] == 45 + extra
         assert [label.get_text() for label in panel.get_xticklabels()] == ["200", "1600"]
 
 
 def test_the_probe_on_all_examples_stands_last():
-    points = pd.DataFrame([("image_clip", np.inf, 0, 67.0), ("image_clip", 1, 0, 20.0), ("lss", 1, 0, 30.0), ("lss", 1, 1, 40.0)],
-                          columns=["run", "amount", "seed", "value"])
+    points = pd.DataFrame(
+        [("image_clip", np.inf, 0, 67.0), ("image_clip", 1, 0, 20.0), ("lss", 1, 0, 30.0), ("lss", 1, 1, 40.0)],
+        columns=["run", "amount", "seed", "value"],
+    )
     (panel,) = charts.shots(points).axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "all"]
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["image clip", "lss"]
-    image_clip, lss = (line.get_xydata().tolist() for line in panel.lines if len(line.get_xydata()) and line.get_marker() in "o^")
+    image_clip, lss = (
+        line.get_xydata().tolist() for line in panel.lines if len(line.get_xydata()) and line.get_marker() in "o^"
+    )
     assert image_clip == [[0, 20], [1, 67]] and lss == [[0, 35]]

@@ -11,20 +11,30 @@ import layouts
 import pytest
 from conftest import svt_settings
 
-from lib import check, manifest
-from lib.data import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
-from lib.params import ROOT, load
-from lib.views import EvalView
+from lib.datasets import check
+from lib.datasets.samples import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
+from lib.run.params import ROOT, load
+from lib.video import manifest
+from lib.video.views import EvalView
 
 
 @pytest.fixture
 def folder(write_video, gray_frames, tmp_path):
     """Parameters of a folder of one's own with four sound videos in each part."""
-    names = [f"{part}/class/{name}.mp4" for part in ("train", "test") for name in ("a", "b: 50% #1", "caf\u00e9", "killer")]
+    names = [
+        f"{part}/class/{name}.mp4" for part in ("train", "test") for name in ("a", "b: 50% #1", "caf\u00e9", "killer")
+    ]
     for number, name in enumerate(names):
         write_video(tmp_path / "mine" / name, gray_frames(8, width=64 + 2 * number))
-    return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=[], manifests=str(tmp_path / "m"),
-                data_folder=str(tmp_path / "mine"), allow_missing=True)
+    return load(
+        profile="embedded",
+        dataset="folder",
+        evaluate_on=["folder"],
+        probe_on=[],
+        manifests=str(tmp_path / "m"),
+        data_folder=str(tmp_path / "mine"),
+        allow_missing=True,
+    )
 
 
 def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, monkeypatch):
@@ -41,7 +51,8 @@ def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, m
     training = TrainingViews(parts["train"], settings, seed=0)
     batch = collate([training[SampleKey(0, index, (4, 4, 2))] for index in range(4)])
     assert [(index, str(error)) for index, error in batch.errors] == [
-        (3, f"{root}/train/class/killer.mp4: decoding kills the process")]  # though it would decode in this test
+        (3, f"{root}/train/class/killer.mp4: decoding kills the process")
+    ]  # though it would decode in this test
     evaluation = EvaluationViews(parts["test"].videos, [EvalView(2, 1, 1, 24)])
     batch = collate([evaluation[index] for index in range(4)])
     assert batch.indices.tolist() == [0, 1, 2] and batch.errors[0][1].reason == "decoding kills the process"
@@ -50,11 +61,15 @@ def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, m
 def test_no_file_is_blamed_where_no_process_can_work(write_video, gray_frames, tmp_path):
     write_video(tmp_path / "a.mp4", gray_frames(4))
     script = tmp_path / "script.py"  # its processes run it again, which ends them
-    script.write_text("from pathlib import Path; from lib import manifest\n"
-                      f"print(manifest.check([Path({str(tmp_path / 'a.mp4')!r})], root=Path({str(tmp_path)!r}), workers=1))")
-    done = subprocess.run([sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    script.write_text(
+        "from pathlib import Path; from lib.video import manifest\n"
+        f"print(manifest.check([Path({str(tmp_path / 'a.mp4')!r})], root=Path({str(tmp_path)!r}), workers=1))"
+    )
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 1 and "kills the process" not in done.stdout
-    assert 'end as soon as they are started; what they print stands above.' in done.stderr.splitlines()[-1]
+    assert "end as soon as they are started; what they print stands above." in done.stderr.splitlines()[-1]
 
 
 def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
@@ -78,8 +93,10 @@ def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys
 @pytest.fixture
 def two_classes(tmp_path):
     """A few real clips laid out as UCF-101, one of them cut off, one of another data set."""
-    for clip, name in zip(layouts.clips(), ("Lunges/v_Lunges_g01_c01.mp4", "Lunges/v_Lunges_g08_c01.mp4",
-                                            "JumpingJack/v_JumpingJack_g01_c01.mp4")):
+    for clip, name in zip(
+        layouts.clips(),
+        ("Lunges/v_Lunges_g01_c01.mp4", "Lunges/v_Lunges_g08_c01.mp4", "JumpingJack/v_JumpingJack_g01_c01.mp4"),
+    ):
         (tmp_path / "UCF-101" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "UCF-101" / name).write_bytes(clip.read_bytes())
     cut = tmp_path / "UCF-101" / "Lunges" / "v_Lunges_g08_c01.mp4"
@@ -92,13 +109,25 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
     assert not check.check_data(params, "ucf101", workers=2)
     text = capsys.readouterr().out
-    for line in ("test-1: 2 of ", "(officially 3783)", "belong to no list: Lunges/mine.mp4", "2 of 3 files can be decoded",
-                 "99 of 101 classes have no clip (there are: JumpingJack, Lunges):\n    ApplyEyeMakeup\n", "\n    YoYo\n",
-                 "247 of 250 listed clips have no file:", "    Lunges/v_Lunges_g25_c01\n", "Lunges/v_Lunges_g08_c01: ", "is not whole"):
+    for line in (
+        "test-1: 2 of ",
+        "(officially 3783)",
+        "belong to no list: Lunges/mine.mp4",
+        "2 of 3 files can be decoded",
+        "99 of 101 classes have no clip (there are: JumpingJack, Lunges):\n    ApplyEyeMakeup\n",
+        "\n    YoYo\n",
+        "247 of 250 listed clips have no file:",
+        "    Lunges/v_Lunges_g25_c01\n",
+        "Lunges/v_Lunges_g08_c01: ",
+        "is not whole",
+    ):
         assert line in text
     table = manifest.read(manifest.path_of(params, "ucf101"))
-    assert table["path"].tolist() == ["JumpingJack/v_JumpingJack_g01_c01.mp4", "Lunges/v_Lunges_g01_c01.mp4",
-                                      "Lunges/v_Lunges_g08_c01.mp4"]
+    assert table["path"].tolist() == [
+        "JumpingJack/v_JumpingJack_g01_c01.mp4",
+        "Lunges/v_Lunges_g01_c01.mp4",
+        "Lunges/v_Lunges_g08_c01.mp4",
+    ]
     assert table["codec"].tolist()[:2] == ["h264", "h264"] and table["frames"].tolist()[2] == 0
     assert table["frames"].tolist() == [128, 115, 0]
     assert table["key_spacing"][1] == 115 and table["height"][0] == 224
@@ -143,15 +172,24 @@ def test_a_data_set_that_the_profile_does_not_read_is_an_error(capsys):
 def sound(tmp_path_factory, write_video, gray_frames):
     """A folder of one's own of 8 videos that decode, of no two the same, and its manifest."""
     folder = tmp_path_factory.mktemp("sound")
-    for number, name in enumerate(f"{part}/{kind}/{i}.mp4" for part in ("train", "test") for kind in ("run", "walk") for i in (0, 1)):
+    for number, name in enumerate(
+        f"{part}/{kind}/{i}.mp4" for part in ("train", "test") for kind in ("run", "walk") for i in (0, 1)
+    ):
         write_video(folder / "mine" / name, gray_frames(number + 3))
     assert check.check_data(own(folder), "folder", workers=1)
     return folder
 
 
 def own(folder, **changes):
-    return load(profile="embedded", dataset="folder", evaluate_on=["folder"], probe_on=["folder"], data_folder=str(folder / "mine"),
-                manifests=str(folder / "manifests"), **changes)
+    return load(
+        profile="embedded",
+        dataset="folder",
+        evaluate_on=["folder"],
+        probe_on=["folder"],
+        data_folder=str(folder / "mine"),
+        manifests=str(folder / "manifests"),
+        **changes,
+    )
 
 
 def add(path, content=b"\0"):
@@ -159,19 +197,39 @@ def add(path, content=b"\0"):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("slip, named", [
-    (lambda root: None, ""), (lambda root: add(root / "train/notes.txt"), ""), (lambda root: add(root / "train/run/._0.mp4"), ""),
-    (lambda root: add(root / "train/clips/a.dav"), "train/clips/: no video in it"),
-    (lambda root: add(root / "train/run/a.dav"), "train/run/a.dav: .dav is no suffix of a video that is known here"),
-    (lambda root: (root / "test/jump").mkdir(), "test/jump/: no video in it"),
-    (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep: move them up"),
-    (lambda root: add(root / "train/a.MTS"), "train/a.MTS: beside the class folders, so of no class: move it into one"),
-    (lambda root: (root / "train/run/b.mp4").symlink_to("gone.mp4"), "train/run/b.mp4: a link to 'gone.mp4', which is not there"),
-    (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which is not there"),
-    (lambda root: shutil.copy(root / "test/run/0.mp4", root / "test/run/2.mp4"), "test/run/2.mp4: the same file as test/run/0.mp4"),
-    (lambda root: add(root / "test/run/0.mkv"), "test/run/0.mkv: a second file of one clip, run/0.mp4, which is used"),
-    (lambda root: shutil.rmtree(root / "test/run"), "1 of 2 classes have no clip in test: run"),
-])
+@pytest.mark.parametrize(
+    "slip, named",
+    [
+        (lambda root: None, ""),
+        (lambda root: add(root / "train/notes.txt"), ""),
+        (lambda root: add(root / "train/run/._0.mp4"), ""),
+        (lambda root: add(root / "train/clips/a.dav"), "train/clips/: no video in it"),
+        (
+            lambda root: add(root / "train/run/a.dav"),
+            "train/run/a.dav: .dav is no suffix of a video that is known here",
+        ),
+        (lambda root: (root / "test/jump").mkdir(), "test/jump/: no video in it"),
+        (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep: move them up"),
+        (
+            lambda root: add(root / "train/a.MTS"),
+            "train/a.MTS: beside the class folders, so of no class: move it into one",
+        ),
+        (
+            lambda root: (root / "train/run/b.mp4").symlink_to("gone.mp4"),
+            "train/run/b.mp4: a link to 'gone.mp4', which is not there",
+        ),
+        (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which is not there"),
+        (
+            lambda root: shutil.copy(root / "test/run/0.mp4", root / "test/run/2.mp4"),
+            "test/run/2.mp4: the same file as test/run/0.mp4",
+        ),
+        (
+            lambda root: add(root / "test/run/0.mkv"),
+            "test/run/0.mkv: a second file of one clip, run/0.mp4, which is used",
+        ),
+        (lambda root: shutil.rmtree(root / "test/run"), "1 of 2 classes have no clip in test: run"),
+    ],
+)
 def test_a_run_stops_exactly_where_check_data_says_not_whole(sound, tmp_path, capsys, slip, named):
     shutil.copytree(sound / "mine", tmp_path / "mine")
     params = own(tmp_path)
@@ -198,7 +256,9 @@ def test_what_stops_a_run_whatever_it_allows_stops_the_check_with_the_same_words
     assert "none of the 101 class folders of ucf101" in capsys.readouterr().err
     params = own(tmp_path, allow_missing=True)
     for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):
-        with pytest.raises(ValueError, match="one clip twice: the same file is test, run here, and train, run already in"):
+        with pytest.raises(
+            ValueError, match="one clip twice: the same file is test, run here, and train, run already in"
+        ):
             read()
     shutil.rmtree(tmp_path / "mine/train")
     for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):

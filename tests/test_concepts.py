@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lib.backbone import VideoCLIP
-from lib.checkpoints import clip_tokenizer
 from lib.concepts import (
     ConceptSpace,
     category_space,
@@ -21,7 +20,8 @@ from lib.concepts import (
     random_space,
     similarity,
 )
-from lib.vocabulary import Concept, ConceptError
+from lib.language.vocabulary import Concept, ConceptError
+from lib.run.clip_files import clip_tokenizer
 
 CONCEPTS = [
     Concept("JumpRope", "jump rope", ("feet leave the floor", "a rope swings", "not read")),
@@ -29,6 +29,7 @@ CONCEPTS = [
     Concept("Typing", "typing", ("fingers press keys", "hands stay low", "nor that")),
 ]
 TEMPLATES = ["a photo of {}.", "{}", "a person doing {} here"]
+
 
 @pytest.fixture(scope="module")
 def model_and_tokenizer(tmp_path_factory):
@@ -38,12 +39,22 @@ def model_and_tokenizer(tmp_path_factory):
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
     text = {
-        "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 40, "bos_token_id": 512, "eos_token_id": 513,
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 40,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
     }
     vision = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
-        "image_size": 16, "patch_size": 8,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 8,
     }
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     generator = torch.Generator().manual_seed(0)
@@ -117,7 +128,15 @@ def test_a_tokenizer_of_the_hubs_form_counts_tokens_as_openai_does(clip_bpe, mod
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("a photo of a cat")["input_ids"]
     assert ids == clip_tokenizer(clip_bpe)("a photo of a cat")["input_ids"]
-    assert [words[i] for i in ids] == ["<|startoftext|>", "a</w>", "photo</w>", "of</w>", "a</w>", "cat</w>", "<|endoftext|>"]
+    assert [words[i] for i in ids] == [
+        "<|startoftext|>",
+        "a</w>",
+        "photo</w>",
+        "of</w>",
+        "a</w>",
+        "cat</w>",
+        "<|endoftext|>",
+    ]
     assert (ids[0], ids[1], ids[-1]) == (49406, 320, 49407)  # whatever the merges are
     with pytest.raises(ConceptError, match="has token 49407 of a model with 514: wrong tokenizer"):
         encode_texts(model_and_tokenizer[0], tokenizer, ["a photo of a cat"])
@@ -232,8 +251,9 @@ def test_a_label_is_found_if_no_other_action_is_nearer():
     texts = ConceptSpace(["a", "b", "c"], torch.tensor([[0.96, 0.28], [1.0, 0.0], [0.6, 0.8]]))
     found = own_against_others(similarity(texts, names), actions=["a", "b", "c"])
     rows = [("a", 0.96, "b", 0.936, True), ("b", 0.8, "a", 1.0, False), ("c", 0.8, "b", 0.96, False)]
-    pd.testing.assert_frame_equal(found, pd.DataFrame(rows, columns=["label", "own", "nearest", "cosine", "right"]),
-                                  check_dtype=False, atol=1e-6)
+    pd.testing.assert_frame_equal(
+        found, pd.DataFrame(rows, columns=["label", "own", "nearest", "cosine", "right"]), check_dtype=False, atol=1e-6
+    )
     same = own_against_others(similarity(texts, names), actions=["x", "x", "c"])  # b's own is not beaten by its synonym
     assert same["right"].tolist() == [True, True, False] and same["nearest"].tolist() == ["c", "c", "b"]
 

@@ -9,27 +9,42 @@ import av
 import numpy as np
 import pytest
 
-from lib.container import VideoError, count_packets, open_video
-from lib.inspection import inspect
-from lib.video import decode
+from lib.video.container import VideoError, count_packets, open_video
+from lib.video.decode import decode
+from lib.video.inspection import inspect
 
 MOVING, STILL = "testsrc2=size=96x64:rate=25:duration=1", "color=gray:size=96x64:rate=25:duration=1"
 ALTREF = "-auto-alt-ref 1 -lag-in-frames 12 -b:v 60k -g 15"
 OPEN_264 = "-c:v libx264 -preset ultrafast -x264-params open-gop=1:keyint=8:min-keyint=4:bframes=3:scenecut=0"
-OPEN_265 = "-c:v libx265 -preset ultrafast -x265-params open-gop=1:keyint=8:min-keyint=4:bframes=3:scenecut=0:log-level=none"
+OPEN_265 = (
+    "-c:v libx265 -preset ultrafast -x265-params open-gop=1:keyint=8:min-keyint=4:bframes=3:scenecut=0:log-level=none"
+)
 REFRESHED = "-c:v libx264 -x264-params intra-refresh=1:keyint=8:bframes=0"
 KINDS = {
-    "vp8.webm": f"-c:v libvpx {ALTREF}", "vp9.webm": f"-c:v libvpx-vp9 {ALTREF}",
+    "vp8.webm": f"-c:v libvpx {ALTREF}",
+    "vp9.webm": f"-c:v libvpx-vp9 {ALTREF}",
     "vp9 hidden frames apart.ivf": f"-c:v libvpx-vp9 {ALTREF} -bsf:v vp9_superframe_split",
     "live.webm": f"-c:v libvpx {ALTREF} -live 1",
     "av1.mp4": "-c:v libaom-av1 -cpu-used 8 -b:v 60k",
     "av1 hidden frames apart.mkv": "-c:v libsvtav1 -preset 12 -bsf:v av1_frame_split",
-    "mpeg4.avi": "-c:v mpeg4 -bf 2 -g 12", "mpeg4.mkv": "-c:v mpeg4 -bf 2 -g 12", "mpeg4.ts": "-c:v mpeg4 -bf 0",
-    "packed.avi": "-c:v libxvid -bf 2 -g 12", "unpacked.mp4": "-c:v libxvid -bf 2 -g 12",
-    "still.avi": "-c:v mpeg4 -bf 0", "still.mp4": "-c:v mpeg4 -bf 1",
-    "h264.mp4": OPEN_264, "h264.ts": OPEN_264, "h264.flv": OPEN_264, "h264.h264": OPEN_264, "hevc.mkv": OPEN_265,
-    "hevc.ts": OPEN_265, "mpeg2.mpg": "-c:v mpeg2video -bf 2 -g 9", "mpeg2.ts": "-c:v mpeg2video -bf 2 -g 9",
-    "mpeg1.mpg": "-c:v mpeg1video -bf 2 -g 9", "theora.ogv": "-c:v libtheora", "wmv.wmv": "-c:v wmv2",
+    "mpeg4.avi": "-c:v mpeg4 -bf 2 -g 12",
+    "mpeg4.mkv": "-c:v mpeg4 -bf 2 -g 12",
+    "mpeg4.ts": "-c:v mpeg4 -bf 0",
+    "packed.avi": "-c:v libxvid -bf 2 -g 12",
+    "unpacked.mp4": "-c:v libxvid -bf 2 -g 12",
+    "still.avi": "-c:v mpeg4 -bf 0",
+    "still.mp4": "-c:v mpeg4 -bf 1",
+    "h264.mp4": OPEN_264,
+    "h264.ts": OPEN_264,
+    "h264.flv": OPEN_264,
+    "h264.h264": OPEN_264,
+    "hevc.mkv": OPEN_265,
+    "hevc.ts": OPEN_265,
+    "mpeg2.mpg": "-c:v mpeg2video -bf 2 -g 9",
+    "mpeg2.ts": "-c:v mpeg2video -bf 2 -g 9",
+    "mpeg1.mpg": "-c:v mpeg1video -bf 2 -g 9",
+    "theora.ogv": "-c:v libtheora",
+    "wmv.wmv": "-c:v wmv2",
     "vfr.mkv": f"{OPEN_264} -vf setpts=N*N/(100*TB)",
 }
 
@@ -78,9 +93,19 @@ def remux(source, target, packets, *, stamps=None, tick=None):
     return target
 
 
-@pytest.mark.parametrize("name, options", [
-    ("a.mp4", OPEN_264), ("a.ts", OPEN_264), ("a.mkv", OPEN_264), ("a.mov", OPEN_265), ("a.ts", OPEN_265),
-    ("a.mpg", "-c:v mpeg2video -bf 2 -g 9"), ("a.avi", "-c:v mpeg4 -bf 2 -g 9"), ("a.mkv", REFRESHED)])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.mp4", OPEN_264),
+        ("a.ts", OPEN_264),
+        ("a.mkv", OPEN_264),
+        ("a.mov", OPEN_265),
+        ("a.ts", OPEN_265),
+        ("a.mpg", "-c:v mpeg2video -bf 2 -g 9"),
+        ("a.avi", "-c:v mpeg4 -bf 2 -g 9"),
+        ("a.mkv", REFRESHED),
+    ],
+)
 def test_a_film_that_begins_in_the_middle_of_another(make, ffmpeg, tmp_path, name, options):
     # what is shown before the first sound picture refers to pictures that are not there
     packets = packets_of(path := make(name, options))
@@ -162,16 +187,33 @@ def test_two_fields_are_one_frame(tmp_path, ffmpeg, suffix):
 UNEVEN = [0, 180, 410, 590, 800, 1010, 1190, 1400, 1570, 1800]
 
 
-@pytest.mark.parametrize("name, codec", [
-    ("a.webm", "libvpx"), ("a.mkv", "mpeg4"), ("a.mp4", "mpeg4"), ("a.wmv", "wmv2"), ("a.nut", "mpeg4"), ("a.flv", "flv")])
-@pytest.mark.parametrize("times", [UNEVEN, [33 * number for number in range(10)], [11_000 * number for number in range(10)]])
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.webm", "libvpx"),
+        ("a.mkv", "mpeg4"),
+        ("a.mp4", "mpeg4"),
+        ("a.wmv", "wmv2"),
+        ("a.nut", "mpeg4"),
+        ("a.flv", "flv"),
+    ],
+)
+@pytest.mark.parametrize(
+    "times", [UNEVEN, [33 * number for number in range(10)], [11_000 * number for number in range(10)]]
+)
 def test_without_a_sound_rate_the_stamps_tell_it(tmp_path, write_video, gray_frames, name, codec, times):
-    path = write_video(tmp_path / name, gray_frames(10), codec=codec, times=times)  # states 1000 frames a second, or none
+    path = write_video(
+        tmp_path / name, gray_frames(10), codec=codec, times=times
+    )  # states 1000 frames a second, or none
     assert count_packets(path).fps == pytest.approx(9000 / times[-1], rel=0.05)
 
 
-@pytest.mark.parametrize("stated, spacing, right", [(25, 40, 25), (25, 41, 25), (25, 100, 10), (1000, 40, 25), (60000, 40, 25)])
-def test_a_stated_rate_stands_unless_the_stamps_contradict_it(tmp_path, write_video, gray_frames, stated, spacing, right):
+@pytest.mark.parametrize(
+    "stated, spacing, right", [(25, 40, 25), (25, 41, 25), (25, 100, 10), (1000, 40, 25), (60000, 40, 25)]
+)
+def test_a_stated_rate_stands_unless_the_stamps_contradict_it(
+    tmp_path, write_video, gray_frames, stated, spacing, right
+):
     path = write_video(tmp_path / "a.mkv", gray_frames(10), rate=stated)
     stamps = [spacing * number for number in range(10)]
     path = remux(path, tmp_path / "b.mkv", packets_of(path), stamps=stamps, tick=Fraction(1, 1000))
@@ -201,6 +243,7 @@ def test_a_film_of_one_frame_is_one(tmp_path, write_video, gray_frames, name, co
 
 # --- streams ---
 
+
 def write_streams(path, *streams):
     """streams: codec, frames 't h w c', whether it is the default."""
     with av.open(str(path), "w") as container:
@@ -221,13 +264,21 @@ def write_streams(path, *streams):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".wmv", ".avi", ".nut"])
-@pytest.mark.parametrize("codec, count, height, default", [
-    ("mjpeg", 1, 24, False), ("mjpeg", 1, 96, False), ("mjpeg", 1, 24, True),  # a still in front of the film
-    ("film", 12, 24, True)])  # a film of another size
+@pytest.mark.parametrize(
+    "codec, count, height, default",
+    [
+        ("mjpeg", 1, 24, False),
+        ("mjpeg", 1, 96, False),
+        ("mjpeg", 1, 24, True),  # a still in front of the film
+        ("film", 12, 24, True),
+    ],
+)  # a film of another size
 def test_the_film_is_what_a_player_shows(tmp_path, gray_frames, suffix, codec, count, height, default):
     film = "wmv2" if suffix == ".wmv" else "mpeg4"
     other = (film if codec == "film" else codec, gray_frames(count, height, 32), default)
-    path = write_streams(tmp_path / f"a{suffix}", other, (film, gray_frames(12, 48, 64), codec == "film" or not default))
+    path = write_streams(
+        tmp_path / f"a{suffix}", other, (film, gray_frames(12, 48, 64), codec == "film" or not default)
+    )
     frames = decode(path, lambda n, fps: range(n))
     assert frames.pixels.shape == (12, 48, 64, 3)
     found = inspect(path)
@@ -249,17 +300,47 @@ def test_a_stream_of_an_unknown_codec_is_passed_over_where_there_is_another(tmp_
 @pytest.mark.parametrize("suffix, options", [(".mp3", "-c:a libmp3lame"), (".m4a", "-c:a aac"), (".flac", "-c:a flac")])
 def test_music_with_a_cover_has_no_video_stream(tmp_path, ffmpeg, suffix, options):
     path = tmp_path / f"a{suffix}"
-    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", "-f", "lavfi", "-i", "testsrc=size=32x32:d=0.04", "-map", 0, "-map", 1,
-           "-c:v", "png", "-disposition:v", "attached_pic", *options.split(), path)
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=0.2",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=32x32:d=0.04",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c:v",
+        "png",
+        "-disposition:v",
+        "attached_pic",
+        *options.split(),
+        path,
+    )
     with pytest.raises(VideoError, match="has no video stream"):
         count_packets(path)
 
 
 # --- errors ---
 
-@pytest.mark.parametrize("error", [IndexError("list index out of range"), KeyError("key"), TypeError("no int"), AssertionError(),
-                                   ZeroDivisionError(), OverflowError("too large"), UnicodeDecodeError("utf-8", b"x", 0, 1, "no"),
-                                   RuntimeError("other"), av.error.InvalidDataError(1094995529, "Invalid data")])
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("list index out of range"),
+        KeyError("key"),
+        TypeError("no int"),
+        AssertionError(),
+        ZeroDivisionError(),
+        OverflowError("too large"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "no"),
+        RuntimeError("other"),
+        av.error.InvalidDataError(1094995529, "Invalid data"),
+    ],
+)
 def test_whatever_a_library_raises_leaves_as_the_one_error(tmp_path, write_video, gray_frames, error):
     path = write_video(tmp_path / "a.mp4", gray_frames(3))
     with pytest.raises(VideoError) as caught, open_video(path):

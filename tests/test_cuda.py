@@ -12,10 +12,10 @@ from test_views import svt_settings
 from transformers import CLIPConfig, CLIPModel
 
 from lib.backbone import VideoCLIP
-from lib.evaluate import evaluate
+from lib.evaluation.evaluate import evaluate
 from lib.gradients import backward, forward_views
 from lib.train import adapt
-from lib.views import training_views
+from lib.video.views import training_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: not run here")
 CUDA = torch.device("cuda")
@@ -25,7 +25,9 @@ def step_of(params, device, prepare=lambda student, teacher: None):
     """The result and the gradients of one step there."""
     student, teacher, objective, views, labels = setting(params)
     prepare(student, teacher)
-    result, _ = backward(params, student.to(device), teacher.to(device), objective.to(device), views, labels.to(device), [5])
+    result, _ = backward(
+        params, student.to(device), teacher.to(device), objective.to(device), views, labels.to(device), [5]
+    )
     return result, {name: p.cpu() for name, p in gradients(student, objective).items()}
 
 
@@ -35,8 +37,9 @@ def largest(found, expected):
     return max(float((found[name] - g).norm() / max(g.norm(), whole)) for name, g in expected.items())
 
 
-@pytest.mark.parametrize("changes, error", [
-    ({}, 1e-3), ({"micro_batch": 2}, 1e-3), ({"train_precision": "bfloat16"}, 0.1)])
+@pytest.mark.parametrize(
+    "changes, error", [({}, 1e-3), ({"micro_batch": 2}, 1e-3), ({"train_precision": "bfloat16"}, 0.1)]
+)
 @pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised"])
 def test_a_step_has_the_loss_and_the_gradient_of_the_cpu(tiny, ablation, changes, error):
     expected, wanted = step_of(tiny(ablation), torch.device("cpu"))
@@ -62,8 +65,14 @@ def test_compiled_and_checkpointed_blocks_have_the_gradient_of_plain_ones(tiny):
 @torch.no_grad()
 @pytest.mark.parametrize("precision, error", [("float32", 2e-3), ("bfloat16", 3e-2)])
 def test_before_training_vit_b_16_on_the_gpu_is_image_clip_on_the_cpu(tmp_path, precision, error):
-    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-             "image_size": 224, "patch_size": 16}
+    sizes = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 16,
+    }
     torch.manual_seed(0)
     clip = CLIPModel(CLIPConfig(vision_config=sizes, text_config={"num_hidden_layers": 1}, projection_dim=512)).eval()
     clip.save_pretrained(tmp_path)
@@ -78,8 +87,10 @@ def test_views_cut_on_the_gpu_are_those_of_the_cpu():
     settings = svt_settings()
     pixels = torch.randint(256, (16, 240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     rows = [np.arange(8), np.arange(8, 16), *[np.arange(2)] * 8]
-    on_cpu, on_gpu = ([view.cpu() for view in training_views(pixels.to(device), rows, settings, np.random.default_rng(0))]
-                      for device in ("cpu", CUDA))
+    on_cpu, on_gpu = (
+        [view.cpu() for view in training_views(pixels.to(device), rows, settings, np.random.default_rng(0))]
+        for device in ("cpu", CUDA)
+    )
     for expected, found in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

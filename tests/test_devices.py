@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.devices import usable_device
+from lib.run.devices import usable_device
 
 ROOT = Path(__file__).resolve().parents[1]
 SAY = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); input()"]
@@ -24,9 +24,15 @@ def lend(tmp_path):
     def start(count: int, command: list[str] = SAY, *, shown: str = "0,1,2", **variables) -> subprocess.Popen:
         environment = {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"}
         environment |= {"CUDA_VISIBLE_DEVICES": shown, "PYTHONPATH": str(tmp_path), **variables}
-        process = subprocess.Popen([sys.executable, "-m", "lib.devices", str(count), *command], cwd=tmp_path, text=True,
-                                   env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lib.run.devices", str(count), *command],
+            cwd=tmp_path,
+            text=True,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         started.append(process)
         return process
 
@@ -55,8 +61,10 @@ def test_no_two_processes_hold_the_same_device_and_a_killed_one_frees_its_own(le
 
 
 def test_many_that_want_several_all_get_them_and_never_the_same(lend, tmp_path):
-    claim = "import os; names = os.environ['CUDA_VISIBLE_DEVICES'].split(','); [open('held-' + name, 'x') for name in names]; " \
-            "print(*names); [os.remove('held-' + name) for name in names]"
+    claim = (
+        "import os; names = os.environ['CUDA_VISIBLE_DEVICES'].split(','); [open('held-' + name, 'x') for name in names]; "
+        "print(*names); [os.remove('held-' + name) for name in names]"
+    )
     processes = [lend(2, [sys.executable, "-c", claim]) for _ in range(5)]
     for process in processes:
         output, errors = process.communicate()
@@ -70,7 +78,9 @@ def test_a_job_of_slurm_does_not_wait_for_the_devices_of_another(lend):
 
 @pytest.mark.parametrize("name", ["cuda:64", "gpu", "meta", "", "0"])
 def test_a_device_that_this_machine_lacks_is_named_with_what_it_has(name):
-    with pytest.raises(ValueError, match=f"device: '{name}' cannot be used on .*, which has cpu.* Set device to one of these"):
+    with pytest.raises(
+        ValueError, match=f"device: '{name}' cannot be used on .*, which has cpu.* Set device to one of these"
+    ):
         usable_device(name)
     assert usable_device("cpu").type == "cpu"
 
@@ -82,7 +92,9 @@ def test_more_devices_than_there_are_is_an_error_that_says_so(lend):
 
 
 def test_without_devices_the_command_runs_as_it_is(lend):
-    process = lend(0, [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES']); raise SystemExit(3)"])
+    process = lend(
+        0, [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES']); raise SystemExit(3)"]
+    )
     assert process.communicate()[0].strip() == "0,1,2" and process.returncode == 3
 
 

@@ -7,14 +7,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import distributed
-from lib.files import read_json, read_lines
+from lib.run import distributed
+from lib.run.files import read_json, read_lines
 from lib.train import adapt
 
 
 def launch(params, ablation, folder, module="lib.train"):
-    distributed.launch(module, "embedded", "--ablation", ablation, "--overrides", json.dumps(params.model_dump()),
-                       "--folder", str(folder), count=params.devices)
+    distributed.launch(
+        module,
+        "embedded",
+        "--ablation",
+        ablation,
+        "--overrides",
+        json.dumps(params.model_dump()),
+        "--folder",
+        str(folder),
+        count=params.devices,
+    )
 
 
 def losses(folder):
@@ -29,11 +38,14 @@ def test_one_process_needs_no_others():
 
 # The prior looks at the whole batch; the head of the baseline is trained beside the model; with one video each, a
 # process whose video cannot be decoded has none.
-@pytest.mark.parametrize("ablation, devices, changes", [
-    ("lss", 2, {"batch_size": 2, "epochs": 1}),
-    ("lss", 4, {"micro_batch": 2}),
-    ("no_language", 2, {"micro_batch": 3}),
-])
+@pytest.mark.parametrize(
+    "ablation, devices, changes",
+    [
+        ("lss", 2, {"batch_size": 2, "epochs": 1}),
+        ("lss", 4, {"micro_batch": 2}),
+        ("no_language", 2, {"micro_batch": 3}),
+    ],
+)
 def test_processes_together_train_as_one_does(tiny, tmp_path, capfd, ablation, devices, changes):
     params = tiny(ablation, max_bad_videos=2, **changes)
     shutil.copytree(params.data_embedded, tmp_path / "spoilt")
@@ -61,7 +73,8 @@ def undisturbed(tiny, tmp_path_factory):
 # A kill loses the steps since the checkpoint; of SIGTERM to one, all learn, and stop after the same step.
 @pytest.mark.parametrize("accident, first_step", [("SIGKILL 4", 3), ("SIGTERM 4", 5)])
 def test_processes_are_started_again_and_go_on_from_the_checkpoint(
-        tiny, undisturbed, tmp_path, monkeypatch, capfd, accident, first_step):
+    tiny, undisturbed, tmp_path, monkeypatch, capfd, accident, first_step
+):
     monkeypatch.setenv("ACCIDENT", accident)
     launch(tiny(devices=2, checkpoint_every=3), "lss", tmp_path, module="tests.dying")
     assert f"going on from step {first_step} of 8" in capfd.readouterr().out

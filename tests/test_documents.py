@@ -17,10 +17,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from lib.params import load
+from lib.run.params import load
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/published/speed/README.md")]
+DOCUMENTS = [
+    ROOT / name
+    for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/published/speed/README.md")
+]
 PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:make|papermill|pip|conda|python3?|torchrun|tensorboard|\.venv/bin/\w+)(?: |$)"
 
 
@@ -31,14 +34,18 @@ def commands() -> list[str]:
         text = path.read_text()
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
             found += [line.strip() for line in block.splitlines() if line.strip()]
-        words = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+        words = [
+            " ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        ]
         found += [code for code in words if re.match(PROGRAMS, code)]
     return sorted({part for line in found for part in re.sub(r"\s+#.*", "", line).split(" && ")})
 
 
 def run(*words: str, **environment: str) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run(words, cwd=ROOT, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -71,19 +78,24 @@ def test_a_command_of_the_documents_is_one(command, tmp_path):
         if "--profile" in arguments:  # a cluster's: its plugin is not part of the tests' environment
             assert yaml.safe_load((ROOT / arguments[1] / "config.yaml").read_text())["executor"] == "slurm"
         else:
-            assert re.search("total|Nothing to be done", run(sys.executable, "-m", "snakemake", "--dry-run", *arguments, "--nolock"))
+            assert re.search(
+                "total|Nothing to be done", run(sys.executable, "-m", "snakemake", "--dry-run", *arguments, "--nolock")
+            )
     elif program in ("pip", "python3"):
         extras = re.findall(r"^\.\[(\w+)\]$", arguments[-1])
-        assert set(extras) <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+        assert (
+            set(extras)
+            <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+        )
         run(sys.executable, "-m", arguments[1] if arguments[0] == "-m" else "pip", "--help")
     elif program == "python":  # tests that are asked for by name are there
         run(sys.executable, *arguments, *(["--collect-only", "-q"] if "pytest" in arguments else ["--help"]))
     elif program == "torchrun":
         module = arguments[arguments.index("-m") + 1]
         said = run(sys.executable, "-m", module, "--help")
-        assert all(word in said for word in arguments[arguments.index(module):] if word.startswith("--"))
+        assert all(word in said for word in arguments[arguments.index(module) :] if word.startswith("--"))
         said = run(sys.executable, "-m", "torch.distributed.run", "--help")
-        assert all(word in said for word in arguments[:arguments.index(module)] if word.startswith("--"))
+        assert all(word in said for word in arguments[: arguments.index(module)] if word.startswith("--"))
     elif program == "cp":
         assert (ROOT / arguments[1]).exists()
     elif program == "tensorboard":
@@ -100,11 +112,18 @@ def test_the_citation_file_is_valid():
 
 
 def test_the_models_in_the_card_have_the_accuracies_of_their_records():
-    rows = re.findall(r"^\| \[\d\]\((.*?)\) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "MODEL_CARD.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[\d\]\((.*?)\) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "MODEL_CARD.md").read_text(),
+        re.MULTILINE,
+    )
     assert len(rows) == 3
     for folder, *said in rows:
         record = json.loads((ROOT / folder / "record.json").read_text())
-        assert said == [f"{record['parameters']:,}", *(f"{record['stills'][name]:.1f}" for name in ("top1", "up_to_direction"))]
+        assert said == [
+            f"{record['parameters']:,}",
+            *(f"{record['stills'][name]:.1f}" for name in ("top1", "up_to_direction")),
+        ]
 
 
 def test_the_results_in_the_readme_are_the_generated_table():
@@ -127,10 +146,15 @@ def test_what_the_papers_run_costs_is_said_as_it_was_computed():
     text = (ROOT / "outputs/published/speed/README.md").read_text()
     shown = re.findall(r"^\| (\d+) \| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
     cost = pd.read_csv(ROOT / "outputs/published/speed/cost.csv")
-    assert shown == [(f"{row[0]:.0f}", f"{row[1]:.0f}", f"{row[3]:.3g}", f"{row[4]:.1f}", f"{row[5]:.1f}") for row in cost.to_numpy()]
+    assert shown == [
+        (f"{row[0]:.0f}", f"{row[1]:.0f}", f"{row[3]:.3g}", f"{row[4]:.1f}", f"{row[5]:.1f}") for row in cost.to_numpy()
+    ]
     measured = pd.read_csv(ROOT / "outputs/published/speed/gpu.csv").set_index("variant").loc["as shipped"]
     for page in (text, (ROOT / "README.md").read_text().replace("**", "")):
-        assert f"{measured['videos_per_s']:.1f} videos a second" in page and f"{measured['hours_of_the_run']:.0f} hours" in page
+        assert (
+            f"{measured['videos_per_s']:.1f} videos a second" in page
+            and f"{measured['hours_of_the_run']:.0f} hours" in page
+        )
 
 
 def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, capsys):

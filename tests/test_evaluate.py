@@ -7,17 +7,17 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, CLIPModel
 
-from lib import features
-from lib.code import code_hash
-from lib.data import DataError, list_dataset
-from lib.evaluate import Record, evaluate
-from lib.fields import EvaluateParams
-from lib.files import read_json, write_json
-from lib.params import FOLDER
+from lib.datasets.samples import DataError, list_dataset
+from lib.evaluation import features
+from lib.evaluation.evaluate import Record, evaluate
+from lib.language.vocabulary import class_concepts, read_prompts
+from lib.run.code import code_hash
+from lib.run.fields import EvaluateParams
+from lib.run.files import read_json, write_json
+from lib.run.params import FOLDER
 from lib.train import adapt
-from lib.video import decode
-from lib.views import EvalView, evaluation_indices, evaluation_views
-from lib.vocabulary import class_concepts, read_prompts
+from lib.video.decode import decode
+from lib.video.views import EvalView, evaluation_indices, evaluation_views
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,11 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     predicted = []
     for video in videos.videos:
-        frames = decode(video.path, lambda n, fps: evaluation_indices(n, num_frames=view.num_frames).ravel(),
-                        short_side=view.image_size)
+        frames = decode(
+            video.path,
+            lambda n, fps: evaluation_indices(n, num_frames=view.num_frames).ravel(),
+            short_side=view.image_size,
+        )
         clip = evaluation_views(frames.pixels, frames.rows[None], crops=1, image_size=view.image_size)[0]
         embedding = model.get_image_features(clip.transpose(0, 1)).pooler_output.mean(0)
         predicted.append(int((embedding @ text.T).argmax()))
@@ -62,17 +65,29 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
 def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     params, folder, record = image_clip
     assert {(m["protocol"], m["metric"]) for m in record["metrics"]} == {
-        (protocol, metric) for protocol in ("zero_shot", "zero_shot_still", "linear_probe", "knn_5")
-        for metric in ("top1", "top5", "pair_top1", "prediction_entropy")} | {("linear_probe_2_shot", "top1")}
+        (protocol, metric)
+        for protocol in ("zero_shot", "zero_shot_still", "linear_probe", "knn_5")
+        for metric in ("top1", "top5", "pair_top1", "prediction_entropy")
+    } | {("linear_probe_2_shot", "top1")}
     found = record["datasets"]["embedded"]
     assert len(found["data"]) == 12
     assert found["parts"]["test"] == {
-        "listed": 32, "found": 32, "decoded": 32, "failed": [], "missing": [], "extra": [], "left_out": [],
-        "absent_classes": []}
+        "listed": 32,
+        "found": 32,
+        "decoded": 32,
+        "failed": [],
+        "missing": [],
+        "extra": [],
+        "left_out": [],
+        "absent_classes": [],
+    }
     assert found["probe"]["test"]["C"] in params.probe_c
     assert record["views"] == {"zero_shot": ["2x1x1@24"], "probe": ["2x1x1@24"], "average": "features"}
     assert len(record["prompts"]["photo"]) == len(record["concepts"]["embedded"]) == 12
-    per_class, confusion = record["per_class"]["embedded/test/zero_shot"], record["confusion"]["embedded/test/linear_probe"]
+    per_class, confusion = (
+        record["per_class"]["embedded/test/zero_shot"],
+        record["confusion"]["embedded/test/linear_probe"],
+    )
     assert len(per_class) == 16 and np.sum(confusion) == 32
     assert value(record, "zero_shot") == pytest.approx(np.mean(per_class))  # classes are equally frequent
 
@@ -84,13 +99,15 @@ def test_features_are_extracted_once_for_a_model_its_views_and_the_code(image_cl
     (first,) = made
     assert first.stat().st_mtime_ns == made[first] and value(again, "zero_shot") == value(record, "zero_shot")
     known = read_json(first.with_suffix(".json"))
-    assert known["settings"]["code"] == code_hash("features") and known["commit"] == record["commit"]
+    assert known["settings"]["code"] == code_hash("evaluation.features") and known["commit"] == record["commit"]
     evaluate(params.model_copy(update={"zero_shot_views": ["4x1x1@24"]}), folder)
-    assert first.stat().st_mtime_ns == made[first] and len(list(first.parent.glob("*.safetensors"))) == 2  # side by side
+    assert (
+        first.stat().st_mtime_ns == made[first] and len(list(first.parent.glob("*.safetensors"))) == 2
+    )  # side by side
     monkeypatch.setattr(features, "code_hash", lambda module: f"other {module}")
     evaluate(params, folder)
     (now,) = first.parent.glob("*.safetensors")  # of other code, features cannot be asked for again
-    assert now != first and read_json(now.with_suffix(".json"))["settings"]["code"] == "other features"
+    assert now != first and read_json(now.with_suffix(".json"))["settings"]["code"] == "other evaluation.features"
 
 
 def test_a_record_says_what_was_evaluated_with_which_parameters_and_not_in_place_of_other_data(image_clip, tmp_path):
@@ -98,7 +115,7 @@ def test_a_record_says_what_was_evaluated_with_which_parameters_and_not_in_place
     adapted = read_json(folder / "adapt.json")
     assert record["params"] == {name: getattr(params, name) for name in EvaluateParams.model_fields}
     assert record["adapted"] == {name: adapted[name] for name in ("commit", "code", "params_hash", "sources")}
-    assert params.made(record, EvaluateParams) and record["code"] == code_hash("evaluate")
+    assert params.made(record, EvaluateParams) and record["code"] == code_hash("evaluation.evaluate")
     write_json(tmp_path / "adapt.json", adapted | {"params": adapted["params"] | {"clip": "/elsewhere/clip"}})
     with pytest.raises(ValueError, match="adapted with data from another folder; run 02_adapt"):
         evaluate(params, tmp_path)
@@ -151,16 +168,38 @@ def test_balanced_predictions_spread_over_the_classes(tiny, tmp_path):
 
 def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, laid_out, tmp_path):
     params = tiny(
-        "image_clip", evaluate_on=["ucf101"], probe_on=["ucf101"], data_ucf101=str(laid_out("ucf101")), allow_missing=True,
-        concepts=["ucf101"], class_vocabularies=["ucf101"], concept_spaces=["category"], alignment_weight=0.0, zero_shot_prompts="bare", zero_shot_protocols=["split", "full", "half"],
-        zero_shot_views=["2x1x1@24"], probe_views=["2x1x1@24", "4x2x3@16"], manifests=str(tmp_path), probe_held_out=0.3)
+        "image_clip",
+        evaluate_on=["ucf101"],
+        probe_on=["ucf101"],
+        data_ucf101=str(laid_out("ucf101")),
+        allow_missing=True,
+        concepts=["ucf101"],
+        class_vocabularies=["ucf101"],
+        concept_spaces=["category"],
+        alignment_weight=0.0,
+        zero_shot_prompts="bare",
+        zero_shot_protocols=["split", "full", "half"],
+        zero_shot_views=["2x1x1@24"],
+        probe_views=["2x1x1@24", "4x2x3@16"],
+        manifests=str(tmp_path),
+        probe_held_out=0.3,
+    )
     adapt(params, tmp_path / "run")
     record = evaluate(params, tmp_path / "run")
     found = record["datasets"]["ucf101"]
     assert found["classes"] == list(layouts.UCF101)
     assert {part: counts["found"] for part, counts in found["parts"].items()} == {
-        "all": 23, "train-1": 15, "test-1": 8, "train-2": 15, "test-2": 8, "train-3": 19, "test-3": 4}
-    assert found["counts"]["found"] == found["counts"]["decoded"] == 20 and found["counts"]["listed"] == 387  # the three test parts
+        "all": 23,
+        "train-1": 15,
+        "test-1": 8,
+        "train-2": 15,
+        "test-2": 8,
+        "train-3": 19,
+        "test-3": 4,
+    }
+    assert (
+        found["counts"]["found"] == found["counts"]["decoded"] == 20 and found["counts"]["listed"] == 387
+    )  # the three test parts
     accuracies = [value(record, "zero_shot", part=f"test-{split}") for split in (1, 2, 3)]
     # every clip of the split is scored by the same features as in the whole set
     answers = load_file(tmp_path / "run" / "correct.safetensors")
@@ -177,12 +216,21 @@ def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, l
     # a single view: the softmax keeps the order
     assert [value(by_views, "zero_shot", part=f"test-{s}") for s in (1, 2, 3)] == accuracies
     assert [value(by_views, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)] != [
-        value(record, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)]
+        value(record, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)
+    ]
 
 
 def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, laid_out, tmp_path):
-    params = tiny("image_clip", dataset="ucf101", data_ucf101=str(laid_out("ucf101")), concepts=["ucf101"], class_vocabularies=["ucf101"], probe_on=[], evaluate_on=["ucf101"],
-                  manifests=str(tmp_path / "manifests"))
+    params = tiny(
+        "image_clip",
+        dataset="ucf101",
+        data_ucf101=str(laid_out("ucf101")),
+        concepts=["ucf101"],
+        class_vocabularies=["ucf101"],
+        probe_on=[],
+        evaluate_on=["ucf101"],
+        manifests=str(tmp_path / "manifests"),
+    )
     with pytest.raises(DataError, match=r"(?s)ucf101.*440 of 463 .*allow_missing"):
         adapt(params, tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()

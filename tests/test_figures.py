@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lib import figures
-from lib.attention import Maps
+from lib.study import figures
+from lib.study.attention import Maps
 
 CLASSES = ["sit down", "stand up", "walk"]
 

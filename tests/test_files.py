@@ -12,9 +12,22 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lib.files import (DiskError, alone_in, append_line, file_hash, read_json, read_lines, results_folder, run_folder, whole_file, whole_folder,
-                       write_json, write_text, writing)
-from lib.params import ROOT
+from lib.run.files import (
+    DiskError,
+    alone_in,
+    append_line,
+    file_hash,
+    read_json,
+    read_lines,
+    results_folder,
+    run_folder,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+    writing,
+)
+from lib.run.params import ROOT
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -58,17 +71,23 @@ def small_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: path.write_bytes(bytes(20_000)),
-    lambda path: torch.save({"a": torch.zeros(5000)}, path.open("wb")),
-    lambda path: torch.save({str(i): torch.zeros(500) for i in range(10)}, path.open("wb")),
-    lambda path: save_file({"a": np.zeros(5000, np.float32)}, path),
-])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(bytes(20_000)),
+        lambda path: torch.save({"a": torch.zeros(5000)}, path.open("wb")),
+        lambda path: torch.save({str(i): torch.zeros(500) for i in range(10)}, path.open("wb")),
+        lambda path: save_file({"a": np.zeros(5000, np.float32)}, path),
+    ],
+)
 def test_where_there_is_no_room_the_error_says_where_and_how_much_and_nothing_stays(tmp_path, small_disk, write):
     words = rf"the disk of {tmp_path} is full \(File too large\): features needs 20,000 bytes, and has [\d,]+ bytes free\. Make room"
     with pytest.raises(DiskError, match=words), whole_file(tmp_path / "features", size=20_000) as partial:
         write(partial)
-    with pytest.raises(DiskError, match=rf"the disk of {tmp_path} is full .*: model has"), whole_folder(tmp_path / "model") as partial:
+    with (
+        pytest.raises(DiskError, match=rf"the disk of {tmp_path} is full .*: model has"),
+        whole_folder(tmp_path / "model") as partial,
+    ):
         write(partial / "weights")
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +96,9 @@ def test_a_full_disk_leaves_records_and_logs_as_they_were(tmp_path):
     """Writing to /dev/full fails as writing to a full disk does."""
     write_text(tmp_path / "record.json", "old")
     os.symlink("/dev/full", tmp_path / "record.json.partial")
-    with pytest.raises(DiskError, match=rf"the disk of {tmp_path} is full \(No space left on device\): record.json needs 3 bytes"):
+    with pytest.raises(
+        DiskError, match=rf"the disk of {tmp_path} is full \(No space left on device\): record.json needs 3 bytes"
+    ):
         write_text(tmp_path / "record.json", "new")
     assert (tmp_path / "record.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
     os.symlink("/dev/full", tmp_path / "log.jsonl")
@@ -85,9 +106,17 @@ def test_a_full_disk_leaves_records_and_logs_as_they_were(tmp_path):
         append_line(tmp_path / "log.jsonl", {"step": 1})
 
 
-@pytest.mark.parametrize("number, words", [
-    (errno.EDQUOT, "is full .Disk quota exceeded."), (errno.EROFS, "cannot be written there .Read-only file system.: make"),
-    (errno.EACCES, "cannot be written there .Permission denied.: make the folder one that this user may write to, or choose")])
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (errno.EDQUOT, "is full .Disk quota exceeded."),
+        (errno.EROFS, "cannot be written there .Read-only file system.: make"),
+        (
+            errno.EACCES,
+            "cannot be written there .Permission denied.: make the folder one that this user may write to, or choose",
+        ),
+    ],
+)
 def test_a_quota_and_a_folder_that_may_not_be_written_to_are_named(tmp_path, number, words):
     with pytest.raises(DiskError, match=f"{tmp_path}.*{words}"), writing(tmp_path / "new" / "file"):
         raise OSError(number, os.strerror(number), "elsewhere")
@@ -108,18 +137,29 @@ def test_a_run_with_overrides_has_a_folder_of_its_own_unless_they_change_nothing
     assert run_folder("ucf101", "lss", 0, 0, {"workers": 4, "device": "cuda"}) == own
     others = [run_folder("ucf101", "lss", 0, 0, {"epochs": epochs}) for epochs in (1, 2)]
     assert len({own, *others}) == 3
-    assert all(re.fullmatch(r"outputs/ucf101/runs/lss-[0-9a-f]{6}/world0-seed0", str(other.relative_to(ROOT))) for other in others)
+    assert all(
+        re.fullmatch(r"outputs/ucf101/runs/lss-[0-9a-f]{6}/world0-seed0", str(other.relative_to(ROOT)))
+        for other in others
+    )
 
 
 def test_results_of_videos_from_another_place_lie_beside_those_of_the_profile():
-    here, there = (run_folder("ucf101", "lss", 0, 0, {"data_ucf101": place}) for place in ("/a/My clips", "/b/My clips"))
-    assert here != there and re.fullmatch(r"outputs/ucf101-My-clips-[0-9a-f]{6}/runs/lss/world0-seed0", str(here.relative_to(ROOT)))
-    assert results_folder("ucf101", {"data_ucf101": "data/../data/x"}) == results_folder("ucf101", {"data_ucf101": "data/x/"})
+    here, there = (
+        run_folder("ucf101", "lss", 0, 0, {"data_ucf101": place}) for place in ("/a/My clips", "/b/My clips")
+    )
+    assert here != there and re.fullmatch(
+        r"outputs/ucf101-My-clips-[0-9a-f]{6}/runs/lss/world0-seed0", str(here.relative_to(ROOT))
+    )
+    assert results_folder("ucf101", {"data_ucf101": "data/../data/x"}) == results_folder(
+        "ucf101", {"data_ucf101": "data/x/"}
+    )
 
 
 def test_two_processes_are_never_at_work_in_one_folder(tmp_path):
-    code = "import sys; from pathlib import Path; from lib.files import alone_in\nwith alone_in(Path(sys.argv[1])): print('in', flush=True)"
+    code = "import sys; from pathlib import Path; from lib.run.files import alone_in\nwith alone_in(Path(sys.argv[1])): print('in', flush=True)"
     with alone_in(tmp_path / "run"):
         other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
-        assert other.stdout.readline() == f"{tmp_path / 'run'}: another process is at work here; waiting for it to end\n"
+        assert (
+            other.stdout.readline() == f"{tmp_path / 'run'}: another process is at work here; waiting for it to end\n"
+        )
     assert other.communicate()[0] == "in\n" and other.returncode == 0

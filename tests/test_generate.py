@@ -7,14 +7,21 @@ import papermill
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lib.generate import check_request, generate_vocabulary, language_model, parse_descriptions, prompt_for, write_vocabulary
-from lib.params import ROOT, load
-from lib.vocabulary import ConceptError, read_vocabulary
+from lib.language.generate import (
+    check_request,
+    generate_vocabulary,
+    language_model,
+    parse_descriptions,
+    prompt_for,
+    write_vocabulary,
+)
+from lib.language.vocabulary import ConceptError, read_vocabulary
+from lib.run.params import ROOT, load
 
 LABELS = ["PettingCat", "petting dog", "feeding_birds"]
 SETTINGS = {"writer": "scripted", "seed": 0, "attempts": 2, "batch_size": 2}
@@ -22,8 +29,10 @@ SETTINGS = {"writer": "scripted", "seed": 0, "attempts": 2, "batch_size": 2}
 
 def answer(spoken: str) -> str:
     rest = "while the other hand lies still on the knee beside it."
-    return (f"Here they are:\n1. For {spoken}, one palm strokes forward and back {rest}\n2. With {spoken}, the fur bends {rest}\n"
-            f"3) In {spoken}, a sofa stands in a room {rest}\n4: As {spoken} goes on, ears turn {rest}\n\nAction: more")
+    return (
+        f"Here they are:\n1. For {spoken}, one palm strokes forward and back {rest}\n2. With {spoken}, the fur bends {rest}\n"
+        f"3) In {spoken}, a sofa stands in a room {rest}\n4: As {spoken} goes on, ears turn {rest}\n\nAction: more"
+    )
 
 
 def spoken_in(prompt: str) -> str:
@@ -51,7 +60,11 @@ def test_a_prompt_has_the_guideline_examples_and_the_labels_it_may_be_taken_for(
 
 def test_numbered_lines_are_read_in_their_order_up_to_the_first_that_is_missing():
     assert parse_descriptions("Sure!\n1. One.\n 2) Two. \n3: Three.\n4. Four.\n5. Five.") == (
-        "One.", "Two.", "Three.", "Four.")
+        "One.",
+        "Two.",
+        "Three.",
+        "Four.",
+    )
     assert parse_descriptions("1. One.\n3. Three.") == ("One.",)
     assert parse_descriptions("One. Two.") == ()
 
@@ -110,9 +123,14 @@ def test_an_interrupted_call_goes_on_and_a_repeated_one_writes_nothing(script, t
     assert len(calls) == before + 3
 
 
-@pytest.mark.parametrize("labels, problem", [(["wave"], "a vocabulary needs two labels or more"),
-                                             (["wave", ""], "label '' is empty"),
-                                             (["PushUps", "push_ups"], "label 'push_ups' stands there twice")])
+@pytest.mark.parametrize(
+    "labels, problem",
+    [
+        (["wave"], "a vocabulary needs two labels or more"),
+        (["wave", ""], "label '' is empty"),
+        (["PushUps", "push_ups"], "label 'push_ups' stands there twice"),
+    ],
+)
 def test_labels_that_are_empty_or_spoken_alike_are_refused(script, tmp_path, labels, problem):
     with pytest.raises(ConceptError, match=problem):
         generate_vocabulary(labels, script[0], cache=tmp_path / "c.jsonl", **SETTINGS)
@@ -125,8 +143,11 @@ def test_without_a_language_model_the_error_says_how_to_write_the_file_by_hand(t
     with pytest.raises(ValueError) as caught:
         check_request(path, LABELS, "")
     message = str(caught.value)
-    assert "instruction-tuned causal language model, e.g. Qwen/Qwen2.5-7B-Instruct" in message and f"write {path} by hand" in message
-    shown = message[message.index('  "PettingCat"'):message.index("and read it")]
+    assert (
+        "instruction-tuned causal language model, e.g. Qwen/Qwen2.5-7B-Instruct" in message
+        and f"write {path} by hand" in message
+    )
+    shown = message[message.index('  "PettingCat"') : message.index("and read it")]
     path.write_text(shown.replace("[four sentences]", "[One., Two., Three., Four.]"))
     assert read_vocabulary(path, num_descriptions=4)[0].spoken == "petting cat"  # the form that it shows can be read
     assert load(profile="embedded", **json.loads(message.rsplit("overrides = ", 1)[1])).concepts == ["mine"]
@@ -138,13 +159,17 @@ def test_a_vocabulary_that_was_written_by_hand_is_not_replaced(script, tmp_path)
     write_vocabulary(path, concepts, origin="Written by a model")
     check_request(path, LABELS, "a model")
     path.write_text("# by me\n" + path.read_text())
-    with pytest.raises(FileExistsError, match="mine.yaml is there, and no language model wrote it: choose another name"):
+    with pytest.raises(
+        FileExistsError, match="mine.yaml is there, and no language model wrote it: choose another name"
+    ):
         check_request(path, LABELS, "a model")
 
 
 @pytest.mark.parametrize("name", ["models/of/nobody", "params"])
 def test_what_is_no_language_model_is_one_line(name):
-    with pytest.raises(ValueError, match=f"language_model: '{name}' is neither a folder .*/{name}. nor a hub id with a causal") as caught:
+    with pytest.raises(
+        ValueError, match=f"language_model: '{name}' is neither a folder .*/{name}. nor a hub id with a causal"
+    ) as caught:
         language_model(name, revision="main", device="cpu", temperature=0.0, max_new_tokens=10)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -158,7 +183,9 @@ def random_model(tmp_path_factory):
     backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=257, n_positions=8192, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256)
+    config = GPT2Config(
+        vocab_size=257, n_positions=8192, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256
+    )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return str(folder)
 
@@ -171,7 +198,9 @@ def test_a_random_language_model_writes_nonsense_and_the_check_says_so(random_mo
     assert all(any(problem.startswith(f"{label}: ") for problem in problems) for label in LABELS)
     again = language_model(random_model, **options)
     assert generate_vocabulary(LABELS, again, cache=tmp_path / "b.jsonl", **settings) == (concepts, problems)
-    texts = [[json.loads(line)["text"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in "ab"]
+    texts = [
+        [json.loads(line)["text"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in "ab"
+    ]
     assert texts[0] == texts[1] and len(set(texts[0])) == 3
 
 
@@ -186,12 +215,24 @@ def test_the_notebook_makes_a_vocabulary_from_its_parameters_alone(random_model,
     call, in a file and in the pictures of its spaces."""
     own = ROOT / "params" / "concepts" / "of_a_test.yaml"
     cache = ROOT / "outputs" / "concepts" / "of_a_test.jsonl"
-    given = {"labels": LABELS, "vocabulary": "of_a_test", "language_model": random_model, "max_new_tokens": 20,
-             "attempts": 1, "batch_size": 2}
+    given = {
+        "labels": LABELS,
+        "vocabulary": "of_a_test",
+        "language_model": random_model,
+        "max_new_tokens": 20,
+        "attempts": 1,
+        "batch_size": 2,
+    }
 
     def run():
-        papermill.execute_notebook(ROOT / "notebooks" / "01_concepts.ipynb", tmp_path / "out.ipynb", given,
-                                   kernel_name="python3", cwd=ROOT, progress_bar=False)
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "01_concepts.ipynb",
+            tmp_path / "out.ipynb",
+            given,
+            kernel_name="python3",
+            cwd=ROOT,
+            progress_bar=False,
+        )
 
     try:
         with pytest.raises(papermill.PapermillExecutionError, match="PettingCat: .* descriptions instead of 4"):

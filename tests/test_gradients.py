@@ -13,7 +13,6 @@ from lib.gradients import backward, forward_views
 from lib.train import make_objective
 
 
-
 def setting(params, videos=5):
     """Student, teacher, objective, views and labels; the two models differ."""
     draw = torch.Generator().manual_seed(0)
@@ -23,16 +22,24 @@ def setting(params, videos=5):
         for p in student.visual.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=draw))
     student.requires_grad_(False).visual.requires_grad_(True)
-    spaces = {name: ConceptSpace([f"label {i}" for i in range(6)],
-                                 F.normalize(torch.randn(6, params.clip_projection, generator=draw), dim=-1))
-              for name in ("category", "description")}
+    spaces = {
+        name: ConceptSpace(
+            [f"label {i}" for i in range(6)],
+            F.normalize(torch.randn(6, params.clip_projection, generator=draw), dim=-1),
+        )
+        for name in ("category", "description")
+    }
     views = [torch.randn(videos, 3, t, size, size, generator=draw) for t, size in ((3, 24), (3, 24), (2, 16))]
     return student, teacher, make_objective(params, student, spaces), views, torch.arange(videos)
 
 
 def gradients(*modules):
-    return {f"{i}.{name}": p.grad for i, module in enumerate(modules) for name, p in module.named_parameters()
-            if p.grad is not None}
+    return {
+        f"{i}.{name}": p.grad
+        for i, module in enumerate(modules)
+        for name, p in module.named_parameters()
+        if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])

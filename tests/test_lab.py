@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from lib.lab import NotebooksAndOutputs
-from lib.params import ROOT
+from lib.run.params import ROOT
+from workflow.lab import NotebooksAndOutputs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

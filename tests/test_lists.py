@@ -11,11 +11,11 @@ from pathlib import Path
 import layouts
 import pytest
 
-from lib.folders import VIDEO_SUFFIXES, walk
-from lib.lists import ListError, Video, data_hash, defects, list_folder, recogniser, report, spoken_name
-from lib.official import OFFICIAL, list_charades, list_hmdb51, list_kinetics400, list_ucf101, list_videos
-from lib.params import FOLDER
-from lib.vocabulary import read_vocabulary
+from lib.datasets.folders import VIDEO_SUFFIXES, walk
+from lib.datasets.lists import ListError, Video, data_hash, defects, list_folder, recogniser, report, spoken_name
+from lib.datasets.official import OFFICIAL, list_charades, list_hmdb51, list_kinetics400, list_ucf101, list_videos
+from lib.language.vocabulary import read_vocabulary
+from lib.run.params import FOLDER
 
 
 def make_files(root, *names):
@@ -25,13 +25,23 @@ def make_files(root, *names):
     return root
 
 
-@pytest.mark.parametrize("label, spoken", [
-    ("ApplyEyeMakeup", "apply eye makeup"), ("YoYo", "yo yo"), ("TaiChi", "tai chi"), ("brush_hair", "brush hair"),
-    ("HandStandPushups", "hand stand pushups"), ("watching TV", "watching tv"), ("TVRemote", "tv remote"),
-    ("massaging person's head", "massaging person's head"),
-    ("Holding a phone/camera", "holding a phone or camera"), ("Opening bag/s", "opening bag"),
-    ("hurling (sport)", "hurling sport"), ("skiing (not slalom or crosscountry)", "skiing not slalom or crosscountry"),
-])
+@pytest.mark.parametrize(
+    "label, spoken",
+    [
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("YoYo", "yo yo"),
+        ("TaiChi", "tai chi"),
+        ("brush_hair", "brush hair"),
+        ("HandStandPushups", "hand stand pushups"),
+        ("watching TV", "watching tv"),
+        ("TVRemote", "tv remote"),
+        ("massaging person's head", "massaging person's head"),
+        ("Holding a phone/camera", "holding a phone or camera"),
+        ("Opening bag/s", "opening bag"),
+        ("hurling (sport)", "hurling sport"),
+        ("skiing (not slalom or crosscountry)", "skiing not slalom or crosscountry"),
+    ],
+)
 def test_spoken_names_are_words(label, spoken):
     assert spoken_name(label) == spoken
 
@@ -59,8 +69,13 @@ def ucf101_lists(tmp_path_factory):
     lists = layouts.ucf101_lists(tmp_path_factory.mktemp("lists") / "ucfTrainTestlist")
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in lists.iterdir()} == {
         "classInd.txt": "f3d6f248df6f115c",
-        "trainlist01.txt": "9f9325becd69c66c", "trainlist02.txt": "93881acb699b4968", "trainlist03.txt": "ec22f33679c2f5bd",
-        "testlist01.txt": "f48d372656c0ed3c", "testlist02.txt": "883cea8503474b6c", "testlist03.txt": "9ae27379f869f5be"}
+        "trainlist01.txt": "9f9325becd69c66c",
+        "trainlist02.txt": "93881acb699b4968",
+        "trainlist03.txt": "ec22f33679c2f5bd",
+        "testlist01.txt": "f48d372656c0ed3c",
+        "testlist02.txt": "883cea8503474b6c",
+        "testlist03.txt": "9ae27379f869f5be",
+    }
     return lists
 
 
@@ -110,8 +125,15 @@ def test_subset_of_ucf101_has_the_official_clips_of_its_classes(five_classes):
 
 def test_what_is_missing_or_too_much_in_a_ucf101_folder_is_reported(tmp_path):
     root = make_files(
-        tmp_path, "YoYo/v_YoYo_g01_c01.webm", "YoYo/v_YoYo_g01_c02.mp4", "YoYo/v_YoYo_g08_c01.mkv", "YoYo/notes.txt",
-        "YoYo/v_YoYo_g01_c99.avi", "Juggling/a.avi", "README", "WritingOnBoard/x.txt",
+        tmp_path,
+        "YoYo/v_YoYo_g01_c01.webm",
+        "YoYo/v_YoYo_g01_c02.mp4",
+        "YoYo/v_YoYo_g08_c01.mkv",
+        "YoYo/notes.txt",
+        "YoYo/v_YoYo_g01_c99.avi",
+        "Juggling/a.avi",
+        "README",
+        "WritingOnBoard/x.txt",
     )
     test = list_ucf101(root)["test-1"]
     assert [(v.path.name, v.label) for v in test.videos] == [("v_YoYo_g01_c01.webm", 1), ("v_YoYo_g01_c02.mp4", 1)]
@@ -124,10 +146,15 @@ def test_what_is_missing_or_too_much_in_a_ucf101_folder_is_reported(tmp_path):
 
 @pytest.mark.parametrize("lister", [lambda root: list_ucf101(root)["test-1"], list_folder])
 def test_of_two_files_for_one_clip_the_first_suffix_is_taken_and_the_other_named(tmp_path, lister):
-    found = lister(make_files(tmp_path, "YoYo/v_YoYo_g01_c01.mp4", "YoYo/v_YoYo_g01_c01.AVI", "YoYo/v_YoYo_g01_c01.mkv"))
+    found = lister(
+        make_files(tmp_path, "YoYo/v_YoYo_g01_c01.mp4", "YoYo/v_YoYo_g01_c01.AVI", "YoYo/v_YoYo_g01_c01.mkv")
+    )
     assert [video.path.name for video in found.videos] == ["v_YoYo_g01_c01.AVI"]
-    assert found.left_out == [f"YoYo/v_YoYo_g01_c01.{suffix}: a second file of one clip, YoYo/v_YoYo_g01_c01.AVI, which is used: "
-                              "remove or rename one of the two" for suffix in ("mkv", "mp4")]
+    assert found.left_out == [
+        f"YoYo/v_YoYo_g01_c01.{suffix}: a second file of one clip, YoYo/v_YoYo_g01_c01.AVI, which is used: "
+        "remove or rename one of the two"
+        for suffix in ("mkv", "mp4")
+    ]
 
 
 def test_absent_or_empty_folders_are_errors_that_say_what_was_expected(tmp_path):
@@ -150,7 +177,10 @@ def test_folder_per_class_gives_labels_and_reports_the_rest(tmp_path):
     videos = list_folder(root)
     assert [(v.name, v.label) for v in videos.videos] == [("jump/a", 0), ("run/a", 1), ("run/b", 1)]
     assert videos.classes == ["jump", "run"] and videos.extra == ["empty/", "run/a.txt", "stray.mp4"]
-    assert videos.left_out == ["empty/: no video in it", "stray.mp4: beside the class folders, so of no class: move it into one"]
+    assert videos.left_out == [
+        "empty/: no video in it",
+        "stray.mp4: beside the class folders, so of no class: move it into one",
+    ]
 
 
 def test_videos_beside_class_folders_are_taken_without_a_label_where_that_is_asked_for(tmp_path):
@@ -164,8 +194,10 @@ def test_what_a_subset_of_ucf101_lacks_is_put_into_words(five_classes):
     found = list_videos("ucf101", five_classes)
     assert report(found, OFFICIAL["ucf101"])[0] == "train-1: 453 of 453 listed clips found (officially 9537)"
     heading, names = defects(found, {}).popitem()
-    assert heading == ("96 of 101 classes have no clip (there are: BodyWeightSquats, BoxingPunchingBag, JugglingBalls, JumpingJack, "
-                       "Lunges)")
+    assert heading == (
+        "96 of 101 classes have no clip (there are: BodyWeightSquats, BoxingPunchingBag, JugglingBalls, JumpingJack, "
+        "Lunges)"
+    )
     assert names[:2] == ["ApplyEyeMakeup", "ApplyLipstick"] and len(names) == 96
     assert len(found["all"]) == 646
 
@@ -184,11 +216,17 @@ def test_lists_of_another_version_are_refused_with_line_and_way_out(ucf101_lists
 @pytest.fixture(scope="module")
 def whole_hmdb51(tmp_path_factory):
     """The 6,371 names of HMDB-51's splits as empty files, and its official lists."""
-    root, lists = tmp_path_factory.mktemp("hmdb51"), layouts.hmdb51_lists(tmp_path_factory.mktemp("lists") / "testTrainMulti_7030_splits")
+    root, lists = (
+        tmp_path_factory.mktemp("hmdb51"),
+        layouts.hmdb51_lists(tmp_path_factory.mktemp("lists") / "testTrainMulti_7030_splits"),
+    )
     text = "".join(f"{path.name} {path.read_text()}" for path in sorted(lists.iterdir()))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "43c5d7086ce668c2"  # what the official files say
     for path in lists.glob("*_test_split1.txt"):
-        make_files(root, *(f"{path.stem.removesuffix('_test_split1')}/{line.split()[0]}" for line in path.read_text().splitlines()))
+        make_files(
+            root,
+            *(f"{path.stem.removesuffix('_test_split1')}/{line.split()[0]}" for line in path.read_text().splitlines()),
+        )
     return root, lists
 
 
@@ -206,43 +244,69 @@ def test_the_shipped_list_of_hmdb51_is_the_official_one(whole_hmdb51):
 
 def test_names_of_hmdb51_are_found_without_their_odd_signs_and_unlisted_clips_count_in_the_whole_set(tmp_path):
     odd = "kick_ball/#14_Fußball_kick_ball_f_cm_np1_ba_bad_0"
-    listed = [row["clip"] for row in csv.DictReader((FOLDER / "splits" / "hmdb51.csv").open()) if row["class"] == "wave"]
+    listed = [
+        row["clip"] for row in csv.DictReader((FOLDER / "splits" / "hmdb51.csv").open()) if row["class"] == "wave"
+    ]
     strange = next(name for name in listed if not name.replace("_", "").isalnum())
-    make_files(tmp_path, f"wave/{strange.replace('#', '_').replace('-', '_').replace('!', '_')}.avi", "wave/Other_wave_u_nm_np1_fr_bad_1.avi")
+    make_files(
+        tmp_path,
+        f"wave/{strange.replace('#', '_').replace('-', '_').replace('!', '_')}.avi",
+        "wave/Other_wave_u_nm_np1_fr_bad_1.avi",
+    )
     found = list_hmdb51(tmp_path)
-    assert sorted(video.name for video in found["all"].videos) == sorted([f"wave/{strange}", "wave/Other_wave_u_nm_np1_fr_bad_1"])
+    assert sorted(video.name for video in found["all"].videos) == sorted(
+        [f"wave/{strange}", "wave/Other_wave_u_nm_np1_fr_bad_1"]
+    )
     assert len(found["all"].absent_classes) == 50 and odd not in found["all"].missing
 
 
 KINETICS = ["playing guitar", "passing American football (in game)", "massaging person's head"]
 
 
-@pytest.mark.parametrize("train, validation", [("train", "val"), ("videos_train", "videos_val"), ("train_256", "val_256")])
+@pytest.mark.parametrize(
+    "train, validation", [("train", "val"), ("videos_train", "videos_val"), ("train_256", "val_256")]
+)
 def test_kinetics_as_a_folder_per_class_in_any_spelling(tmp_path, train, validation):
-    make_files(tmp_path, f"{train}/playing_guitar/a.mp4", f"{train}/passing American football (in game)/b.mkv",
-               f"{validation}/massaging_person's_head/c.mp4", f"{validation}/not a class/d.mp4")
+    make_files(
+        tmp_path,
+        f"{train}/playing_guitar/a.mp4",
+        f"{train}/passing American football (in game)/b.mkv",
+        f"{validation}/massaging_person's_head/c.mp4",
+        f"{validation}/not a class/d.mp4",
+    )
     found = list_kinetics400(tmp_path)
     assert len(found["train"].classes) == 400
     assert [(v.name, found["train"].classes[v.label]) for v in found["train"].videos] == [
-        (f"{KINETICS[1]}/b", KINETICS[1]), (f"{KINETICS[0]}/a", KINETICS[0])]
+        (f"{KINETICS[1]}/b", KINETICS[1]),
+        (f"{KINETICS[0]}/a", KINETICS[0]),
+    ]
     assert [v.name for v in found["validation"].videos] == [f"{KINETICS[2]}/c"]
     assert found["validation"].extra == [f"{validation}/not a class/"]
     assert found["validation"].left_out == [
-        f"{validation}/not a class/: 1 video, in no folder of one of the 400 classes, and there is no list"]
+        f"{validation}/not a class/: 1 video, in no folder of one of the 400 classes, and there is no list"
+    ]
     assert len(found["train"].absent_classes) == 398 and KINETICS[2] in found["train"].absent_classes
 
 
 @pytest.mark.parametrize("flat", [True, False])
 def test_kinetics_by_deepminds_csv(tmp_path, flat):
     folder = "val" if flat else "val/some folder"
-    make_files(tmp_path, f"{folder}/-abcdefghi__000010_000020.mp4", f"{folder}/AbCdEfGhIjK.mp4", f"{folder}/unlisted000.mp4")
-    rows = ["label,youtube_id,time_start,time_end,split", "playing guitar,-abcdefghi_,10,20,val",
-            "massaging person's head,AbCdEfGhIjK,0,10,val", "playing guitar,goneisgone0,5,15,val"]
+    make_files(
+        tmp_path, f"{folder}/-abcdefghi__000010_000020.mp4", f"{folder}/AbCdEfGhIjK.mp4", f"{folder}/unlisted000.mp4"
+    )
+    rows = [
+        "label,youtube_id,time_start,time_end,split",
+        "playing guitar,-abcdefghi_,10,20,val",
+        "massaging person's head,AbCdEfGhIjK,0,10,val",
+        "playing guitar,goneisgone0,5,15,val",
+    ]
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "val.csv").write_text("\n".join(rows))
     found = list_kinetics400(tmp_path)["validation"]
     assert [(v.name, v.path.name) for v in found.videos] == [
-        ("playing guitar/-abcdefghi_", "-abcdefghi__000010_000020.mp4"), ("massaging person's head/AbCdEfGhIjK", "AbCdEfGhIjK.mp4")]
+        ("playing guitar/-abcdefghi_", "-abcdefghi__000010_000020.mp4"),
+        ("massaging person's head/AbCdEfGhIjK", "AbCdEfGhIjK.mp4"),
+    ]
     assert found.missing == ["playing guitar/goneisgone0"] and len(found.extra) == 1
     (tmp_path / "annotations" / "val.csv").write_text("\n".join([*rows, "juggling swords,AbCdEfGhIjK,0,10,val"]))
     with pytest.raises(ListError, match=r"val.csv, line 5: 'juggling swords' is none of Kinetics-400's"):
@@ -254,7 +318,10 @@ def test_kinetics_by_lines_of_path_and_number(tmp_path):
     path = tmp_path / "kinetics400_train_list_videos.txt"
     path.write_text("x/one.mp4 232\ntwo three.mp4 0\ngone.mp4 399\n")
     found = list_kinetics400(tmp_path)["train"]
-    assert [(v.name, v.label) for v in found.videos] == [(f"{found.classes[232]}/one", 232), (f"{found.classes[0]}/two three", 0)]
+    assert [(v.name, v.label) for v in found.videos] == [
+        (f"{found.classes[232]}/one", 232),
+        (f"{found.classes[0]}/two three", 0),
+    ]
     assert found.missing == ["zumba/gone"]
     path.write_text("x/one.mp4 400\n")
     with pytest.raises(ListError, match="line 1"):
@@ -267,17 +334,23 @@ def test_kinetics_takes_the_csv_before_other_lists_and_no_other_than_those_it_is
     (tmp_path / "train.csv").write_text("label,youtube_id\nzumba,abcdefghijk\n")
     assert [video.name for video in list_kinetics400(tmp_path)["train"].videos] == ["zumba/abcdefghijk"]
     (tmp_path / "train.csv").write_text("path,label\nabcdefghijk.mp4,zumba\n")
-    with pytest.raises(ListError, match="train.csv, line 1: it has no column youtube_id; its first line is .'path', 'label'"):
+    with pytest.raises(
+        ListError, match="train.csv, line 1: it has no column youtube_id; its first line is .'path', 'label'"
+    ):
         list_kinetics400(tmp_path)
     make_files(tmp_path, "mine/k400.csv")
-    with pytest.raises(ListError, match="mine: no list of the part train: expected train.csv or .* there are: .'k400.csv'"):
+    with pytest.raises(
+        ListError, match="mine: no list of the part train: expected train.csv or .* there are: .'k400.csv'"
+    ):
         list_kinetics400(tmp_path, lists=tmp_path / "mine")
 
 
 def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     make_files(tmp_path, "Charades_v1_480/A.mp4", "Charades_v1_480/B.mp4", "Charades_v1_480/X.mp4")
     (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
-    (tmp_path / "Charades_v1_train.csv").write_text('id,scene,actions,length\nA,Bed,"c001 0.00 9.1;c000 1.0 2.0;c001 3 4",30\n')
+    (tmp_path / "Charades_v1_train.csv").write_text(
+        'id,scene,actions,length\nA,Bed,"c001 0.00 9.1;c000 1.0 2.0;c001 3 4",30\n'
+    )
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nB,Bed,,30\nC,Bed,c000 1 2,9\n")
     found = list_charades(tmp_path)
     assert [(v.name, v.labels) for part in found.values() for v in part.videos] == [("A", (0, 1)), ("B", ())]
@@ -287,22 +360,35 @@ def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     with pytest.raises(ListError, match="Charades_v1_test.csv, line 2: .'c002'. is in no class"):
         list_charades(tmp_path)
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nA,Bed,,30\n")
-    with pytest.raises(ListError, match="Charades_v1_test.csv, line 2: one clip twice: A is test, no action here, and train, c001 .* in "
-                                        ".*Charades_v1_train.csv, line 2: keep one"):
+    with pytest.raises(
+        ListError,
+        match="Charades_v1_test.csv, line 2: one clip twice: A is test, no action here, and train, c001 .* in "
+        ".*Charades_v1_train.csv, line 2: keep one",
+    ):
         list_charades(tmp_path)
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nB,Bed,,30\n")
     make_files(tmp_path, "Charades_v1/A.mp4")
     found = list_charades(tmp_path)
     assert [video.path.parent.name for video in found["train"].videos] == ["Charades_v1"]
-    assert found["train"].left_out == ["Charades_v1_480/A.mp4: a second file of one clip, Charades_v1/A.mp4, which is used: remove or "
-                                       "rename one of the two"]
+    assert found["train"].left_out == [
+        "Charades_v1_480/A.mp4: a second file of one clip, Charades_v1/A.mp4, which is used: remove or "
+        "rename one of the two"
+    ]
 
 
 # ---- one walk -------------------------------------------------------------------------------------------------------
 
 
 def test_the_walk_follows_links_ends_in_circles_and_passes_over_what_systems_leave(tmp_path):
-    root = make_files(tmp_path / "root", "run/a.mp4", "run/._a.mp4", "run/.DS_Store", "run/Thumbs.db", "__MACOSX/run/b.mp4", "run/Icon\r")
+    root = make_files(
+        tmp_path / "root",
+        "run/a.mp4",
+        "run/._a.mp4",
+        "run/.DS_Store",
+        "run/Thumbs.db",
+        "__MACOSX/run/b.mp4",
+        "run/Icon\r",
+    )
     make_files(tmp_path, "elsewhere/clip.mkv", "elsewhere/deep/c.mov")
     (root / "walk").symlink_to(tmp_path / "elsewhere")
     (root / "again").symlink_to(tmp_path / "elsewhere")
@@ -313,11 +399,19 @@ def test_the_walk_follows_links_ends_in_circles_and_passes_over_what_systems_lea
     (root / "run" / "notes.txt").symlink_to("/nowhere/notes.txt")
     found = walk(root)
     assert [str(path.relative_to(root)) for path in found.videos] == [
-        "again/clip.mkv", "again/deep/c.mov", "run/a.mp4", "run/linked.avi", "walk/clip.mkv", "walk/deep/c.mov"]
+        "again/clip.mkv",
+        "again/deep/c.mov",
+        "run/a.mp4",
+        "run/linked.avi",
+        "walk/clip.mkv",
+        "walk/deep/c.mov",
+    ]
     assert [path.name for path in found.others] == ["Thumbs.db"]
     assert {path.name: why for path, why in found.broken.items()} == {
-        "circle": "a link to a folder that it lies in", "gone.mp4": "a link to '/nowhere/gone.mp4', which is not there",
-        "self.mp4": "a link to 'self.mp4', which is not there"}
+        "circle": "a link to a folder that it lies in",
+        "gone.mp4": "a link to '/nowhere/gone.mp4', which is not there",
+        "self.mp4": "a link to 'self.mp4', which is not there",
+    }
     assert "run/gone.mp4: a link to '/nowhere/gone.mp4', which is not there" in list_folder(root).left_out
 
 
@@ -331,15 +425,29 @@ def test_the_suffixes_of_cameras_discs_and_telephones_are_among_them():
     assert set(".mts .m2ts .m2v .vob .3gp .3g2 .ogv .mpe .asf .f4v .divx .y4m .mjpeg".split()) <= set(VIDEO_SUFFIXES)
 
 
-@pytest.mark.parametrize("name, content, left_out", [
-    ("clip.dav", b"", True), ("clip", b"\0\0\1\xba", True), ("clip.mp4.part", b"\0\0\0\x18ftyp", True), ("notes.txt", b"", False),
-    ("README", b"", False), ("rules.cfg", b"a text", False), ("thumb.JPG", b"\xff\xd8\0", False), ("clip.srt", b"", False),
-    ("IMG_0001.HEIC", b"\0\0\0$ftypheic", False), ("VTS_01_0.IFO", b"DVDVIDEO-VTS\0", False), ("MOV001.MOI", b"V6\0", False)])
+@pytest.mark.parametrize(
+    "name, content, left_out",
+    [
+        ("clip.dav", b"", True),
+        ("clip", b"\0\0\1\xba", True),
+        ("clip.mp4.part", b"\0\0\0\x18ftyp", True),
+        ("notes.txt", b"", False),
+        ("README", b"", False),
+        ("rules.cfg", b"a text", False),
+        ("thumb.JPG", b"\xff\xd8\0", False),
+        ("clip.srt", b"", False),
+        ("IMG_0001.HEIC", b"\0\0\0$ftypheic", False),
+        ("VTS_01_0.IFO", b"DVDVIDEO-VTS\0", False),
+        ("MOV001.MOI", b"V6\0", False),
+    ],
+)
 def test_a_file_of_unknown_suffix_is_left_out_by_name_if_it_may_be_a_video(tmp_path, name, content, left_out):
     make_files(tmp_path, "run/a.mp4", f"run/{name}")
     (tmp_path / "run" / name).write_bytes(content)
     suffix = f"{Path(name).suffix} is" if Path(name).suffix else "it has"
-    assert list_folder(tmp_path).left_out == [f"run/{name}: {suffix} no suffix of a video that is known here"] * left_out
+    assert (
+        list_folder(tmp_path).left_out == [f"run/{name}: {suffix} no suffix of a video that is known here"] * left_out
+    )
     assert list_folder(tmp_path).extra == [f"run/{name}"]
 
 
@@ -349,7 +457,9 @@ def test_a_name_that_cannot_be_written_down_is_refused_with_the_command_that_ren
     os.makedirs(os.path.dirname(path))
     open(path, "wb").close()
     for reader in (list_folder, list_ucf101, lambda root: walk(root / "run")):
-        with pytest.raises(ValueError, match="a name that is not UTF-8, or has control characters in it. Rename it:") as caught:
+        with pytest.raises(
+            ValueError, match="a name that is not UTF-8, or has control characters in it. Rename it:"
+        ) as caught:
             reader(tmp_path)
     str(caught.value).encode()  # it can be printed
     command = next(line for line in str(caught.value).splitlines() if line.startswith("  python3 -c "))
@@ -360,17 +470,35 @@ def test_a_name_that_cannot_be_written_down_is_refused_with_the_command_that_ren
 # ---- spelling -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder, label", [
-    ("massaging_persons_head", "massaging person's head"), ("Massaging Person\u2019s Head", "massaging person's head"),
-    ("hurling_(sport)", "hurling (sport)"), ("hurling sport", "hurling (sport)"), ("Tai-Chi", "tai chi"), ("taichi", "tai chi"),
-    ("z\u00famba", "zumba"), ("zu\u0301mba", "zumba"), ("zumbaa", None), ("", None)])
+@pytest.mark.parametrize(
+    "folder, label",
+    [
+        ("massaging_persons_head", "massaging person's head"),
+        ("Massaging Person\u2019s Head", "massaging person's head"),
+        ("hurling_(sport)", "hurling (sport)"),
+        ("hurling sport", "hurling (sport)"),
+        ("Tai-Chi", "tai chi"),
+        ("taichi", "tai chi"),
+        ("z\u00famba", "zumba"),
+        ("zu\u0301mba", "zumba"),
+        ("zumbaa", None),
+        ("", None),
+    ],
+)
 def test_a_class_is_recognised_in_any_spelling_where_one_fits(folder, label):
     assert recogniser(["tai chi", "hurling (sport)", "massaging person's head", "zumba"])(folder) == label
 
 
 def test_a_spelling_that_fits_several_classes_is_none_of_them():
     known = recogniser(["C", "C++", "Run", "run", "\u8dd1\u6b65", "\u8d70"])
-    assert [known(name) for name in ("C", "C++", "c#", "run", "RUN", "\u8dd1\u6b65")] == ["C", "C++", None, "run", None, "\u8dd1\u6b65"]
+    assert [known(name) for name in ("C", "C++", "c#", "run", "RUN", "\u8dd1\u6b65")] == [
+        "C",
+        "C++",
+        None,
+        "run",
+        None,
+        "\u8dd1\u6b65",
+    ]
 
 
 def test_two_folders_of_one_class_are_read_together(tmp_path):
@@ -382,19 +510,39 @@ def test_two_folders_of_one_class_are_read_together(tmp_path):
 
 
 def test_the_parts_of_ones_own_folder_have_the_classes_of_all(tmp_path):
-    make_files(tmp_path, "Train/push up/a.mp4", "Train/run/b.mp4", "val/Push_Up/c.mp4", "test/run/d.mp4", "test/walk/e.mp4")
+    make_files(
+        tmp_path, "Train/push up/a.mp4", "Train/run/b.mp4", "val/Push_Up/c.mp4", "test/run/d.mp4", "test/walk/e.mp4"
+    )
     found = list_videos("folder", tmp_path)
     assert [(part, v.name, v.label) for part, videos in found.items() for v in videos.videos] == [
-        ("train", "push up/a", 0), ("train", "run/b", 1), ("validation", "push up/c", 0), ("test", "run/d", 1), ("test", "walk/e", 2)]
+        ("train", "push up/a", 0),
+        ("train", "run/b", 1),
+        ("validation", "push up/c", 0),
+        ("test", "run/d", 1),
+        ("test", "walk/e", 2),
+    ]
     assert {part: videos.absent_classes for part, videos in found.items()} == {
-        "train": ["walk"], "validation": ["run", "walk"], "test": ["push up"]}
+        "train": ["walk"],
+        "validation": ["run", "walk"],
+        "test": ["push up"],
+    }
     make_files(tmp_path, "validation/run/f.mp4")
     with pytest.raises(ListError, match="two folders of the part validation, val and validation: keep one"):
         list_videos("folder", tmp_path)
 
 
 def test_clips_beside_the_parts_of_ones_own_folder_are_left_out_by_name(tmp_path):
-    make_files(tmp_path, "train/run/a.mp4", "real/run/b.mp4", "walk/c.mp4", "walk/d.MOV", "e.avi", "notes.txt", "@eaDir/f.mp4", "UCF-101/TaiChi/g.avi")
+    make_files(
+        tmp_path,
+        "train/run/a.mp4",
+        "real/run/b.mp4",
+        "walk/c.mp4",
+        "walk/d.MOV",
+        "e.avi",
+        "notes.txt",
+        "@eaDir/f.mp4",
+        "UCF-101/TaiChi/g.avi",
+    )
     (tmp_path / "test").symlink_to("real")
     why = "beside the folders of the parts (train, test), so in none of them: move them into a class of one"
     assert list_videos("folder", tmp_path)["train"].left_out == [f"e.avi: {why}", f"walk/: 2 videos, {why}"]
@@ -405,28 +553,72 @@ def test_clips_beside_the_parts_of_ones_own_folder_are_left_out_by_name(tmp_path
 HEAD = "label,youtube_id,time_start,time_end,split\n"
 
 
-@pytest.mark.parametrize("files, lists, message", [
-    ("train/abseiling/aaaaaaaaaaa.mp4", {"kinetics400_train_list_videos.txt": "abseiling/aaaaaaaaaaa.mp4 1\n"},
-     r"train_list_videos.txt, line 1: aaaaaaaaaaa is air drumming \(number 1, counted from 0 .* but the folder of .*train/abseiling/"
-     "aaaaaaaaaaa.mp4 says abseiling"),
-    ("train/zumba/part2/aaaaaaaaaaa.mp4", {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n"},
-     "train.csv, line 2: aaaaaaaaaaa is abseiling here, but the folder of .* says zumba"),
-    ("train/aaaaaaaaaaa_000001_000011.mp4", {"train.csv": HEAD + "zumba,bbbbbbbbbbb,1,2,train\n\nabseiling,aaaaaaaaaaa,2,12,train\n"},
-     r"train.csv, line 4: aaaaaaaaaaa is of the seconds \(2, 12\) here, but the name of .*_000001_000011.mp4 says \(1, 11\)"),
-    ("train/aaaaaaaaaaa.mp4", {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,val\n"},
-     "line 2: aaaaaaaaaaa is in the list of the part train here, but its column split says val"),
-    ("train/aaaaaaaaaaa.mp4", {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,soon,11,train\n"}, "line 2: time_start and time_end are no"),
-    ("train/aaaaaaaaaaa.mp4", {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n" * 2},
-     "train.csv, line 3: one clip twice: aaaaaaaaaaa is train, abseiling here, and train, abseiling already in .*train.csv, line 2"),
-    ("train/x.mp4", {"kinetics400_train_list_videos.txt": "x.mp4 0\nx.mp4 399\n"}, r"line 2: one clip twice: x.mp4 is train, zumba .* "
-     r"and train, abseiling \(number 0, .*\) already in .*line 1: keep one"),
-    ("train/aaaaaaaaaaa.mp4 val/aaaaaaaaaaa.mp4", {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n", "val.csv": HEAD +
-     "abseiling,aaaaaaaaaaa,1,11,val\n"}, "val.csv, line 2: one clip twice: aaaaaaaaaaa is validation, abseiling here, and train, "),
-    ("train/zumba/aaaaaaaaaaa.mp4 val/zumba/aaaaaaaaaaa.mp4", {}, "val/zumba/aaaaaaaaaaa.mp4: one clip twice: .* validation, zumba"),
-    ("train/zumba/aaaaaaaaaaa.mp4 train/yoga/aaaaaaaaaaa.mp4", {}, "zumba/aaaaaaaaaaa.mp4: one clip twice: .* train, zumba here, and "
-     "train, yoga already in .*/train/yoga/aaaaaaaaaaa.mp4"),
-    ("train/a.mp4", {"train.csv": HEAD, "annotations/train.csv": HEAD}, "two lists of the part train, .* keep one, or name the folder"),
-])
+@pytest.mark.parametrize(
+    "files, lists, message",
+    [
+        (
+            "train/abseiling/aaaaaaaaaaa.mp4",
+            {"kinetics400_train_list_videos.txt": "abseiling/aaaaaaaaaaa.mp4 1\n"},
+            r"train_list_videos.txt, line 1: aaaaaaaaaaa is air drumming \(number 1, counted from 0 .* but the folder of .*train/abseiling/"
+            "aaaaaaaaaaa.mp4 says abseiling",
+        ),
+        (
+            "train/zumba/part2/aaaaaaaaaaa.mp4",
+            {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n"},
+            "train.csv, line 2: aaaaaaaaaaa is abseiling here, but the folder of .* says zumba",
+        ),
+        (
+            "train/aaaaaaaaaaa_000001_000011.mp4",
+            {"train.csv": HEAD + "zumba,bbbbbbbbbbb,1,2,train\n\nabseiling,aaaaaaaaaaa,2,12,train\n"},
+            r"train.csv, line 4: aaaaaaaaaaa is of the seconds \(2, 12\) here, but the name of .*_000001_000011.mp4 says \(1, 11\)",
+        ),
+        (
+            "train/aaaaaaaaaaa.mp4",
+            {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,val\n"},
+            "line 2: aaaaaaaaaaa is in the list of the part train here, but its column split says val",
+        ),
+        (
+            "train/aaaaaaaaaaa.mp4",
+            {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,soon,11,train\n"},
+            "line 2: time_start and time_end are no",
+        ),
+        (
+            "train/aaaaaaaaaaa.mp4",
+            {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n" * 2},
+            "train.csv, line 3: one clip twice: aaaaaaaaaaa is train, abseiling here, and train, abseiling already in .*train.csv, line 2",
+        ),
+        (
+            "train/x.mp4",
+            {"kinetics400_train_list_videos.txt": "x.mp4 0\nx.mp4 399\n"},
+            r"line 2: one clip twice: x.mp4 is train, zumba .* "
+            r"and train, abseiling \(number 0, .*\) already in .*line 1: keep one",
+        ),
+        (
+            "train/aaaaaaaaaaa.mp4 val/aaaaaaaaaaa.mp4",
+            {
+                "train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n",
+                "val.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,val\n",
+            },
+            "val.csv, line 2: one clip twice: aaaaaaaaaaa is validation, abseiling here, and train, ",
+        ),
+        (
+            "train/zumba/aaaaaaaaaaa.mp4 val/zumba/aaaaaaaaaaa.mp4",
+            {},
+            "val/zumba/aaaaaaaaaaa.mp4: one clip twice: .* validation, zumba",
+        ),
+        (
+            "train/zumba/aaaaaaaaaaa.mp4 train/yoga/aaaaaaaaaaa.mp4",
+            {},
+            "zumba/aaaaaaaaaaa.mp4: one clip twice: .* train, zumba here, and "
+            "train, yoga already in .*/train/yoga/aaaaaaaaaaa.mp4",
+        ),
+        (
+            "train/a.mp4",
+            {"train.csv": HEAD, "annotations/train.csv": HEAD},
+            "two lists of the part train, .* keep one, or name the folder",
+        ),
+    ],
+)
 def test_kinetics_refuses_sources_that_contradict_each_other(tmp_path, files, lists, message):
     make_files(tmp_path, *files.split(), "annotations/none")
     for name, text in lists.items():
@@ -449,17 +641,28 @@ def test_one_file_in_two_parts_or_classes_of_ones_own_folder_is_refused(tmp_path
     for number, path in enumerate(sorted(tmp_path.rglob("*.mp4"))):
         path.write_bytes(bytes([number]) * 70_000)
     (tmp_path / where).write_bytes((tmp_path / "train/run/a.mp4").read_bytes())
-    with pytest.raises(ListError, match=f"one clip twice: the same file is {other} here, and train, run already in .*train/run/a.mp4"):
+    with pytest.raises(
+        ListError, match=f"one clip twice: the same file is {other} here, and train, run already in .*train/run/a.mp4"
+    ):
         list_videos("folder", tmp_path)
 
 
 def test_a_copy_within_a_class_of_ones_own_folder_is_left_out_by_name(tmp_path):
-    make_files(tmp_path, "train/run/a.mp4", "train/run/a (1).mp4", "train/run/empty.mp4", "train/run/empty2.mp4", "test/run/b.mp4")
+    make_files(
+        tmp_path,
+        "train/run/a.mp4",
+        "train/run/a (1).mp4",
+        "train/run/empty.mp4",
+        "train/run/empty2.mp4",
+        "test/run/b.mp4",
+    )
     for path in tmp_path.glob("train/run/a*"):
         path.write_bytes(b"the same")
     found = list_videos("folder", tmp_path)["train"]
     assert [video.name for video in found.videos] == ["run/a (1)", "run/empty", "run/empty2"]
-    assert found.left_out == ["train/run/a.mp4: the same file as train/run/a (1).mp4, which is used: remove one of the two"]
+    assert found.left_out == [
+        "train/run/a.mp4: the same file as train/run/a (1).mp4, which is used: remove one of the two"
+    ]
 
 
 def test_a_listed_clip_in_the_folder_of_another_class_is_refused(tmp_path):
@@ -469,18 +672,34 @@ def test_a_listed_clip_in_the_folder_of_another_class_is_refused(tmp_path):
         list_hmdb51(make_files(tmp_path / "hmdb", "clap/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"))
 
 
-@pytest.mark.parametrize("name, text, message", [
-    ("classInd.txt", "1 Archery\nYoYo\n", "classInd.txt, line 2: 'YoYo' is no number and class of its own"),
-    ("classInd.txt", "1 Archery\n1 YoYo\n", "classInd.txt, line 2: '1 YoYo' is no number and class of its own"),
-    ("trainlist01.txt", "Archery/v_Archery_g08_c01.avi 1\nYoYo/v_YoYo_g08_c01.avi 1\n",
-     "trainlist01.txt, line 2: the number of YoYo is 1 here, but classInd.txt says 2"),
-    ("testlist01.txt", "YoYo/v_YoYo_g08_c01.avi\n", "testlist01.txt, line 1: one clip twice: YoYo/v_YoYo_g08_c01 is test here, and "
-     "train already in .*trainlist01.txt, line 2"),
-    ("testlist01.txt", "Archery/v_Archery_g01_c01.avi\nYoYo/v_YoYo_g01_c01.avi\n",
-     "not ucf101's official lists; clips listed: {'train-1': '2, not 9537', 'test-1': '2, not 3783'"),  # the form is right
-])
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("classInd.txt", "1 Archery\nYoYo\n", "classInd.txt, line 2: 'YoYo' is no number and class of its own"),
+        ("classInd.txt", "1 Archery\n1 YoYo\n", "classInd.txt, line 2: '1 YoYo' is no number and class of its own"),
+        (
+            "trainlist01.txt",
+            "Archery/v_Archery_g08_c01.avi 1\nYoYo/v_YoYo_g08_c01.avi 1\n",
+            "trainlist01.txt, line 2: the number of YoYo is 1 here, but classInd.txt says 2",
+        ),
+        (
+            "testlist01.txt",
+            "YoYo/v_YoYo_g08_c01.avi\n",
+            "testlist01.txt, line 1: one clip twice: YoYo/v_YoYo_g08_c01 is test here, and "
+            "train already in .*trainlist01.txt, line 2",
+        ),
+        (
+            "testlist01.txt",
+            "Archery/v_Archery_g01_c01.avi\nYoYo/v_YoYo_g01_c01.avi\n",
+            "not ucf101's official lists; clips listed: {'train-1': '2, not 9537', 'test-1': '2, not 3783'",
+        ),  # the form is right
+    ],
+)
 def test_lists_of_ucf101_that_contradict_each_other_are_refused(tmp_path, name, text, message):
-    lists = {"classInd.txt": "1 Archery\r\n2\tYoYo\n\n", "trainlist01.txt": "Archery/v_Archery_g08_c01.avi 1\nYoYo/v_YoYo_g08_c01.avi\t2 \n"}
+    lists = {
+        "classInd.txt": "1 Archery\r\n2\tYoYo\n\n",
+        "trainlist01.txt": "Archery/v_Archery_g08_c01.avi 1\nYoYo/v_YoYo_g08_c01.avi\t2 \n",
+    }
     make_files(tmp_path, "lists/x", "YoYo/v_YoYo_g01_c01.avi")
     for path in ("classInd", *(f"{part}list0{split}" for part in ("train", "test") for split in (1, 2, 3))):
         (tmp_path / "lists" / f"{path}.txt").write_text(lists.get(f"{path}.txt", f"YoYo/v_YoYo_g02_{path[:2]}.avi,2\n"))
@@ -491,10 +710,14 @@ def test_lists_of_ucf101_that_contradict_each_other_are_refused(tmp_path, name, 
 
 def test_lists_of_hmdb51_that_are_not_there_or_say_two_things_are_refused(tmp_path):
     make_files(tmp_path, "lists/readme.txt", "wave/a.avi")
-    with pytest.raises(ListError, match="lists: none of HMDB-51's lists, e.g. brush_hair_test_split1.txt; there are: .'readme.txt'"):
+    with pytest.raises(
+        ListError, match="lists: none of HMDB-51's lists, e.g. brush_hair_test_split1.txt; there are: .'readme.txt'"
+    ):
         list_hmdb51(tmp_path, lists=tmp_path / "lists")
     (tmp_path / "lists" / "wave_test_split2.txt").write_text("a b.avi\t1\na b.avi 2\n")
-    with pytest.raises(ListError, match="wave_test_split2.txt, line 2: one clip twice: wave/a b is test here, and train already in"):
+    with pytest.raises(
+        ListError, match="wave_test_split2.txt, line 2: one clip twice: wave/a b is test here, and train already in"
+    ):
         list_hmdb51(tmp_path, lists=tmp_path / "lists")
 
 
@@ -503,35 +726,60 @@ def test_lists_of_hmdb51_that_are_not_there_or_say_two_things_are_refused(tmp_pa
 ROWS = HEAD + "abseiling,aaaaaaaaaaa,10,20,train\nzumba,bbbbbbbbbbb,1,2,tr\u00e9\n"
 
 
-@pytest.mark.parametrize("data, message", [
-    (ROWS.encode("utf-8-sig"), ""), (ROWS.replace("\n", "\r\n").encode(), ""), (ROWS.replace("\n", "\r").encode(), ""),
-    (ROWS.replace("\n", "\n\n").replace(",", " , ").encode() + b",,,,\n", ""),
-    (ROWS.replace("zumba,", '"zumba",').replace("tr\u00e9", '"two\nlines"').encode(), ""),
-    (ROWS.encode("utf-16"), "train.csv, line 1: not UTF-8, but perhaps UTF-16: save it as UTF-8"),
-    (ROWS.encode("utf-16-le"), "train.csv, line 1: not UTF-8, but perhaps UTF-16"),
-    (ROWS.encode("cp1252"), "train.csv, line 3: not UTF-8, but perhaps CP1252: save it as UTF-8"),
-    (ROWS.replace(",", ";").encode(), "line 1: it has no column label, youtube_id; .* separated by semicolons, not by commas"),
-    (ROWS.replace(",", "\t").encode(), "line 1: it has no column label, youtube_id; .* separated by tabs"),
-    (ROWS.replace(HEAD, "").encode(), r"line 1: it has no column label, youtube_id; its first line is .'abseiling'"),
-    (ROWS.replace(",20", "").encode(), "line 2: 4 fields, but the first line names 5 columns"),
-    (ROWS.replace(",1,", ",1,1,").encode(), "line 3: 6 fields"),
-    (ROWS.replace("zumba", '"zum\nba"').encode(), "line 4: a line break in label"),
-    (ROWS.replace("tr\u00e9", '"train').encode(), "line 3: no csv: unexpected end of data"),
-    (HEAD.encode(), "train.csv has no row"), (b"", "train.csv, line 1: it has no column label"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (ROWS.encode("utf-8-sig"), ""),
+        (ROWS.replace("\n", "\r\n").encode(), ""),
+        (ROWS.replace("\n", "\r").encode(), ""),
+        (ROWS.replace("\n", "\n\n").replace(",", " , ").encode() + b",,,,\n", ""),
+        (ROWS.replace("zumba,", '"zumba",').replace("tr\u00e9", '"two\nlines"').encode(), ""),
+        (ROWS.encode("utf-16"), "train.csv, line 1: not UTF-8, but perhaps UTF-16: save it as UTF-8"),
+        (ROWS.encode("utf-16-le"), "train.csv, line 1: not UTF-8, but perhaps UTF-16"),
+        (ROWS.encode("cp1252"), "train.csv, line 3: not UTF-8, but perhaps CP1252: save it as UTF-8"),
+        (
+            ROWS.replace(",", ";").encode(),
+            "line 1: it has no column label, youtube_id; .* separated by semicolons, not by commas",
+        ),
+        (ROWS.replace(",", "\t").encode(), "line 1: it has no column label, youtube_id; .* separated by tabs"),
+        (
+            ROWS.replace(HEAD, "").encode(),
+            r"line 1: it has no column label, youtube_id; its first line is .'abseiling'",
+        ),
+        (ROWS.replace(",20", "").encode(), "line 2: 4 fields, but the first line names 5 columns"),
+        (ROWS.replace(",1,", ",1,1,").encode(), "line 3: 6 fields"),
+        (ROWS.replace("zumba", '"zum\nba"').encode(), "line 4: a line break in label"),
+        (ROWS.replace("tr\u00e9", '"train').encode(), "line 3: no csv: unexpected end of data"),
+        (HEAD.encode(), "train.csv has no row"),
+        (b"", "train.csv, line 1: it has no column label"),
+    ],
+)
 def test_csvs_are_read_in_utf_8_and_refused_by_file_and_line_otherwise(tmp_path, data, message):
     make_files(tmp_path, "train/abseiling/aaaaaaaaaaa.mp4")
     (tmp_path / "train.csv").write_bytes(data)
     if not message:
         found = list_kinetics400(tmp_path)["train"]
-        assert ([video.name for video in found.videos], found.missing) == (["abseiling/aaaaaaaaaaa"], ["zumba/bbbbbbbbbbb"])
+        assert ([video.name for video in found.videos], found.missing) == (
+            ["abseiling/aaaaaaaaaaa"],
+            ["zumba/bbbbbbbbbbb"],
+        )
     else:
         with pytest.raises(ListError, match=message):
             list_kinetics400(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["abseiling/a.mp4\t0", "abseiling/a.mp4,0", "abseiling/a.mp4 ; 0 ", "./abseiling/a.mp4  0",
-                                  "train/abseiling/a.mp4 0", "\ufeffAbseiling/a.avi 0\r", "\n\nabseiling/a 0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "abseiling/a.mp4\t0",
+        "abseiling/a.mp4,0",
+        "abseiling/a.mp4 ; 0 ",
+        "./abseiling/a.mp4  0",
+        "train/abseiling/a.mp4 0",
+        "\ufeffAbseiling/a.avi 0\r",
+        "\n\nabseiling/a 0",
+    ],
+)
 def test_lines_of_path_and_number_are_read_with_any_separator(tmp_path, line):
     make_files(tmp_path, "train/abseiling/a.mp4")
     (tmp_path / "kinetics400_train_list_videos.txt").write_text(line + "\n", encoding="utf-8")
@@ -539,9 +787,16 @@ def test_lines_of_path_and_number_are_read_with_any_separator(tmp_path, line):
     assert [video.name for video in found.videos] == ["abseiling/a"] and not found.missing
 
 
-@pytest.mark.parametrize("reader, broken", [
-    (list_ucf101, "trainlist01.txt"), (list_hmdb51, "wave_test_split1.txt"), (list_charades, "Charades_v1_classes.txt"),
-    (list_charades, "Charades_v1_train.csv"), (list_kinetics400, "kinetics400_train_list_videos.txt")])
+@pytest.mark.parametrize(
+    "reader, broken",
+    [
+        (list_ucf101, "trainlist01.txt"),
+        (list_hmdb51, "wave_test_split1.txt"),
+        (list_charades, "Charades_v1_classes.txt"),
+        (list_charades, "Charades_v1_train.csv"),
+        (list_kinetics400, "kinetics400_train_list_videos.txt"),
+    ],
+)
 def test_every_reader_names_file_and_line_of_another_encoding(tmp_path, reader, broken):
     lists = {"classInd.txt": "1 YoYo\n", "Charades_v1_classes.txt": "c000 Holding\n", broken: "c000 caf\u00e9 0\n"}
     make_files(tmp_path, "lists/x", "train/zumba/a.mp4")
@@ -554,7 +809,10 @@ def test_every_reader_names_file_and_line_of_another_encoding(tmp_path, reader, 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics400", "charades"])
 def test_folders_that_are_files_empty_or_absent_are_named(tmp_path, dataset):
     make_files(tmp_path, "file", "empty/.hidden", "videos/x")
-    for place, message in ((tmp_path / "file", "file is a file, no folder; expected"), (tmp_path / "none", "none is no folder; expected")):
+    for place, message in (
+        (tmp_path / "file", "file is a file, no folder; expected"),
+        (tmp_path / "none", "none is no folder; expected"),
+    ):
         with pytest.raises(FileNotFoundError, match=message):
             list_videos(dataset, place)
         make_files(tmp_path, "videos/train/zumba/a.mp4", "videos/train/YoYo/a.mp4")
@@ -565,16 +823,26 @@ def test_folders_that_are_files_empty_or_absent_are_named(tmp_path, dataset):
 
 
 def test_archives_that_were_unpacked_one_level_too_deep_are_named_where_nothing_else_is_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no clip of hmdb51 in 1 class folders; (?s:.*)wave/wave/: 2 videos, one level too deep"):
+    with pytest.raises(
+        FileNotFoundError, match="no clip of hmdb51 in 1 class folders; (?s:.*)wave/wave/: 2 videos, one level too deep"
+    ):
         list_hmdb51(make_files(tmp_path / "hmdb", "wave/wave/a.avi", "wave/wave/b.avi"))
-    with pytest.raises(FileNotFoundError, match="no videos of Kinetics-400 (?s:.*)train/zumba/zumba2/: 1 video, in no folder of one of"):
+    with pytest.raises(
+        FileNotFoundError, match="no videos of Kinetics-400 (?s:.*)train/zumba/zumba2/: 1 video, in no folder of one of"
+    ):
         list_kinetics400(make_files(tmp_path / "k400", "train/zumba/zumba2/a.mp4"))
-    with pytest.raises(FileNotFoundError, match="no videos; expected <class>/<video>(?s:.*)a.mp4: not in a class folder"):
+    with pytest.raises(
+        FileNotFoundError, match="no videos; expected <class>/<video>(?s:.*)a.mp4: not in a class folder"
+    ):
         list_folder(make_files(tmp_path / "mine", "a.mp4"))
 
 
 def test_a_folder_that_is_named_one_level_too_high_is_told_the_right_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none of the 101 class folders .* there are: .'UCF-101'.; name .*/UCF-101?"):
+    with pytest.raises(
+        FileNotFoundError, match="none of the 101 class folders .* there are: .'UCF-101'.; name .*/UCF-101?"
+    ):
         list_ucf101(make_files(tmp_path, "UCF-101/YoYo/v_YoYo_g01_c01.avi"))
-    with pytest.raises(FileNotFoundError, match="none of the folders train, validation and test, .* there are: .'UCF-101'"):
+    with pytest.raises(
+        FileNotFoundError, match="none of the folders train, validation and test, .* there are: .'UCF-101'"
+    ):
         list_videos("folder", tmp_path)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.data import EvaluationViews, Sample
-from lib.lists import Video
-from lib.loader import DecodingError, batches_of
-from lib.params import load
-from lib.views import EvalView
+from lib.datasets.lists import Video
+from lib.datasets.loader import DecodingError, batches_of
+from lib.datasets.samples import EvaluationViews, Sample
+from lib.run.params import load
+from lib.video.views import EvalView
 
 VIDEOS = [Video(Path(f"/videos/clip{number}.mp4"), f"clip{number}") for number in range(6)]
 
@@ -52,15 +52,33 @@ def test_batches_come_whole_and_in_order(workers):
     assert number == 2 and not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("accident, message", [
-    (end_by(signal.SIGKILL), r"ended by SIGKILL; it was at: /videos/clip2\.mp4\. .*memory.*lower workers.*make check-data"),
-    (end_by(signal.SIGSEGV), r"ended by SIGSEGV; it was at: /videos/clip2\.mp4\. `make check-data` finds files that kill"),
-    (end_by(signal.SIGBUS), r"ended by SIGBUS; it was at: /videos/clip2\.mp4\. .*/dev/shm.* bytes free.*--shm-size"),
-    (lambda: os._exit(3), r"ended with exit code 3; it was at: /videos/clip2\.mp4\."),
-    (signal.pause, r"no batch came for 1 s.* at: /videos/clip2\.mp4.*raise loader_timeout.*check-data.*workers: 0"),
-    (allow(resource.RLIMIT_FSIZE, 1000), r"hand over its batch of 49,152 bytes: /dev/shm.* bytes free.*--shm-size.*lower workers"),
-    (allow(resource.RLIMIT_NOFILE, 4), r"hand over its batch of 49,152 bytes: too many open files, 4 at most.*ulimit -n"),
-])
+@pytest.mark.parametrize(
+    "accident, message",
+    [
+        (
+            end_by(signal.SIGKILL),
+            r"ended by SIGKILL; it was at: /videos/clip2\.mp4\. .*memory.*lower workers.*make check-data",
+        ),
+        (
+            end_by(signal.SIGSEGV),
+            r"ended by SIGSEGV; it was at: /videos/clip2\.mp4\. `make check-data` finds files that kill",
+        ),
+        (
+            end_by(signal.SIGBUS),
+            r"ended by SIGBUS; it was at: /videos/clip2\.mp4\. .*/dev/shm.* bytes free.*--shm-size",
+        ),
+        (lambda: os._exit(3), r"ended with exit code 3; it was at: /videos/clip2\.mp4\."),
+        (signal.pause, r"no batch came for 1 s.* at: /videos/clip2\.mp4.*raise loader_timeout.*check-data.*workers: 0"),
+        (
+            allow(resource.RLIMIT_FSIZE, 1000),
+            r"hand over its batch of 49,152 bytes: /dev/shm.* bytes free.*--shm-size.*lower workers",
+        ),
+        (
+            allow(resource.RLIMIT_NOFILE, 4),
+            r"hand over its batch of 49,152 bytes: too many open files, 4 at most.*ulimit -n",
+        ),
+    ],
+)
 def test_a_process_that_delivers_no_more_is_an_error_with_file_cause_and_parameter(accident, message):
     with pytest.raises(DecodingError, match=f"(?s){message}"):
         with batches_of(Views(accident), settings(), batch_size=2) as batches:
@@ -70,7 +88,9 @@ def test_a_process_that_delivers_no_more_is_an_error_with_file_cause_and_paramet
 
 def test_a_run_that_waits_hears_that_it_is_to_stop():
     answers = iter([False, False, True])  # before the first batch, before the second, and while that is awaited
-    with batches_of(Views(signal.pause), settings(workers=1, loader_timeout=60), batch_size=2, stop=lambda: next(answers)) as batches:
+    with batches_of(
+        Views(signal.pause), settings(workers=1, loader_timeout=60), batch_size=2, stop=lambda: next(answers)
+    ) as batches:
         assert [batch.indices.tolist() for batch in batches] == [[0, 1]]
 
 

@@ -128,7 +128,7 @@ def test_uniform_prior_with_a_full_memory_pushes_as_hard_as_without_one():
         prior = UniformPrior(3, memory=memory)
         for _ in range(20):  # fills the memory with copies, so that the mean stays what it is
             student = logits.clone().requires_grad_()
-            gradient, = torch.autograd.grad(prior(student), student)
+            (gradient,) = torch.autograd.grad(prior(student), student)
         gradients.append(gradient)
     assert torch.allclose(*gradients, atol=1e-6)
 
@@ -154,9 +154,7 @@ def test_sinkhorn_rows_sum_to_one_and_its_columns_approach_equal_use():
     few, many = sinkhorn(cosines / 0.04, 3), sinkhorn(cosines / 0.04, 300)
     for balanced in (few, many):
         assert torch.allclose(balanced.sum(1), torch.ones(200, dtype=torch.double), atol=1e-12)
-    plain_error, few_error, many_error = (
-        (q.sum(0) - 25).abs().max() for q in ((cosines / 0.04).softmax(1), few, many)
-    )
+    plain_error, few_error, many_error = ((q.sum(0) - 25).abs().max() for q in ((cosines / 0.04).softmax(1), few, many))
     assert plain_error > few_error > many_error
     assert many_error < 0.5
 
@@ -269,9 +267,7 @@ def test_the_diagnostics_tell_a_collapse_from_balanced_use():
         "agreement": pytest.approx(7 / 8),
         "concepts_used": 4,
     }
-    collapsed = collapse_diagnostics(
-        teacher=one_hot[:, :1].expand(2, 4, 4), student=student, features=torch.ones(4, 4)
-    )
+    collapsed = collapse_diagnostics(teacher=one_hot[:, :1].expand(2, 4, 4), student=student, features=torch.ones(4, 4))
     assert collapsed["batch_entropy"] == pytest.approx(0) and collapsed["feature_spread"] == pytest.approx(0)
 
 

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from lib.metrics import (balanced_scores, half_class_accuracies, mean_average_precision, pair_correct,
-                         prediction_summary, topk_accuracy, topk_correct, zero_shot_probabilities, zero_shot_scores)
+from lib.evaluation.metrics import (
+    balanced_scores,
+    half_class_accuracies,
+    mean_average_precision,
+    pair_correct,
+    prediction_summary,
+    topk_accuracy,
+    topk_correct,
+    zero_shot_probabilities,
+    zero_shot_scores,
+)
 
 NAN = float("nan")
 
@@ -42,12 +51,14 @@ def test_labels_outside_the_scored_classes_are_an_error():
 
 
 def test_pairs_are_asked_only_between_the_two_classes_of_a_pair():
-    scores = np.array([
-        [0.1, 0.0, 0.9, 0.0],  # class 0 against 1: right, although class 2 scores best
-        [0.3, 0.2, 0.0, 0.0],  # class 1 against 0: wrong
-        [0.0, 0.0, 0.9, 0.0],  # class 2 is in no pair
-        [NAN, NAN, NAN, NAN],  # class 1, undecoded: wrong
-    ])
+    scores = np.array(
+        [
+            [0.1, 0.0, 0.9, 0.0],  # class 0 against 1: right, although class 2 scores best
+            [0.3, 0.2, 0.0, 0.0],  # class 1 against 0: wrong
+            [0.0, 0.0, 0.9, 0.0],  # class 2 is in no pair
+            [NAN, NAN, NAN, NAN],  # class 1, undecoded: wrong
+        ]
+    )
     assert pair_correct(scores, [0, 1, 2, 1], [(0, 1)]).tolist() == [True, False, False]
     assert pair_correct(scores, [0, 1, 2, 1], [(1, 0)]).tolist() == [True, False, False]
 
@@ -66,13 +77,15 @@ def test_pairs_without_clips_and_pairs_that_are_none_are_errors():
 
 def test_half_of_the_classes_is_drawn_and_scored_as_by_hand():
     # numpy's legacy generator: seed 0 permutes five classes to 2 0 1 3 4, seed 1 to 2 1 4 0 3. Half of five is two.
-    scores = np.array([
-        [0.1, 0.9, 0.2, 0.9, 0.9],  # class 0: wrong in {0, 2}
-        [0.3, 0.9, 0.2, 0.9, 0.9],  # class 0: right in {0, 2}, whatever the classes outside of it
-        [0.1, 0.5, 0.6, 0.9, 0.9],  # class 2: right in both halves
-        [0.9, 0.5, 0.6, 0.9, 0.9],  # class 1: wrong in {1, 2}
-        [NAN] * 5,                  # class 2, undecoded: wrong in both
-    ])
+    scores = np.array(
+        [
+            [0.1, 0.9, 0.2, 0.9, 0.9],  # class 0: wrong in {0, 2}
+            [0.3, 0.9, 0.2, 0.9, 0.9],  # class 0: right in {0, 2}, whatever the classes outside of it
+            [0.1, 0.5, 0.6, 0.9, 0.9],  # class 2: right in both halves
+            [0.9, 0.5, 0.6, 0.9, 0.9],  # class 1: wrong in {1, 2}
+            [NAN] * 5,  # class 2, undecoded: wrong in both
+        ]
+    )
     assert half_class_accuracies(scores, [0, 0, 2, 1, 2], seeds=[0, 1]) == pytest.approx([50, 100 / 3])
 
 

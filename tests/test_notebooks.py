@@ -11,17 +11,66 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lib import notebook, values
-from lib.params import ROOT, ParamsError
+from lib.run import notebook, values
+from lib.run.params import ROOT, ParamsError
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["profile", "ablation", "world_seed", "seed", "suite", "difficulties", "overrides",
-         "checkpoints", "bpe", "configurations", "frames", "batch_sizes", "repeats", "output", "zoo",
-         "count", "limit", "originals", "spacings", "clips", "width", "classes", "videos", "configuration", "groups",
-         "threads", "variants", "steps", "warm",  # of measurements
-         "clip", "number", "epochs", "labels", "model", "prompts", "num_frames", "shots", "same_source", "workers",
-         "only", "vocabulary", "language_model", "revision", "temperature", "max_new_tokens", "attempts", "batch_size",
-         "device", "sentence_model", "vocabularies", "peak", "utilisation", "scaling", "published"]
+NAMES = [
+    "profile",
+    "ablation",
+    "world_seed",
+    "seed",
+    "suite",
+    "difficulties",
+    "overrides",
+    "checkpoints",
+    "bpe",
+    "configurations",
+    "frames",
+    "batch_sizes",
+    "repeats",
+    "output",
+    "zoo",
+    "count",
+    "limit",
+    "originals",
+    "spacings",
+    "clips",
+    "width",
+    "classes",
+    "videos",
+    "configuration",
+    "groups",
+    "threads",
+    "variants",
+    "steps",
+    "warm",  # of measurements
+    "clip",
+    "number",
+    "epochs",
+    "labels",
+    "model",
+    "prompts",
+    "num_frames",
+    "shots",
+    "same_source",
+    "workers",
+    "only",
+    "vocabulary",
+    "language_model",
+    "revision",
+    "temperature",
+    "max_new_tokens",
+    "attempts",
+    "batch_size",
+    "device",
+    "sentence_model",
+    "vocabularies",
+    "peak",
+    "utilisation",
+    "scaling",
+    "published",
+]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -56,8 +105,11 @@ def test_parameters_are_typed_and_commented(path):
         assert re.search(r"  # \w", line), line
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if any(line.startswith("profile:") for line in parameters_of(path))],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in NOTEBOOKS if any(line.startswith("profile:") for line in parameters_of(path))],
+    ids=lambda path: path.stem,
+)
 def test_every_notebook_that_takes_a_profile_checks_all_its_overrides(path):
     code = "\n".join(cell.source for cell in cells_of(path) if cell.cell_type == "code")
     assert "overrides: dict" in code and ("**overrides)" in code or "profile, overrides)" in code)
@@ -67,7 +119,7 @@ def check(path: Path, injected: str = "") -> dict[str, Any]:
     """What a notebook's parameters are after its own check, as its first cells do it, with papermill's cell."""
     first, second = [cell.source for cell in cells_of(path) if cell.cell_type == "code"][:2]
     (call,) = re.findall(r"^check_parameters\(globals\(\).*\)$", second, flags=re.MULTILINE)
-    before = second[:second.index(call)].strip().splitlines()
+    before = second[: second.index(call)].strip().splitlines()
     assert all(re.match(r"%matplotlib inline$|import |from |$", line) for line in before)  # it comes first of all
     sources = [first, *([f"# Parameters\n{injected}"] if injected else [])]
     namespace = {"In": ["", *sources, second], **vars(notebook), **vars(values)}
@@ -81,26 +133,37 @@ def test_a_notebooks_own_parameters_pass_its_check_and_others_do_not(path):
     for name, value in check(path).items():
         with pytest.raises(ParamsError, match=rf"^{name}: Input should .*, got None; for papermill: -\w '?{name}"):
             check(path, f"{name} = None")
-        with pytest.raises(ParamsError, match=rf"^{name}x: unknown parameter; the nearest valid name is '{name}'; this notebook has "):
+        with pytest.raises(
+            ParamsError, match=rf"^{name}x: unknown parameter; the nearest valid name is '{name}'; this notebook has "
+        ):
             check(path, f"{name}x = 1")
         if isinstance(value, int | float):
             with pytest.raises(ParamsError, match=rf"^{name}: .* greater than .*, got -1"):
                 check(path, f"{name} = -1")
         if isinstance(value, list):
-            with pytest.raises(ParamsError, match=rf"^{name}: Input should be a valid list, got 'punch'; for papermill: -y '{name}: \["):
+            with pytest.raises(
+                ParamsError, match=rf"^{name}: Input should be a valid list, got 'punch'; for papermill: -y '{name}: \["
+            ):
                 check(path, f"{name} = 'punch'")
 
 
-@pytest.mark.parametrize(("injected", "message"), [
-    ("shots = 'five'", r"shots: Input should be a valid integer, got 'five'; for papermill: -p shots 3$"),
-    ("shots = 1", "shots: Input should be greater than or equal to 2, got 1"),
-    ("num_frames = 0", "num_frames: Input should be greater than or equal to 1, got 0"),
-    ("num_frames = True", "num_frames: Input should be a valid integer, got True"),
-    ("labels = ['walk', 5]", r"labels: entry 2: Input should be a valid string, got 5; for papermill: -y 'labels: \[punch, wave\]'"),
-    ("prompts = 2024", "prompts: Input should be a valid string, got 2024; for papermill: -r prompts text"),
-    ("videos = 7", "videos: Input should be a valid string, got 7"),
-    ("videos = ['a.mp4', 'b.mp4']", ""),
-    ("typo = 3\nshots = -2", "shots: .*got -2.*\ntypo: unknown parameter; this notebook has videos, labels, model")])
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("shots = 'five'", r"shots: Input should be a valid integer, got 'five'; for papermill: -p shots 3$"),
+        ("shots = 1", "shots: Input should be greater than or equal to 2, got 1"),
+        ("num_frames = 0", "num_frames: Input should be greater than or equal to 1, got 0"),
+        ("num_frames = True", "num_frames: Input should be a valid integer, got True"),
+        (
+            "labels = ['walk', 5]",
+            r"labels: entry 2: Input should be a valid string, got 5; for papermill: -y 'labels: \[punch, wave\]'",
+        ),
+        ("prompts = 2024", "prompts: Input should be a valid string, got 2024; for papermill: -r prompts text"),
+        ("videos = 7", "videos: Input should be a valid string, got 7"),
+        ("videos = ['a.mp4', 'b.mp4']", ""),
+        ("typo = 3\nshots = -2", "shots: .*got -2.*\ntypo: unknown parameter; this notebook has videos, labels, model"),
+    ],
+)
 def test_what_papermill_lets_pass_stops_with_the_name_the_value_and_the_way_to_write_it(injected, message):
     path = ROOT / "notebooks" / "20_your_videos.ipynb"
     if not message:
@@ -113,7 +176,11 @@ def test_what_papermill_lets_pass_stops_with_the_name_the_value_and_the_way_to_w
 def test_numbers_are_what_they_are_written_as():
     path = ROOT / "notebooks" / "01_concepts.ipynb"
     assert check(path, "temperature = 1")["temperature"] == 1
-    for given, message in (("'3e-5'", "YAML reads 3e-5 as text: write 3.0e-5"), ("float('nan')", "finite number"), ("float('inf')", "finite")):
+    for given, message in (
+        ("'3e-5'", "YAML reads 3e-5 as text: write 3.0e-5"),
+        ("float('nan')", "finite number"),
+        ("float('inf')", "finite"),
+    ):
         with pytest.raises(ParamsError, match=f"temperature: .*{message}"):
             check(path, f"temperature = {given}")
     with pytest.raises(ParamsError, match="vocabulary: String should match pattern .*, got '../mine'"):
@@ -128,7 +195,12 @@ def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
 
 def test_the_last_run_of_an_edited_cell_counts_and_no_run_is_an_error():
     cell = "shots: int = {}  # clips"
-    namespace = {"In": ["", cell.format("'x'") + "\nold: int = 3", "import os\nx = 2", "a b", cell.format(4), "%magic"], "shots": 4, "x": 2, "old": 3}
+    namespace = {
+        "In": ["", cell.format("'x'") + "\nold: int = 3", "import os\nx = 2", "a b", cell.format(4), "%magic"],
+        "shots": 4,
+        "x": 2,
+        "old": 3,
+    }
     notebook.check_parameters(namespace)
     with pytest.raises(ParamsError, match="no parameters: run the cell of the parameters first"):
         notebook.check_parameters({"In": ["", "x = 2"]})
@@ -161,20 +233,48 @@ def test_the_kernel_is_the_common_one_and_cell_ids_are_fixed(path):
 
 def test_a_notebook_runs_from_any_folder_and_an_error_of_ours_is_its_message(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(ROOT / "notebooks" / "02_adapt.ipynb", tmp_path / "out.ipynb", {"overrides": {"epoch": 3}},
-                                   kernel_name="python3", cwd=tmp_path, progress_bar=False)
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "02_adapt.ipynb",
+            tmp_path / "out.ipynb",
+            {"overrides": {"epoch": 3}},
+            kernel_name="python3",
+            cwd=tmp_path,
+            progress_bar=False,
+        )
     message = "ParamsError: overrides: epoch: unknown parameter; the nearest valid name is 'epochs'\n(params.py:"
     assert message in str(caught.value) and len(str(caught.value).splitlines()) < 8
 
 
 def test_errors_of_ours_are_short_and_all_others_whole(tmp_path):
-    cells = ["seed: int = 0  # of it", "# Parameters\nsed = 3", "from lib.notebook import check_parameters\ncheck_parameters(globals())",
-             "from lib import params\nparams.load(profile='embedde')", "raise ValueError('mine')", "import json\njson.loads('{')", "params.place_of(1, 2)"]
-    executed = NotebookClient(new_notebook(cells=[new_code_cell(cell) for cell in cells]), kernel_name="python3", allow_errors=True,
-                              resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = ["\n".join(output.traceback) for cell in executed.cells for output in cell.outputs if output.output_type == "error"]
-    for text, message in zip(shown, ("^ParamsError: sed: unknown parameter; the nearest valid name is 'seed'; this notebook has seed\n.notebook.py:\\d+.$",
-                                     "^ParamsError: .*embedde.yaml: no such file; did you mean 'embedded'.\n.(params.py:\\d+(, )?)+.$",
-                                     "^ValueError: mine$"), strict=False):
+    cells = [
+        "seed: int = 0  # of it",
+        "# Parameters\nsed = 3",
+        "from lib.run.notebook import check_parameters\ncheck_parameters(globals())",
+        "from lib.run import params\nparams.load(profile='embedde')",
+        "raise ValueError('mine')",
+        "import json\njson.loads('{')",
+        "params.place_of(1, 2)",
+    ]
+    executed = NotebookClient(
+        new_notebook(cells=[new_code_cell(cell) for cell in cells]),
+        kernel_name="python3",
+        allow_errors=True,
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
+    shown = [
+        "\n".join(output.traceback)
+        for cell in executed.cells
+        for output in cell.outputs
+        if output.output_type == "error"
+    ]
+    for text, message in zip(
+        shown,
+        (
+            "^ParamsError: sed: unknown parameter; the nearest valid name is 'seed'; this notebook has seed\n.notebook.py:\\d+.$",
+            "^ParamsError: .*embedde.yaml: no such file; did you mean 'embedded'.\n.(params.py:\\d+(, )?)+.$",
+            "^ValueError: mine$",
+        ),
+        strict=False,
+    ):
         assert re.search(message, text), text
     assert len(shown) == 5 and all("Traceback" in text and len(text.splitlines()) > 8 for text in shown[3:])

@@ -14,8 +14,10 @@ def space(seed, k=4, d=6):
 
 def outputs(count, seed, b=5, w=7, d=6):
     draw = torch.Generator().manual_seed(seed)
-    return [VideoCLIPOutput(*(torch.randn(b, size, generator=draw).requires_grad_() for size in (w, d)))
-            for _ in range(count)]
+    return [
+        VideoCLIPOutput(*(torch.randn(b, size, generator=draw).requires_grad_() for size in (w, d)))
+        for _ in range(count)
+    ]
 
 
 def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
@@ -24,23 +26,38 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
     teacher, student = outputs(2, 2), outputs(3, 3)
     result = ConceptObjective(params, spaces)(teacher, student, torch.zeros(5))
 
-    p_t = {n: torch.stack([s.logits(v.embedding, params.teacher_temperature).softmax(-1) for v in teacher])
-           for n, s in spaces.items()}
-    p_s = {n: torch.stack([s.logits(v.embedding, params.student_temperature) for v in student])
-           for n, s in spaces.items()}
+    p_t = {
+        n: torch.stack([s.logits(v.embedding, params.teacher_temperature).softmax(-1) for v in teacher])
+        for n, s in spaces.items()
+    }
+    p_s = {
+        n: torch.stack([s.logits(v.embedding, params.student_temperature) for v in student]) for n, s in spaces.items()
+    }
     distillation = sum(concept_distillation(p_t[n], p_s[n]) for n in spaces)
-    alignment = concept_alignment(teacher_category=p_t["category"], student_category=p_s["category"],
-                                  teacher_description=p_t["description"], student_description=p_s["description"])
+    alignment = concept_alignment(
+        teacher_category=p_t["category"],
+        student_category=p_s["category"],
+        teacher_description=p_t["description"],
+        student_description=p_s["description"],
+    )
     mean = {n: p_s[n].softmax(-1).mean((0, 1)) for n in spaces}
     prior = sum(torch.log(torch.tensor(4.0)) + (m * m.log()).sum() for m in mean.values())
     torch.testing.assert_close(result.loss, 1.5 * distillation + 0.7 * alignment + 0.3 * prior)
     assert set(result.terms) == {
-        "distillation_category", "distillation_description", "alignment", "prior_category", "prior_description"}
+        "distillation_category",
+        "distillation_description",
+        "alignment",
+        "prior_category",
+        "prior_description",
+    }
 
 
 def test_only_the_student_gets_a_gradient(tiny):
-    for objective in (ConceptObjective(tiny(), {"category": space(0), "description": space(1)}),
-                      FeatureObjective(tiny("no_language"), 7), LabelObjective(tiny(), space(0))):
+    for objective in (
+        ConceptObjective(tiny(), {"category": space(0), "description": space(1)}),
+        FeatureObjective(tiny("no_language"), 7),
+        LabelObjective(tiny(), space(0)),
+    ):
         teacher, student = outputs(2, 2), outputs(3, 3)
         objective(teacher, student, torch.tensor([0, 1, 2, 3, 0])).loss.backward()
         assert all(x.grad is None for view in teacher for x in view)

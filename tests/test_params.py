@@ -3,9 +3,9 @@ from typing import Annotated
 import pytest
 import yaml
 
-from lib import fields, params
-from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.params import FOLDER, ParamsError, elsewhere, load, overrides_hash, read_yaml
+from lib.run import fields, params
+from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.run.params import FOLDER, ParamsError, elsewhere, load, overrides_hash, read_yaml
 
 
 def test_every_parameter_stands_in_the_base_file_and_no_other():
@@ -45,36 +45,68 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
         load(profile="mine")
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"epochs": "4"}, r"overrides: epochs: .*integer.*'4'"),
-    ({"learning_rate": "3e-5"}, r"learning_rate: .*write 3.0e-5"),
-    ({"epochs": True}, r"epochs"),
-    ({"flip": 1.5}, r"flip: .*less than or equal to 1"),
-    ({"temporal": "divded"}, r"temporal: .*'divided'"),
-    ({"prior": ["sinkhorn", "centring"]}, r"both act on the teacher"),
-    ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
-    ({"zero_shot_views": ["16x1x2@224"]}, r"zero_shot_views"),
-    ({"probe_on": ["ucf101"]}, r"must stand in evaluate_on"),
-    ({"batch_size": 30, "devices": 4}, r"batch_size, 30, is over all devices: make it a multiple of 4"),
-    ({"batch_size": 8, "devices": 4, "micro_batch": 3}, r"3 videos on each of 4 devices exceed batch_size, 8"),
-    ({"objective": "feature"}, r"prior is \[centring\]"),
-    ({"num_frames": 0}, r"overrides: num_frames: .*greater than or equal to 1, got 0"),
-    ({"zero_shot_views": ["0x1x1@48"]}, r"overrides: zero_shot_views: write frames x clips x crops @ pixels, .* no number is 0, got '0x1x1@48'"),
-    ({"still_views": ["2x1x1@48"]}, r"overrides: still_views: a still is one frame of one clip"),
-    ({"global_scale": [0.9, 0.4]}, r"overrides: global_scale: two shares of the picture's area, the lower one first"),
-    ({"local_span": 0.0}, r"overrides: local_span"),
-    ({"warmup_epochs": 6.5}, r"warmup_epochs, 6.5, is above epochs, 6: .* lower it"),
-    ({"train_videos": 31}, r"train_videos: 31 make no batch of 32; lower batch_size"),
-    ({"evaluate_on": ["charades"], "probe_on": [], "score_spaces": ["category", "description"]}, r"charades; set score_spaces to \[category\]"),
-    ({"dataset": "charades", "objective": "label"}, r"objective: label needs one label a clip, and those of charades"),
-    ({"dataset": "charades", "imbalance": 2.0}, r"imbalance: 2 needs one label a clip"),
-    ({"zero_shot_protocols": ["full"]}, r"\['embedded'\] would have no zero-shot; add split"),
-    *[({name: [value, *others, value]}, rf"overrides: {name}: {value}: named more than once; keep one") for name, value, *others in (
-        ("concept_spaces", "category"), ("score_spaces", "category"), ("prior", "penalty", "sinkhorn"), ("zero_shot_views", "6x1x1@48"),
-        ("still_views", "1x1x1@48"), ("probe_views", "6x1x1@48"), ("evaluate_on", "embedded"), ("probe_on", "embedded"), ("probe_shots", 2, 4),
-        ("knn_k", 5), ("evaluate_splits", 1), ("evaluate_parts", "test"), ("zero_shot_protocols", "split"), ("concepts", "embedded"),
-        ("class_vocabularies", "embedded"), ("concept_names", "walk"), ("probe_c", 1.0))],
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"epochs": "4"}, r"overrides: epochs: .*integer.*'4'"),
+        ({"learning_rate": "3e-5"}, r"learning_rate: .*write 3.0e-5"),
+        ({"epochs": True}, r"epochs"),
+        ({"flip": 1.5}, r"flip: .*less than or equal to 1"),
+        ({"temporal": "divded"}, r"temporal: .*'divided'"),
+        ({"prior": ["sinkhorn", "centring"]}, r"both act on the teacher"),
+        ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
+        ({"zero_shot_views": ["16x1x2@224"]}, r"zero_shot_views"),
+        ({"probe_on": ["ucf101"]}, r"must stand in evaluate_on"),
+        ({"batch_size": 30, "devices": 4}, r"batch_size, 30, is over all devices: make it a multiple of 4"),
+        ({"batch_size": 8, "devices": 4, "micro_batch": 3}, r"3 videos on each of 4 devices exceed batch_size, 8"),
+        ({"objective": "feature"}, r"prior is \[centring\]"),
+        ({"num_frames": 0}, r"overrides: num_frames: .*greater than or equal to 1, got 0"),
+        (
+            {"zero_shot_views": ["0x1x1@48"]},
+            r"overrides: zero_shot_views: write frames x clips x crops @ pixels, .* no number is 0, got '0x1x1@48'",
+        ),
+        ({"still_views": ["2x1x1@48"]}, r"overrides: still_views: a still is one frame of one clip"),
+        (
+            {"global_scale": [0.9, 0.4]},
+            r"overrides: global_scale: two shares of the picture's area, the lower one first",
+        ),
+        ({"local_span": 0.0}, r"overrides: local_span"),
+        ({"warmup_epochs": 6.5}, r"warmup_epochs, 6.5, is above epochs, 6: .* lower it"),
+        ({"train_videos": 31}, r"train_videos: 31 make no batch of 32; lower batch_size"),
+        (
+            {"evaluate_on": ["charades"], "probe_on": [], "score_spaces": ["category", "description"]},
+            r"charades; set score_spaces to \[category\]",
+        ),
+        (
+            {"dataset": "charades", "objective": "label"},
+            r"objective: label needs one label a clip, and those of charades",
+        ),
+        ({"dataset": "charades", "imbalance": 2.0}, r"imbalance: 2 needs one label a clip"),
+        ({"zero_shot_protocols": ["full"]}, r"\['embedded'\] would have no zero-shot; add split"),
+        *[
+            ({name: [value, *others, value]}, rf"overrides: {name}: {value}: named more than once; keep one")
+            for name, value, *others in (
+                ("concept_spaces", "category"),
+                ("score_spaces", "category"),
+                ("prior", "penalty", "sinkhorn"),
+                ("zero_shot_views", "6x1x1@48"),
+                ("still_views", "1x1x1@48"),
+                ("probe_views", "6x1x1@48"),
+                ("evaluate_on", "embedded"),
+                ("probe_on", "embedded"),
+                ("probe_shots", 2, 4),
+                ("knn_k", 5),
+                ("evaluate_splits", 1),
+                ("evaluate_parts", "test"),
+                ("zero_shot_protocols", "split"),
+                ("concepts", "embedded"),
+                ("class_vocabularies", "embedded"),
+                ("concept_names", "walk"),
+                ("probe_c", 1.0),
+            )
+        ],
+    ],
+)
 def test_a_value_that_cannot_be_is_an_error_that_says_so(wrong, message):
     with pytest.raises(ParamsError, match=message):
         load(profile="embedded", **wrong)
@@ -91,37 +123,47 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         load(profile="embeded")
 
 
-@pytest.mark.parametrize("profile, change, stages", [
-    ("embedded", {"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
-    ("embedded", {"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
-    ("embedded", {"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
-    ("embedded", {"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
-    ("embedded", {"clip_gradient": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
-    ("embedded", {"knn_k": [7]}, {EvaluateParams}),
-    ("embedded", {"workers": 5}, set()),
-    ("embedded", {"max_bad_videos": 5}, set()),  # raised to go on with a run that it has stopped
-    ("embedded", {"data_embedded": "elsewhere"}, set()),
-    ("embedded", {"data_ucf101": "elsewhere"}, set()),
-    # what is not used
-    ("embedded", {"head_hidden": 7, "centre_momentum": 0.5, "trained_last_blocks": 1, "local_span": 0.3}, set()),
-    ("embedded", {"local_views": 1}, {AdaptParams, EvaluateParams}),
-    ("embedded", {"balance_temperature": 0.5}, set()),
-    ("paper", {"local_span": 0.3}, {AdaptParams, EvaluateParams}),
-    # real data know nothing of the rendered world, nor of the CLIP that is trained on it; nor of the disk they lie on
-    ("paper", {"world_seed": 1, "world_difficulty": 0.9}, {WorldParams, ClipParams}),
-    ("ucf101", {"clip_epochs": 3}, {ClipParams}),
-    ("paper", {"data_kinetics400": "elsewhere", "data_hmdb51": "elsewhere", "lists_ucf101": "elsewhere"}, set()),
-    ("paper", {"clip": "openai/clip-vit-base-patch32"}, {ClipParams, AdaptParams, EvaluateParams}),
-])
+@pytest.mark.parametrize(
+    "profile, change, stages",
+    [
+        ("embedded", {"world_seed": 1}, {WorldParams, ClipParams, AdaptParams, EvaluateParams}),
+        ("embedded", {"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
+        ("embedded", {"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
+        ("embedded", {"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
+        ("embedded", {"clip_gradient": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
+        ("embedded", {"knn_k": [7]}, {EvaluateParams}),
+        ("embedded", {"workers": 5}, set()),
+        ("embedded", {"max_bad_videos": 5}, set()),  # raised to go on with a run that it has stopped
+        ("embedded", {"data_embedded": "elsewhere"}, set()),
+        ("embedded", {"data_ucf101": "elsewhere"}, set()),
+        # what is not used
+        ("embedded", {"head_hidden": 7, "centre_momentum": 0.5, "trained_last_blocks": 1, "local_span": 0.3}, set()),
+        ("embedded", {"local_views": 1}, {AdaptParams, EvaluateParams}),
+        ("embedded", {"balance_temperature": 0.5}, set()),
+        ("paper", {"local_span": 0.3}, {AdaptParams, EvaluateParams}),
+        # real data know nothing of the rendered world, nor of the CLIP that is trained on it; nor of the disk they lie on
+        ("paper", {"world_seed": 1, "world_difficulty": 0.9}, {WorldParams, ClipParams}),
+        ("ucf101", {"clip_epochs": 3}, {ClipParams}),
+        ("paper", {"data_kinetics400": "elsewhere", "data_hmdb51": "elsewhere", "lists_ucf101": "elsewhere"}, set()),
+        ("paper", {"clip": "openai/clip-vit-base-patch32"}, {ClipParams, AdaptParams, EvaluateParams}),
+    ],
+)
 def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_use_it(profile, change, stages):
     before, after = load(profile=profile), load(profile=profile, **change)
     every = (WorldParams, ClipParams, AdaptParams, EvaluateParams)
     assert {stage for stage in every if before.stage_hash(stage) != after.stage_hash(stage)} == stages
 
 
-@pytest.mark.parametrize("ablation, changes, used", [
-    ("no_language", {"head_hidden": 7}, True), ("no_language", {"centre_momentum": 0.5}, True), ("centring", {"centre_momentum": 0.5}, True),
-    ("last_blocks", {"trained_last_blocks": 1}, True), ("lss", {"feature_learning_rate_scale": 0.5}, False)])
+@pytest.mark.parametrize(
+    "ablation, changes, used",
+    [
+        ("no_language", {"head_hidden": 7}, True),
+        ("no_language", {"centre_momentum": 0.5}, True),
+        ("centring", {"centre_momentum": 0.5}, True),
+        ("last_blocks", {"trained_last_blocks": 1}, True),
+        ("lss", {"feature_learning_rate_scale": 0.5}, False),
+    ],
+)
 def test_a_parameter_counts_in_the_runs_that_use_it(ablation, changes, used):
     hashes = {load(profile="embedded", ablation=ablation, **own).stage_hash(AdaptParams) for own in ({}, changes)}
     assert len(hashes) == 1 + used
@@ -151,19 +193,29 @@ def test_a_record_is_of_the_parameters_and_of_the_places_that_the_stage_reads():
     assert not load(profile="paper", epochs=10).made(record, EvaluateParams)
     rendered = load(profile="embedded", data_embedded="a")
     assert load(profile="embedded", data_embedded="b").made(
-        {"params": rendered.model_dump(), "params_hash": rendered.stage_hash(EvaluateParams)}, EvaluateParams)
+        {"params": rendered.model_dump(), "params_hash": rendered.stage_hash(EvaluateParams)}, EvaluateParams
+    )
     one, other = (load(profile="paper", clip=f"/{disk}/clip") for disk in "ab")
-    assert one.stage_hash(AdaptParams) == other.stage_hash(AdaptParams) != load(profile="paper", clip="/a/other").stage_hash(AdaptParams)
+    assert (
+        one.stage_hash(AdaptParams)
+        == other.stage_hash(AdaptParams)
+        != load(profile="paper", clip="/a/other").stage_hash(AdaptParams)
+    )
     assert not other.made({"params": one.model_dump(), "params_hash": one.stage_hash(AdaptParams)}, AdaptParams)
 
 
 def test_the_world_seed_chooses_data_and_checkpoint():
     chosen = load(profile="embedded", world_seed=2)
-    assert chosen.data_embedded == f"data/embedded/2-{chosen.stage_hash(WorldParams)[:6]}" and chosen.clip == "outputs/embedded/clip/2"
+    assert (
+        chosen.data_embedded == f"data/embedded/2-{chosen.stage_hash(WorldParams)[:6]}"
+        and chosen.clip == "outputs/embedded/clip/2"
+    )
 
 
 def test_videos_from_elsewhere_are_refused_by_a_profile_that_renders_its_own():
-    with pytest.raises(ParamsError, match=r"DATA=/my/clips: profile 'embedded' renders its videos and reads no others. Name a profile"):
+    with pytest.raises(
+        ParamsError, match=r"DATA=/my/clips: profile 'embedded' renders its videos and reads no others. Name a profile"
+    ):
         elsewhere("embedded", "/my/clips")
     assert elsewhere("ucf101", "/my/clips") == {"data_ucf101": "/my/clips"}
     assert elsewhere("ucf101", "data/UCF-101/") == {}  # the profile's own
@@ -185,6 +237,8 @@ def test_overrides_have_a_short_hash_of_what_they_change_and_none_if_they_say_on
     shorter = overrides_hash({"epochs": 1, "knn_k": [5]})
     assert len(shorter) == 6 and shorter == overrides_hash({"knn_k": [5], "workers": 4, "epochs": 1})
     assert shorter != overrides_hash({"epochs": 2, "knn_k": [5]}) and overrides_hash({"data_ucf101": "elsewhere"})
+
+
 @pytest.mark.parametrize("encoding, sound", [("utf-8-sig", True), ("utf-16", True), ("cp1252", False)])
 def test_yaml_with_a_byte_order_mark_is_read_and_another_encoding_refused_by_name(tmp_path, encoding, sound):
     (tmp_path / "mine.yaml").write_bytes("caf\u00e9: [drinking coffee]\n".encode(encoding))

@@ -13,11 +13,20 @@ import pytest
 import torch
 
 from lib.backbone import VideoCLIP
-from lib.features import FeatureError, Features
-from lib.params import ROOT
-from lib.predict import TooFewClips, cautions, few_shot_probe, films, find_videos, load_model, video_features, zero_shot
+from lib.evaluation.features import FeatureError, Features
+from lib.evaluation.predict import (
+    TooFewClips,
+    cautions,
+    few_shot_probe,
+    films,
+    find_videos,
+    load_model,
+    video_features,
+    zero_shot,
+)
+from lib.language.vocabulary import ConceptError
+from lib.run.params import ROOT
 from lib.train import adapt
-from lib.vocabulary import ConceptError
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +64,19 @@ def test_a_folder_per_class_a_flat_folder_and_a_list_are_found(folder):
     assert one.path == folder / "push_up" / "film0_c0.mp4" and one.label is None
 
 
-@pytest.mark.parametrize(("given", "error", "message"), [
-    ("absent", FileNotFoundError, "absent is no folder; expected videos, .*or give a list"),
-    ([], ValueError, "empty list"),
-    ("push_up/notes.txt", ValueError, "notes.txt is no video by its suffix .*: give a video, a folder"),
-    (".", FileNotFoundError, r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, not in a class folder\n")])
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("absent", FileNotFoundError, "absent is no folder; expected videos, .*or give a list"),
+        ([], ValueError, "empty list"),
+        ("push_up/notes.txt", ValueError, "notes.txt is no video by its suffix .*: give a video, a folder"),
+        (
+            ".",
+            FileNotFoundError,
+            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, not in a class folder\n",
+        ),
+    ],
+)
 def test_what_holds_no_videos_says_what_was_expected(folder, tmp_path, given, error, message):
     for take in ("one", "two"):
         (tmp_path / "jump" / take).mkdir(parents=True)
@@ -79,7 +96,13 @@ def test_every_video_of_a_folder_is_in_the_list_or_left_out_for_a_reason(folder,
     found = find_videos(tmp_path)
     assert found.classes == ["jump", "run"]
     assert {video.name: video.label for video in found.videos} == {"jump/a.avi": 0, "run/b.mp4": 1, "loose.mp4": None}
-    assert [line.split(":")[0] for line in found.left_out] == ["jump/a.mp4", "run/gone.mp4", "run/take 2/", "swim/", "walk/take/"]
+    assert [line.split(":")[0] for line in found.left_out] == [
+        "jump/a.mp4",
+        "run/gone.mp4",
+        "run/take 2/",
+        "swim/",
+        "walk/take/",
+    ]
     assert films(found) == ["loose", "jump/a", "run/b"]
 
 
@@ -97,9 +120,14 @@ def test_an_image_clip_and_an_adapted_one_are_loaded_and_agree_before_training(t
     assert isinstance(adapted, VideoCLIP) and adapted.config.temporal == "divided" and not adapted.training
     found = video_features(adapted, find_videos(folder), num_frames=3)
     np.testing.assert_allclose(found.embedding, rows.embedding, atol=1e-5)
-    for place, message in ((tmp_path / "absent", "absent: no such folder; give the folder of a CLIP or of an adapted model .* or a hub id"),
-                           (tmp_path, "no config.json; its folders student, teacher have one"),
-                           (tmp_path / "teacher" / "config.json", "config.json is a file: give the folder")):
+    for place, message in (
+        (
+            tmp_path / "absent",
+            "absent: no such folder; give the folder of a CLIP or of an adapted model .* or a hub id",
+        ),
+        (tmp_path, "no config.json; its folders student, teacher have one"),
+        (tmp_path / "teacher" / "config.json", "config.json is a file: give the folder"),
+    ):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             load_model(place)
 
@@ -124,8 +152,9 @@ def test_class_names_are_the_labels_and_the_truth(model, folder, rows):
     assert (table[decoded]["score"] == table[decoded][videos.classes].max(axis=1)).all()
     # the scores are CLIP's own: the softmax of its scaled cosines with the words in the template
     network, tokenizer = model
-    tokens = tokenizer([f"a photo of a person {word}." for word in ("jumping jack", "push up")], padding=True,
-                       return_tensors="pt")
+    tokens = tokenizer(
+        [f"a photo of a person {word}." for word in ("jumping jack", "push up")], padding=True, return_tensors="pt"
+    )
     text = network.encode_text(**tokens).detach().numpy()
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     logits = network.logit_scale.exp().item() * rows.embedding[:1] @ text.T
@@ -140,14 +169,18 @@ def test_plain_words_are_matched_to_the_folders_where_they_mean_the_same(model, 
     assert set(table["prediction"].dropna()) <= {"walking", "jumping jack"}
 
 
-@pytest.mark.parametrize(("labels", "error", "message"), [
-    (["walking"], ValueError, "no labels to choose among but 'walking': give two or more"),
-    (["walking", "running", "walking"], ValueError, "labels: 'walking' is spoken as 'walking' is"),
-    (["JumpingJack", "jumping jack"], ValueError, "labels: 'jumping jack' is spoken as 'JumpingJack' is"),
-    (["walking", " "], ValueError, "labels: entry 2 is ' ', no word"),
-    (["walking", "score"], ValueError, "labels: score would be two columns"),
-    (["walking", "walking " * 80], ConceptError, "tokens long"),
-    ([], ValueError, "no labels to choose among: give two or more, or a folder with a folder per class")])
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (["walking"], ValueError, "no labels to choose among but 'walking': give two or more"),
+        (["walking", "running", "walking"], ValueError, "labels: 'walking' is spoken as 'walking' is"),
+        (["JumpingJack", "jumping jack"], ValueError, "labels: 'jumping jack' is spoken as 'JumpingJack' is"),
+        (["walking", " "], ValueError, "labels: entry 2 is ' ', no word"),
+        (["walking", "score"], ValueError, "labels: score would be two columns"),
+        (["walking", "walking " * 80], ConceptError, "tokens long"),
+        ([], ValueError, "no labels to choose among: give two or more, or a folder with a folder per class"),
+    ],
+)
 def test_labels_that_cannot_be_chosen_among_are_named(model, folder, rows, labels, error, message):
     with pytest.raises(error, match=message):
         zero_shot(*model, find_videos(folder / "push_up"), rows, labels)
@@ -172,7 +205,9 @@ def test_features_that_are_not_finite_are_no_undecodable_videos(tiny, folder, mo
     with torch.no_grad():
         network.visual.blocks[0].fc1.bias[0] = float("nan")
     videos = find_videos(folder / "push_up")
-    with pytest.raises(FeatureError, match=r"3x1x1@24/features of .*push_up/film\d_c\d\.mp4 .*not finite.*eval_precision"):
+    with pytest.raises(
+        FeatureError, match=r"3x1x1@24/features of .*push_up/film\d_c\d\.mp4 .*not finite.*eval_precision"
+    ):
         video_features(network, videos, num_frames=3)
     embedding = rows.embedding.copy()
     embedding[3] = 0  # has no direction
@@ -196,14 +231,24 @@ def test_clips_of_one_film_are_never_on_both_sides(model, folder, rows):
     assert len(table) == 2 * (5 - 3) * 2 + 1  # of five films a class three were learned from, by one clip each
     counts = table["video"].str.replace(r"_c\d.mp4$", "", regex=True).value_counts()
     assert (counts.drop("push_up/broken.mp4") == 2).all()
-    with pytest.raises(TooFewClips, match="it takes 6 films of every class that can be decoded, JumpingJack has 5, push_up has 5: add some, or lower"):
+    with pytest.raises(
+        TooFewClips,
+        match="it takes 6 films of every class that can be decoded, JumpingJack has 5, push_up has 5: add some, or lower",
+    ):
         few_shot_probe(videos, rows, shots=6, same_source=r"_c\d$")
 
 
-@pytest.mark.parametrize(("kept", "message"), [
-    (["push_up/film*"], "two or more, and at least 2 shots; here are 1 and 4"),
-    (["JumpingJack/film*", "push_up/film[01]_c0.mp4", "push_up/broken.mp4"], "it takes 4 clips of every class that can be decoded, push_up has 2: add some"),
-    (["*/film[01]*"], "all clips are among the 4 shots of a class, none is left to be asked")])
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (["push_up/film*"], "two or more, and at least 2 shots; here are 1 and 4"),
+        (
+            ["JumpingJack/film*", "push_up/film[01]_c0.mp4", "push_up/broken.mp4"],
+            "it takes 4 clips of every class that can be decoded, push_up has 2: add some",
+        ),
+        (["*/film[01]*"], "all clips are among the 4 shots of a class, none is left to be asked"),
+    ],
+)
 def test_classes_too_small_for_a_probe_are_named_with_their_clips(model, folder, tmp_path, kept, message):
     for path in (path for pattern in kept for path in folder.glob(pattern)):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
@@ -213,9 +258,14 @@ def test_classes_too_small_for_a_probe_are_named_with_their_clips(model, folder,
         few_shot_probe(videos, video_features(model[0], videos, num_frames=2), shots=4)
 
 
-@pytest.mark.parametrize(("expression", "message"), [("(", r"'\(' is no regular expression: missing \)"),
-                                                     ("_x[0-9]+$", "matches none of the names, e.g. 'film0_c0'"),
-                                                     (".*", "leaves nothing of 'film0_c0', so it tells no films apart")])
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("(", r"'\(' is no regular expression: missing \)"),
+        ("_x[0-9]+$", "matches none of the names, e.g. 'film0_c0'"),
+        (".*", "leaves nothing of 'film0_c0', so it tells no films apart"),
+    ],
+)
 def test_an_expression_for_films_that_tells_none_apart_is_refused(folder, expression, message):
     with pytest.raises(ValueError, match=f"same_source: .*{message}"):
         films(find_videos(folder), expression)
@@ -243,14 +293,33 @@ def test_the_notebook_ends_well_on_a_folder_as_people_have_them(tiny, folder, tm
     output.mkdir()
     (output / "probe_predictions.csv").write_text("of other videos")
     given = {"videos": str(place), "model": tiny().clip, "num_frames": 2, "output": str(output)}
-    papermill.execute_notebook(ROOT / "notebooks" / "20_your_videos.ipynb", tmp_path / "out.ipynb", given,
-                               kernel_name="python3", cwd=tmp_path, progress_bar=False)
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "20_your_videos.ipynb",
+        tmp_path / "out.ipynb",
+        given,
+        kernel_name="python3",
+        cwd=tmp_path,
+        progress_bar=False,
+    )
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     shown = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
-    for text in ("13 videos, 2 classes", "1 of them lie beside the folders of the classes", "wave/take/: 1 video, one level too deep: move them up", "punch/a.mp4: a second file of one clip, punch/a.avi", "push_up/notes.txt: no video",
-                 "CAUTION: this model comes from the embedded CLIP", "%; chance 50.0 %\nCAUTION", "every class that can be decoded, punch has 1"):
+    for text in (
+        "13 videos, 2 classes",
+        "1 of them lie beside the folders of the classes",
+        "wave/take/: 1 video, one level too deep: move them up",
+        "punch/a.mp4: a second file of one clip, punch/a.avi",
+        "push_up/notes.txt: no video",
+        "CAUTION: this model comes from the embedded CLIP",
+        "%; chance 50.0 %\nCAUTION",
+        "every class that can be decoded, punch has 1",
+    ):
         assert text in shown
     table, record = pd.read_csv(output / "predictions.csv"), json.loads((output / "predictions.json").read_text())
     assert table["video"].tolist()[:2] == ["loose.mp4", "punch/a.avi"] and len(record["left_out"]) == 3  # notes.txt too
-    assert record["zero_shot"]["chance"] == 50 and record["decoded"] == 12 and record["cautions"] and "punch has 1" in record["probe"]
+    assert (
+        record["zero_shot"]["chance"] == 50
+        and record["decoded"] == 12
+        and record["cautions"]
+        and "punch has 1" in record["probe"]
+    )
     assert not (output / "probe_predictions.csv").exists()

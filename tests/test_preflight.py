@@ -6,19 +6,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import manifest, preflight
-from lib.data import DataError
-from lib.evaluate import evaluate
-from lib.files import read_json, write_json
-from lib.params import FOLDER, load
-from lib.planned import problems_of
-from lib.preflight import check_run, length_of, warnings_of
-from lib.suites import read_suite, runs_of
+from lib.datasets import preflight
+from lib.datasets.preflight import check_run, length_of, warnings_of
+from lib.datasets.samples import DataError
+from lib.evaluation.evaluate import evaluate
+from lib.language.vocabulary import ConceptError
+from lib.run.files import read_json, write_json
+from lib.run.params import FOLDER, load
+from lib.study.suites import read_suite, runs_of
 from lib.train import adapt
-from lib.vocabulary import ConceptError
+from lib.video import manifest
+from workflow.planned import problems_of
 
 ENOUGH = {"walk": 10, "run": 10, "wave": 10}
-OWN = {"dataset": "folder", "evaluate_on": ["folder"], "probe_on": ["folder"], "probe_shots": [], "knn_k": [5], "batch_size": 8, "imbalance": 1.0}
+OWN = {
+    "dataset": "folder",
+    "evaluate_on": ["folder"],
+    "probe_on": ["folder"],
+    "probe_shots": [],
+    "knn_k": [5],
+    "batch_size": 8,
+    "imbalance": 1.0,
+}
 
 
 def lay_out(root: Path, parts: dict[str, dict[str, int]]) -> Path:
@@ -40,23 +49,46 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("train, changes, message", [
-    ({"walk": 1, "run": 9, "wave": 9}, {}, r"folder, train: class 'walk' has 1 training clip.*\(probe_held_out\).*probe_on"),
-    ({"walk": 3, "run": 3, "wave": 4}, {}, r"folder, train: probe_held_out: 0.2 of the 10 training clips are 2.*'\w+' has 3.*set it to 0.3, .*probe_on"),
-    ({"walk": 9}, {}, r"folder, train: .*two classes or more, and all 9 training clips are of class 'walk': .*probe_on"),
-    ({"walk": 1}, {"epochs": 0}, r"all 1 training clips are of class 'walk'"),
-    (ENOUGH, {"knn_k": [5, 31]}, r"folder, train: knn_k: 31 neighbours are asked for, but there are only 30 training clips"),
-    (ENOUGH, {"batch_size": 32}, r"folder: 30 training videos make no batch of 32; lower batch_size"),
-    (ENOUGH, {"train_videos": 31}, r"train_videos is 31, but there are only 30"),
-    (ENOUGH, {"imbalance": 11.0}, r"imbalance: 11 to 1 needs 11 videos of the most frequent class, but there are 10"),
-    (ENOUGH | {"juggle": 10}, {}, r"folder: no vocabulary of \['embedded'\] .*lacks \['juggle'\]"),
-    (ENOUGH, {"class_vocabularies": ["embeded"]}, r"embeded.yaml.*\n.*no such file; did you mean 'embedded'"),
-    (ENOUGH, {"concepts": ["nothing"]}, r"nothing.yaml.*\n.*no such file; there are: .*kinetics400"),
-    (ENOUGH, {"prompts": "photos"}, r"photos.yaml.*\n.*did you mean 'photo'"),
-    (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: \['bare', 'clip_kinetics'"),
-    (ENOUGH, {"num_descriptions": 5}, r"(?s)embedded.yaml.*'\w+' has 4 descriptions of 5"),
-    (ENOUGH, {"evaluate_parts": ["validation"]}, r"has no part validation"),
-])
+@pytest.mark.parametrize(
+    "train, changes, message",
+    [
+        (
+            {"walk": 1, "run": 9, "wave": 9},
+            {},
+            r"folder, train: class 'walk' has 1 training clip.*\(probe_held_out\).*probe_on",
+        ),
+        (
+            {"walk": 3, "run": 3, "wave": 4},
+            {},
+            r"folder, train: probe_held_out: 0.2 of the 10 training clips are 2.*'\w+' has 3.*set it to 0.3, .*probe_on",
+        ),
+        (
+            {"walk": 9},
+            {},
+            r"folder, train: .*two classes or more, and all 9 training clips are of class 'walk': .*probe_on",
+        ),
+        ({"walk": 1}, {"epochs": 0}, r"all 1 training clips are of class 'walk'"),
+        (
+            ENOUGH,
+            {"knn_k": [5, 31]},
+            r"folder, train: knn_k: 31 neighbours are asked for, but there are only 30 training clips",
+        ),
+        (ENOUGH, {"batch_size": 32}, r"folder: 30 training videos make no batch of 32; lower batch_size"),
+        (ENOUGH, {"train_videos": 31}, r"train_videos is 31, but there are only 30"),
+        (
+            ENOUGH,
+            {"imbalance": 11.0},
+            r"imbalance: 11 to 1 needs 11 videos of the most frequent class, but there are 10",
+        ),
+        (ENOUGH | {"juggle": 10}, {}, r"folder: no vocabulary of \['embedded'\] .*lacks \['juggle'\]"),
+        (ENOUGH, {"class_vocabularies": ["embeded"]}, r"embeded.yaml.*\n.*no such file; did you mean 'embedded'"),
+        (ENOUGH, {"concepts": ["nothing"]}, r"nothing.yaml.*\n.*no such file; there are: .*kinetics400"),
+        (ENOUGH, {"prompts": "photos"}, r"photos.yaml.*\n.*did you mean 'photo'"),
+        (ENOUGH, {"zero_shot_prompts": "zzz"}, r"zzz.yaml.*\n.*there are: \['bare', 'clip_kinetics'"),
+        (ENOUGH, {"num_descriptions": 5}, r"(?s)embedded.yaml.*'\w+' has 4 descriptions of 5"),
+        (ENOUGH, {"evaluate_parts": ["validation"]}, r"has no part validation"),
+    ],
+)
 def test_what_a_later_step_would_stop_with_is_said_first(tmp_path, train, changes, message):
     data = lay_out(tmp_path, {"train": train, "test": dict.fromkeys(train, 2)})
     with pytest.raises(ValueError, match=message):
@@ -68,37 +100,81 @@ def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_
     own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}
     with pytest.raises(DataError, match="(?s)folder is not whole.*no clip in train: wave.*no clip in test: walk"):
         check_run(load(profile="embedded", **own), adapt=True)
-    with pytest.raises(ValueError, match="folder, train: class 'wave' has no training clip, but is asked for: .*probe_on"):
+    with pytest.raises(
+        ValueError, match="folder, train: class 'wave' has no training clip, but is asked for: .*probe_on"
+    ):
         check_run(load(profile="embedded", allow_missing=True, **own), adapt=True)
     lists = check_run(load(profile="embedded", allow_missing=True, **own | {"probe_on": []}), adapt=True)
     assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 18, "test": 4}
 
 
-@pytest.mark.parametrize("groups, changes, message", [
-    ({"Lunges": [8, 9], "JumpingJack": [1, 10, 11]}, {}, r"ucf101, train-1: 4 groups are too few .*set probe_held_out to 0.5, or .*probe_on"),
-    ({"Lunges": range(1, 20), "JumpingJack": [1]}, {}, r"ucf101, train-1: class 'JumpingJack' has no training clip, but is asked for"),
-    ({"Lunges": range(8, 20), "JumpingJack": range(8, 20)}, {}, r"ucf101: the part test-1 has no clips .*evaluate_splits"),
-    ({"Lunges": range(1, 20)}, {"zero_shot_protocols": ["half"], "probe_on": []}, "ucf101: zero_shot_protocols: half: none of the"),
-    ({"Lunges": range(1, 20), "JumpingJack": range(1, 20)}, {"probe_held_out": 0.8}, "1 fold is too few to hold out 0.8 .*set probe_held_out to 0.5"),
-])
+@pytest.mark.parametrize(
+    "groups, changes, message",
+    [
+        (
+            {"Lunges": [8, 9], "JumpingJack": [1, 10, 11]},
+            {},
+            r"ucf101, train-1: 4 groups are too few .*set probe_held_out to 0.5, or .*probe_on",
+        ),
+        (
+            {"Lunges": range(1, 20), "JumpingJack": [1]},
+            {},
+            r"ucf101, train-1: class 'JumpingJack' has no training clip, but is asked for",
+        ),
+        (
+            {"Lunges": range(8, 20), "JumpingJack": range(8, 20)},
+            {},
+            r"ucf101: the part test-1 has no clips .*evaluate_splits",
+        ),
+        (
+            {"Lunges": range(1, 20)},
+            {"zero_shot_protocols": ["half"], "probe_on": []},
+            "ucf101: zero_shot_protocols: half: none of the",
+        ),
+        (
+            {"Lunges": range(1, 20), "JumpingJack": range(1, 20)},
+            {"probe_held_out": 0.8},
+            "1 fold is too few to hold out 0.8 .*set probe_held_out to 0.5",
+        ),
+    ],
+)
 def test_subsets_of_an_official_set_are_checked_by_groups_and_splits(tmp_path, groups, changes, message):
-    own = {"data_ucf101": str(ucf101(tmp_path, groups)), "knn_k": [2], "batch_size": 2, "manifests": str(tmp_path / "none")}
+    own = {
+        "data_ucf101": str(ucf101(tmp_path, groups)),
+        "knn_k": [2],
+        "batch_size": 2,
+        "manifests": str(tmp_path / "none"),
+    }
     with pytest.raises(ValueError, match=message):
         check_run(load(profile="ucf101", **own | changes), adapt=True)
 
 
 def test_all_problems_are_said_at_once(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 1, "juggle": 5}, "test": {"walk": 1, "juggle": 1}})
-    with pytest.raises(ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"):
+    with pytest.raises(
+        ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"
+    ):
         check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
 
 
 def test_what_check_data_has_found_broken_does_not_count(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 3, "run": 3}, "test": {"walk": 1, "run": 1}})
-    own = load(profile="embedded", data_folder=str(data), manifests=str(tmp_path / "m"), allow_missing=True, **OWN | {"knn_k": [1], "batch_size": 4})
+    own = load(
+        profile="embedded",
+        data_folder=str(data),
+        manifests=str(tmp_path / "m"),
+        allow_missing=True,
+        **OWN | {"knn_k": [1], "batch_size": 4},
+    )
     videos = [video.path for video in check_run(own, adapt=True)["folder"]["train"].videos]
-    manifest.write(pd.DataFrame([manifest.entry(path, str(path.relative_to(data))) for path in videos[1:]]), manifest.path_of(own, "folder"))
-    with pytest.raises(ValueError, match=r"(?s)folder: 5 training videos cannot be decoded .*max_bad_videos is 0.*'walk' has 3 training clips, of which none"):
+    manifest.write(
+        pd.DataFrame([manifest.entry(path, str(path.relative_to(data))) for path in videos[1:]]),
+        manifest.path_of(own, "folder"),
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)folder: 5 training videos cannot be decoded .*max_bad_videos is 0.*'walk' has 3 training clips, of which none",
+    ):
         check_run(own, adapt=True)
 
 
@@ -108,10 +184,17 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path, caps
     runs = runs_of(read_suite("reproduce"), "ucf101", own)
     untrained, trained = problems_of(runs)
     assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
-    assert capsys.readouterr().out.startswith("ucf101: goes on without what is missing: 244 of 250 listed clips have no file; 99 of 101 classes")
-    assert trained.startswith("no_language, lss: 2 things are in the way") and "4 training videos make no batch of 5" in trained
+    assert capsys.readouterr().out.startswith(
+        "ucf101: goes on without what is missing: 244 of 250 listed clips have no file; 99 of 101 classes"
+    )
+    assert (
+        trained.startswith("no_language, lss: 2 things are in the way")
+        and "4 training videos make no batch of 5" in trained
+    )
     assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
-    elsewhere = runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5, "device": "cuda:99"})
+    elsewhere = runs_of(
+        read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5, "device": "cuda:99"}
+    )
     (told,) = problems_of(elsewhere)
     assert told.startswith("image_clip, no_language, lss: device: 'cuda:99' cannot be used on ")
     assert problems_of(elsewhere, here=False) == []  # on a cluster it is another machine's
@@ -119,10 +202,18 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path, caps
 
 def test_a_checkpoint_that_a_run_would_stop_with_is_told_before_the_first_job(tmp_path):
     """Snakemake removes the metrics.json of a job as it starts it."""
-    own = {"data_ucf101": str(ucf101(tmp_path / "data", {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})), "knn_k": [2], "batch_size": 4,
-           "probe_held_out": 0.5, "manifests": str(tmp_path / "none")}
+    own = {
+        "data_ucf101": str(ucf101(tmp_path / "data", {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})),
+        "knn_k": [2],
+        "batch_size": 4,
+        "probe_held_out": 0.5,
+        "manifests": str(tmp_path / "none"),
+    }
     (told,) = problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"zero_shot_views": ["2x1x1@50"]}))
-    assert told == "image_clip, no_language, lss: zero_shot_views: 50 pixels: a view's must be a multiple of the patch of outputs/embedded/clip/0, 8"
+    assert (
+        told
+        == "image_clip, no_language, lss: zero_shot_views: 50 pixels: a view's must be a multiple of the patch of outputs/embedded/clip/0, 8"
+    )
     (clip := tmp_path / "clip").mkdir()
     (clip / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
     (told,) = problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"clip": str(clip)}))
@@ -141,9 +232,14 @@ def test_a_failed_check_leaves_records_models_and_checkpoints_as_they_were(tiny,
         adapt(params.model_copy(update=own | {"epochs": 1}), run)
     with pytest.raises(ValueError, match="'walk' has 1 training clip"):
         evaluate(params.model_copy(update=own), run)
-    for changes, message in (({"zero_shot_views": ["2x1x1@25"]}, r"zero_shot_views: 25 pixels: a view's must be a multiple of the patch .* 8$"),
-                             ({"trained": "last_blocks", "trained_last_blocks": 3}, "trained_last_blocks is 3, but .* has 2"),
-                             ({"objective": "label", "num_concepts": 8}, "needs every class among the concepts")):
+    for changes, message in (
+        (
+            {"zero_shot_views": ["2x1x1@25"]},
+            r"zero_shot_views: 25 pixels: a view's must be a multiple of the patch .* 8$",
+        ),
+        ({"trained": "last_blocks", "trained_last_blocks": 3}, "trained_last_blocks is 3, but .* has 2"),
+        ({"objective": "label", "num_concepts": 8}, "needs every class among the concepts"),
+    ):
         with pytest.raises(ValueError, match=message):
             adapt(params.model_copy(update={"epochs": 1, "temporal": "divided"} | changes), run)
     after = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
@@ -168,12 +264,21 @@ def test_a_class_of_which_no_training_clip_can_be_decoded_is_named(tiny, tmp_pat
     adapt(params.model_copy(update=own), tmp_path / "run")
     for path in (tmp_path / "world" / "train" / "walk").iterdir():
         path.write_bytes(b"no video")
-    with pytest.raises(ValueError, match="embedded, train: class 'walk' has 5 training clips, of which none can be decoded.*probe_on"):
+    with pytest.raises(
+        ValueError, match="embedded, train: class 'walk' has 5 training clips, of which none can be decoded.*probe_on"
+    ):
         evaluate(params.model_copy(update=own), tmp_path / "run")
 
 
 def test_five_classes_of_real_videos_under_the_embedded_clip(tiny, tmp_path):
-    params = tiny("image_clip", dataset="folder", data_folder=str(tmp_path / "own"), evaluate_on=["folder"], probe_on=["folder"], probe_shots=[2, 6])
+    params = tiny(
+        "image_clip",
+        dataset="folder",
+        data_folder=str(tmp_path / "own"),
+        evaluate_on=["folder"],
+        probe_on=["folder"],
+        probe_shots=[2, 6],
+    )
     for part in ("train", "test"):
         (tmp_path / "own" / part).mkdir(parents=True)
         for name in ("walk", "run", "sit down", "stand up", "wave"):
@@ -182,8 +287,13 @@ def test_five_classes_of_real_videos_under_the_embedded_clip(tiny, tmp_path):
     record = evaluate(params, tmp_path / "run")
     assert {m["metric"] for m in record["metrics"]} == {"top1", "pair_top1", "prediction_entropy"}  # no top-5 of five
     blind, few = record["warnings"]
-    assert blind == ("folder: the embedded CLIP knows nothing but rendered people: figures on real videos are near chance by design")
-    assert few == "folder, train: 5 of 5 classes have fewer than 6 training clips (at least 5): of these the probe on 6 has all"
+    assert blind == (
+        "folder: the embedded CLIP knows nothing but rendered people: figures on real videos are near chance by design"
+    )
+    assert (
+        few
+        == "folder, train: 5 of 5 classes have fewer than 6 training clips (at least 5): of these the probe on 6 has all"
+    )
 
 
 def test_a_run_says_its_steps_and_unused_clips_and_warns_where_they_are_few(tiny, tmp_path, capsys):
@@ -195,11 +305,18 @@ def test_a_run_says_its_steps_and_unused_clips_and_warns_where_they_are_few(tiny
     assert enough == (224, "448 training clips make 224 steps of 32", [])
     record = adapt(tiny(epochs=1, batch_size=32), tmp_path)
     assert "80 training clips make 2 steps of 32; 16 clips of each epoch are left over" in capsys.readouterr().out
-    assert record["warnings"] == read_json(tmp_path / "adapt.json")["warnings"] == length_of(tiny(epochs=1, batch_size=32), 80).warnings != []
+    assert (
+        record["warnings"]
+        == read_json(tmp_path / "adapt.json")["warnings"]
+        == length_of(tiny(epochs=1, batch_size=32), 80).warnings
+        != []
+    )
 
 
 def test_test_clips_that_were_adapted_to_are_said():
     lists = {"ucf101": {}}
     params = load(profile="ucf101", evaluate_splits=[1, 3], clip="elsewhere")
-    assert warnings_of(params, lists) == ["ucf101: clips of the test parts of 3 are among those of split 1 that were adapted to"]
+    assert warnings_of(params, lists) == [
+        "ucf101: clips of the test parts of 3 are among those of split 1 that were adapted to"
+    ]
     assert warnings_of(params.model_copy(update={"epochs": 0}), lists) == []

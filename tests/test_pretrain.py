@@ -2,11 +2,18 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from lib.actions import ACTIONS
-from lib.pretrain import PHRASES, caption, pretrain, stills, train_tokenizer
+from lib.world.actions import ACTIONS
+from lib.world.pretrain import PHRASES, caption, pretrain, stills, train_tokenizer
 
-FACTS = {"action": "wave", "shirt": "red", "trousers": "blue", "scene": "park", "object": "", "view": "front",
-         "postures": ["back upright", "one hand up"]}
+FACTS = {
+    "action": "wave",
+    "shirt": "red",
+    "trousers": "blue",
+    "scene": "park",
+    "object": "",
+    "view": "front",
+    "postures": ["back upright", "one hand up"],
+}
 
 
 def captions(params, count=4000):
@@ -43,8 +50,10 @@ def test_the_tokenizer_round_trips_any_text_and_ends_as_clip_expects():
 
 def test_stills_are_balanced_when_held_out_and_skewed_for_training(tiny):
     params = tiny(workers=1, clip_stills=320, clip_action_skew=1.5)
-    counts = {held_out: np.unique([f["action"] for f in stills(params, held_out=held_out)[1]], return_counts=True)[1]
-              for held_out in (True, False)}
+    counts = {
+        held_out: np.unique([f["action"] for f in stills(params, held_out=held_out)[1]], return_counts=True)[1]
+        for held_out in (True, False)
+    }
     assert set(counts[True]) == {2} and counts[False].max() > 4 * counts[False].min()
 
 

@@ -8,8 +8,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
-from lib.metrics import topk_correct
-from lib.probes import ProbeError, few_per_class, fit_linear_probe, knn, mean_over_views, refit
+from lib.evaluation.metrics import topk_correct
+from lib.evaluation.probes import ProbeError, few_per_class, fit_linear_probe, knn, mean_over_views, refit
 
 NAN = float("nan")
 
@@ -24,8 +24,15 @@ def noisy_classes(num_clips: int, *, num_classes: int = 4, width: int = 8, seed:
     return centres[labels] + generator.normal(size=(num_clips, width)) * np.arange(1, width + 1), labels
 
 
-PROBE = {"num_classes": 4, "grid": [0.01, 1.0, 100.0], "refinements": 0, "held_out": 0.25, "max_iter": 1000,
-         "tolerance": 1e-4, "seed": 0}
+PROBE = {
+    "num_classes": 4,
+    "grid": [0.01, 1.0, 100.0],
+    "refinements": 0,
+    "held_out": 0.25,
+    "max_iter": 1000,
+    "tolerance": 1e-4,
+    "seed": 0,
+}
 NORMALISED = {"raw": lambda x: x, "standardise": lambda x: StandardScaler().fit_transform(x), "l2": normalize}
 
 
@@ -65,7 +72,7 @@ def test_the_sweep_is_refined_around_its_peak():
     for _ in range(2):  # by hand: the smallest of the best, and the geometric means on both sides of it
         tried = sorted(known)
         place = tried.index(min(C for C in tried if known[C] == max(known.values())))
-        around = tried[max(0, place - 1): place + 2]
+        around = tried[max(0, place - 1) : place + 2]
         for low, high in zip(around, around[1:]):
             record = sweep[len(known)]
             assert record["C"] == pytest.approx(math.sqrt(low * high))
@@ -190,6 +197,11 @@ def test_few_clips_of_each_class_are_nested_and_none_is_drawn_twice():
 def test_a_probe_with_a_known_c_is_the_refit_of_the_sweep_that_chose_it():
     train, labels = noisy_classes(200)
     swept = fit_linear_probe(train, labels, normalise="standardise", **PROBE)
-    known = refit(train, labels, normalise="standardise", C=swept.C,
-                  **{name: PROBE[name] for name in ("num_classes", "max_iter", "tolerance")})
+    known = refit(
+        train,
+        labels,
+        normalise="standardise",
+        C=swept.C,
+        **{name: PROBE[name] for name in ("num_classes", "max_iter", "tolerance")},
+    )
     np.testing.assert_array_equal(known.scores(train), swept.scores(train))

@@ -17,15 +17,15 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from lib.actions import ACTIONS
 from lib.backbone import VideoCLIP
-from lib.checkpoints import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
 from lib.concepts import ConceptSpace, category_space, encode_texts
-from lib.params import FOLDER, ROOT
-from lib.pretrain import normalise
-from lib.views import CLIP_MEAN, CLIP_STD
-from lib.vocabulary import read_prompts, read_vocabulary
-from lib.world import render
+from lib.language.vocabulary import read_prompts, read_vocabulary
+from lib.run.clip_files import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
+from lib.run.params import FOLDER, ROOT
+from lib.video.views import CLIP_MEAN, CLIP_STD
+from lib.world.actions import ACTIONS
+from lib.world.pretrain import normalise
+from lib.world.render import render
 
 LAION_B32, LAION_L14 = (HUB[f"laion/CLIP-ViT-{name}"] for name in ("B-32-laion2B-s34B-b79K", "L-14-laion2B-s32B-b82K"))
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)  # OpenAI's
@@ -68,14 +68,23 @@ def assert_mean_of_frames(model: VideoCLIP, clip: CLIPModel, videos: torch.Tenso
 # ---- the hub's sizes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, parameters", [
-    ("openai/clip-vit-base-patch32", 151_277_313), ("openai/clip-vit-base-patch16", 149_620_737), ("openai/clip-vit-large-patch14", 427_616_513)])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("openai/clip-vit-base-patch32", 151_277_313),
+        ("openai/clip-vit-base-patch16", 149_620_737),
+        ("openai/clip-vit-large-patch14", 427_616_513),
+    ],
+)
 def test_a_model_of_the_hub_has_openais_number_of_weights(name, parameters):
     with torch.device("meta"):
         assert sum(p.numel() for p in CLIPModel(CLIPConfig.from_dict(hub_config(HUB[name]))).parameters()) == parameters
 
 
-@pytest.mark.parametrize("name, layers, frames", [("openai/clip-vit-base-patch32", 2, (1, 8, 16)), ("openai/clip-vit-base-patch16", 12, (8,))])
+@pytest.mark.parametrize(
+    "name, layers, frames",
+    [("openai/clip-vit-base-patch32", 2, (1, 8, 16)), ("openai/clip-vit-base-patch16", 12, (8,))],
+)
 def test_a_checkpoint_of_the_hub_becomes_a_video_model_equal_to_it(clip_bpe, tmp_path, name, layers, frames):
     random_clip(HUB[name]._replace(layers=layers), tmp_path / "clip", bpe=clip_bpe)
     clip, model = CLIPModel.from_pretrained(tmp_path / "clip"), VideoCLIP.from_image_clip(tmp_path / "clip")
@@ -86,12 +95,19 @@ def test_a_checkpoint_of_the_hub_becomes_a_video_model_equal_to_it(clip_bpe, tmp
     batch = tokenizer(["a photo of a cat", "a dog"], padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = F.normalize(clip.get_text_features(**batch).pooler_output, dim=-1)
-    torch.testing.assert_close(encode_texts(model, tokenizer, ["a photo of a cat", "a dog"]), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        encode_texts(model, tokenizer, ["a photo of a cat", "a dog"]), expected, atol=1e-5, rtol=0
+    )
 
 
-@pytest.mark.parametrize("name, heads, text_heads, projection", [
-    ("openai/clip-vit-base-patch32", 12, 8, 512), ("openai/clip-vit-base-patch16", 12, 8, 512),
-    ("openai/clip-vit-large-patch14", 16, 12, 768)])
+@pytest.mark.parametrize(
+    "name, heads, text_heads, projection",
+    [
+        ("openai/clip-vit-base-patch32", 12, 8, 512),
+        ("openai/clip-vit-base-patch16", 12, 8, 512),
+        ("openai/clip-vit-large-patch14", 16, 12, 768),
+    ],
+)
 def test_the_configurations_are_those_of_the_hub(name, heads, text_heads, projection):
     config = CLIPConfig.from_dict(hub_config(HUB[name]))
     assert config.vision_config.num_attention_heads == heads
@@ -113,12 +129,22 @@ def test_frames_that_a_patch_of_14_does_not_divide_are_refused(tmp_path):
 # ---- the hub's files -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"text_config_dict": {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2,
-                          "num_hidden_layers": 2, "hidden_act": "gelu"}},  # older files: these values win
-    {"text_config": {"eos_token_id": 49407, "bos_token_id": 49406}},  # files written since 2023
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "text_config_dict": {
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 2,
+                "hidden_act": "gelu",
+            }
+        },  # older files: these values win
+        {"text_config": {"eos_token_id": 49407, "bos_token_id": 49406}},  # files written since 2023
+    ],
+)
 def test_laions_files_are_read_as_transformers_reads_them(tokenizer, tmp_path, changes):
     config = small(LAION_B32)
     config |= {key: (config[key] or {}) | value for key, value in changes.items()}
@@ -142,7 +168,9 @@ def test_a_checkpoint_trained_on_otherwise_normalised_pictures_sees_them_so(tmp_
     colours = torch.rand(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     VideoCLIP.from_image_clip(tmp_path).save_pretrained(tmp_path / "adapted")
-    assert_mean_of_frames(VideoCLIP.from_pretrained(tmp_path / "adapted"), clip, (colours - mean) / std, 2 * colours - 1)
+    assert_mean_of_frames(
+        VideoCLIP.from_pretrained(tmp_path / "adapted"), clip, (colours - mean) / std, 2 * colours - 1
+    )
 
 
 def test_a_pytorch_model_bin_is_read_as_tensors(tmp_path):
@@ -181,7 +209,8 @@ def texts_of(vocabulary: str) -> list[str]:
     assert len(concepts) == LABELS[vocabulary]
     templates = [t for path in sorted((FOLDER / "prompts").glob("*.yaml")) for t in read_prompts(path)]
     return [t.replace("{}", c.spoken) for c in concepts for t in templates] + [
-        text for c in concepts for text in c.descriptions]
+        text for c in concepts for text in c.descriptions
+    ]
 
 
 def words(text: str) -> list[str]:
@@ -210,7 +239,11 @@ def reference_tokens(ranks: dict, ids: dict):
 
 def test_the_tokenizer_gives_the_published_ids(openai_bpe):
     tokenizer = clip_tokenizer(openai_bpe)
-    for text, ids in (("a photo of a cat", [320, 1125, 539, 320, 2368]), ("a diagram", [320, 22697]), ("a dog", [320, 1929])):
+    for text, ids in (
+        ("a photo of a cat", [320, 1125, 539, 320, 2368]),
+        ("a diagram", [320, 22697]),
+        ("a dog", [320, 1929]),
+    ):
         assert tokenizer(text)["input_ids"] == [49406, *ids, 49407]
 
 
@@ -229,8 +262,10 @@ def test_every_text_of_the_paper_is_read_whole_and_as_by_openai(tokenizer, vocab
 
 def test_the_prompts_are_openais():
     """data/prompts.md of openai/CLIP: 28 templates of Kinetics700 and 48 of UCF101, in its order."""
-    kinds, verbs = ("photo", "video", "example", "demonstration"), ("", "using ", "doing ", "during ", "performing ",
-                                                                    "practicing ")
+    kinds, verbs = (
+        ("photo", "video", "example", "demonstration"),
+        ("", "using ", "doing ", "during ", "performing ", "practicing "),
+    )
     kinetics = [f"a {kind} of {what}{{}}." for kind in kinds for what in ("", *(f"a person {v}" for v in verbs))]
     ucf101 = [f"a {kind} of {who} person {verb}{{}}." for verb in verbs for who in ("a", "the") for kind in kinds]
     assert read_prompts(FOLDER / "prompts" / "clip_kinetics.yaml") == kinetics and len(kinetics) == 28
@@ -245,8 +280,11 @@ def test_in_bfloat16_embeddings_turn_by_less_than_a_thousandth_and_predictions_s
     folder = ROOT / "outputs" / "embedded" / "clip" / "0"
     model, tokenizer = VideoCLIP.from_image_clip(folder), AutoTokenizer.from_pretrained(folder)
     rng = np.random.default_rng(0)
-    videos = [render(action, rng, size=64, num_frames=24, fps=12, still=False, difficulty=0.2)[0][::4]
-              for action in ACTIONS for _ in range(4)]
+    videos = [
+        render(action, rng, size=64, num_frames=24, fps=12, still=False, difficulty=0.2)[0][::4]
+        for action in ACTIONS
+        for _ in range(4)
+    ]
     frames = rearrange(torch.from_numpy(np.stack(videos)), "b t h w c -> (b t) c h w").float() / 255
     frames = normalise(F.interpolate(frames, size=(48, 48), mode="bilinear", antialias=True))
     pixels = rearrange(frames, "(b t) c h w -> b c t h w", b=len(videos))

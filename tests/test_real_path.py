@@ -22,30 +22,66 @@ from safetensors.torch import load_file
 from test_make import clone, make
 from test_workflow import ROOT, Copy
 
-from lib.files import read_lines
+from lib.run.files import read_lines
 
 README = (ROOT / "README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 99, "long_tailed": 3, "objectives": 20, "paper": 23, "rehearsal": 2, "reproduce": 3}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
-    "device": "cpu", "workers": 0, "micro_batch": 1, "short_side": 64, "image_size": 32, "local_image_size": 16, "num_frames": 4,
-    "frame_stride": 8, "global_num_frames": [2, 4], "local_num_frames": [1, 2], "prompts": "bare", "epochs": 1, "warmup_epochs": 0,
-    "batch_size": 4, "learning_rate": 1.0e-2, "temporal_learning_rate": 1.0e-2, "teacher_momentum": 0.5, "final_teacher_momentum": 0.5,
-    "prior_memory": 16, "head_hidden": 16, "head_bottleneck": 8, "head_prototypes": 32, "zero_shot_prompts": "bare",
-    "zero_shot_views": ["2x1x1@32"], "still_views": ["1x1x1@32"], "probe_views": ["2x1x1@32", "2x1x3@16"], "probe_held_out": 0.34,
-    "probe_c": [1.0], "probe_refinements": 0, "knn_k": [3], "bootstrap_rounds": 100,
+    "device": "cpu",
+    "workers": 0,
+    "micro_batch": 1,
+    "short_side": 64,
+    "image_size": 32,
+    "local_image_size": 16,
+    "num_frames": 4,
+    "frame_stride": 8,
+    "global_num_frames": [2, 4],
+    "local_num_frames": [1, 2],
+    "prompts": "bare",
+    "epochs": 1,
+    "warmup_epochs": 0,
+    "batch_size": 4,
+    "learning_rate": 1.0e-2,
+    "temporal_learning_rate": 1.0e-2,
+    "teacher_momentum": 0.5,
+    "final_teacher_momentum": 0.5,
+    "prior_memory": 16,
+    "head_hidden": 16,
+    "head_bottleneck": 8,
+    "head_prototypes": 32,
+    "zero_shot_prompts": "bare",
+    "zero_shot_views": ["2x1x1@32"],
+    "still_views": ["1x1x1@32"],
+    "probe_views": ["2x1x1@32", "2x1x3@16"],
+    "probe_held_out": 0.34,
+    "probe_c": [1.0],
+    "probe_refinements": 0,
+    "knn_k": [3],
+    "bootstrap_rounds": 100,
 }
 OWN_WORDS = {
-    name: {"spoken": name.replace("_", " "), "descriptions": [f"{start} {name.replace('_', ' ')} is seen here on a carpet of a room."
-                                                              for start in ("Someone who is", "A person while", "The body in", "All that")]}
-    for name in ("daily_life", "falling_backwards", "falling_otherwise")}
+    name: {
+        "spoken": name.replace("_", " "),
+        "descriptions": [
+            f"{start} {name.replace('_', ' ')} is seen here on a carpet of a room."
+            for start in ("Someone who is", "A person while", "The body in", "All that")
+        ],
+    }
+    for name in ("daily_life", "falling_backwards", "falling_otherwise")
+}
 
 
 @pytest.fixture(scope="module")
 def mine(laid_out, hub_clip) -> dict:
     """The one file that a researcher edits: where data and checkpoint are."""
-    return {"data_kinetics400": str(laid_out("kinetics400")), "data_ucf101": str(laid_out("ucf101")), "data_hmdb51": str(laid_out("hmdb51")),
-            "clip": str(hub_clip), "allow_missing": True}
+    return {
+        "data_kinetics400": str(laid_out("kinetics400")),
+        "data_ucf101": str(laid_out("ucf101")),
+        "data_hmdb51": str(laid_out("hmdb51")),
+        "clip": str(hub_clip),
+        "allow_missing": True,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +89,12 @@ def own(laid_out) -> dict:
     """The README's profile of one's own videos, with a folder of them."""
     block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
     return yaml.safe_load(textwrap.dedent("  " + block.lstrip())) | {
-        "data_folder": str(laid_out("folder")), "device": "cpu", "knn_k": [3], "batch_size": 4, "micro_batch": 2}
+        "data_folder": str(laid_out("folder")),
+        "device": "cpu",
+        "knn_k": [3],
+        "batch_size": 4,
+        "micro_batch": 2,
+    }
 
 
 def counts(plan: str) -> dict[str, int]:
@@ -73,7 +114,9 @@ def table_of(place: Path, name: str) -> pd.DataFrame:
     """Accuracies of a table by run, data set (without what is said of its size) and protocol; each a share in percent."""
     table = pd.read_csv(place / "tables" / f"{name}.csv")
     table = table.assign(dataset=table["dataset"].str.split().str[0])[["run", "dataset", "protocol", "metric", "mean"]]
-    table = table[table["mean"].astype(str) != "not measured"].astype({"mean": float}).dropna()  # of others' rows, what they reported
+    table = (
+        table[table["mean"].astype(str) != "not measured"].astype({"mean": float}).dropna()
+    )  # of others' rows, what they reported
     assert len(table) and table["mean"].between(0, 100).all()
     return table.set_index(["run", "dataset", "protocol", "metric"])["mean"]
 
@@ -81,30 +124,45 @@ def table_of(place: Path, name: str) -> pd.DataFrame:
 # ---- every profile, every suite -------------------------------------------------------------------------------------
 
 PROFILES = {  # as they are asked for, and the data sets that they look into
-    "embedded": [], "ucf101": ["ucf101"], "paper+mine": ["kinetics400", "ucf101", "hmdb51"], "paper+rehearsal+places": ["ucf101"],
-    "paper+first": ["ucf101"], "paper+own": ["folder"], "paper+charades": ["charades"]}
+    "embedded": [],
+    "ucf101": ["ucf101"],
+    "paper+mine": ["kinetics400", "ucf101", "hmdb51"],
+    "paper+rehearsal+places": ["ucf101"],
+    "paper+first": ["ucf101"],
+    "paper+own": ["folder"],
+    "paper+charades": ["charades"],
+}
 REFUSED = {
     ("ucf101", "embedded"): "concept_labels: dataset looks into class_vocabularies",
-    ("paper+rehearsal+places", "embedded"): "params/ablations/epochs_1.yaml: changes nothing in profile 'paper+rehearsal+places'",
+    (
+        "paper+rehearsal+places",
+        "embedded",
+    ): "params/ablations/epochs_1.yaml: changes nothing in profile 'paper+rehearsal+places'",
     ("paper+charades", "embedded"): "objective: label needs one label a clip, and those of charades have several",
     ("paper+charades", "paper"): "objective: label needs one label a clip, and those of charades have several",
     ("paper+charades", "long_tailed"): "imbalance: 10 needs one label a clip, and those of charades have several",
-    ("paper+charades", "objectives"): "there are no descriptions of the classes of charades; set score_spaces to [category]"}
+    (
+        "paper+charades",
+        "objectives",
+    ): "there are no descriptions of the classes of charades; set score_spaces to [category]",
+}
 
 
 # One process imports Snakemake once, and forks for each plan.
 DRY_RUNS = """
 import json, os, sys, tempfile
 import snakemake.cli
-from lib import check, suites, tables, workflow
+from lib.datasets import check
+from lib.study import suites, tables
+from workflow import make
 for wanted in json.load(sys.stdin):
     with tempfile.TemporaryFile() as said:
         if not (pid := os.fork()):
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
-            settings = workflow.Settings.read("reproduce", wanted)
-            os.environ |= workflow.configuration(settings)
-            sys.argv = workflow.snakemake(settings, "--dry-run")[2:]
+            settings = make.Settings.read("reproduce", wanted)
+            os.environ |= make.configuration(settings)
+            sys.argv = make.snakemake(settings, "--dry-run")[2:]
             status = 1
             try:
                 snakemake.cli.main()
@@ -124,23 +182,54 @@ def plans(laid_out, hub_clip, mine, own, tmp_path_factory) -> dict[tuple[str, st
     """Exit status and output of the dry run of every suite of every profile."""
     copy = Copy(tmp_path_factory.mktemp("plans"))
     # the checkpoint alone, against known numbers: the keys that the README names
-    first = [yaml.safe_load(key) for key in re.findall(r"`((?:dataset|evaluate_on|probe_on): [^`]*ucf101[^`]*)`", README)]
-    files = {"mine": mine, "first": {"data_ucf101": mine["data_ucf101"], "clip": mine["clip"]} | first[0] | first[1] | first[2], "own": own | {"clip": str(hub_clip)}, "places": {"data_ucf101": str(laid_out("ucf101")), "clip": str(hub_clip)},
-             "charades": {"dataset": "charades", "data_charades": str(laid_out("charades")), "evaluate_on": ["charades"], "probe_on": [],
-                          "clip": str(hub_clip), "batch_size": 4, "micro_batch": 0, "device": "cpu"}}
+    first = [
+        yaml.safe_load(key) for key in re.findall(r"`((?:dataset|evaluate_on|probe_on): [^`]*ucf101[^`]*)`", README)
+    ]
+    files = {
+        "mine": mine,
+        "first": {"data_ucf101": mine["data_ucf101"], "clip": mine["clip"]} | first[0] | first[1] | first[2],
+        "own": own | {"clip": str(hub_clip)},
+        "places": {"data_ucf101": str(laid_out("ucf101")), "clip": str(hub_clip)},
+        "charades": {
+            "dataset": "charades",
+            "data_charades": str(laid_out("charades")),
+            "evaluate_on": ["charades"],
+            "probe_on": [],
+            "clip": str(hub_clip),
+            "batch_size": 4,
+            "micro_batch": 0,
+            "device": "cpu",
+        },
+    }
     for name, content in files.items():
         copy.write(f"params/profiles/{name}.yaml", content)
     copy.write("params/concepts/mine.yaml", OWN_WORDS)
-    wanted = [{"PROFILE": profile, "SUITE": suite, "DATA": str(laid_out("ucf101")) if profile == "ucf101" else ""}
-              for profile in PROFILES for suite in RUNS]
-    done = subprocess.run([sys.executable, "-c", DRY_RUNS], cwd=copy.folder, env=os.environ | {"PYTHONPATH": str(copy.folder)}, text=True,
-                          check=True, input=json.dumps(wanted), stdout=subprocess.PIPE)
-    return {(of["PROFILE"], of["SUITE"]): tuple(json.loads(line)) for of, line in zip(wanted, done.stdout.splitlines(), strict=True)}
+    wanted = [
+        {"PROFILE": profile, "SUITE": suite, "DATA": str(laid_out("ucf101")) if profile == "ucf101" else ""}
+        for profile in PROFILES
+        for suite in RUNS
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", DRY_RUNS],
+        cwd=copy.folder,
+        env=os.environ | {"PYTHONPATH": str(copy.folder)},
+        text=True,
+        check=True,
+        input=json.dumps(wanted),
+        stdout=subprocess.PIPE,
+    )
+    return {
+        (of["PROFILE"], of["SUITE"]): tuple(json.loads(line))
+        for of, line in zip(wanted, done.stdout.splitlines(), strict=True)
+    }
 
 
 def test_nothing_under_params_is_left_out_of_the_plans():
     stems = {kind: {path.stem for path in (ROOT / "params" / kind).glob("*.yaml")} for kind in ("profiles", "suites")}
-    assert stems["profiles"] <= {name for names in PROFILES for name in names.split("+")} and stems["suites"] == RUNS.keys()
+    assert (
+        stems["profiles"] <= {name for names in PROFILES for name in names.split("+")}
+        and stems["suites"] == RUNS.keys()
+    )
 
 
 @pytest.mark.parametrize("suite", RUNS)
@@ -153,7 +242,9 @@ def test_a_suite_of_a_profile_is_planned_on_its_data_or_refused_with_the_reason(
     assert status == 0, said
     jobs = counts(said)
     runs = 36 if (profile, suite) == ("embedded", "objectives") else RUNS[suite]  # of three worlds
-    assert jobs["adapt"] == jobs["evaluate"] == runs and jobs["figures"] == jobs["report"] == jobs["tables_protocols"] == 1
+    assert (
+        jobs["adapt"] == jobs["evaluate"] == runs and jobs["figures"] == jobs["report"] == jobs["tables_protocols"] == 1
+    )
     tables = yaml.safe_load((ROOT / "params/suites" / f"{suite}.yaml").read_text()).get("tables", ["objectives"])
     assert {f"tables_{name}" for name in tables} <= jobs.keys()
     assert {name for name in jobs if name.startswith("check_")} == {f"check_{name}" for name in PROFILES[profile]}
@@ -168,17 +259,30 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     copy.write("params/profiles/mine.yaml", mine | SMALL)
     status, said = make(copy, "check-data", "PROFILE=paper+mine", "CORES=2")
     assert status == 0 and said.count("23 of 23 files can be decoded") == 3, said
-    for line in ("train: 15 of 15 listed clips found (officially 246534)", "97 of 101 classes have no clip", "47 of 51 classes have no clip"):
+    for line in (
+        "train: 15 of 15 listed clips found (officially 246534)",
+        "97 of 101 classes have no clip",
+        "47 of 51 classes have no clip",
+    ):
         assert line in said
     # by hand, as the README says, on one machine instead of two; the workflow takes its result
     command = re.search(r"`(\w+=1\s+torchrun [^`]*)`", README)[1]
-    for there, here in (("--nnodes 2 --nproc-per-node 8", "--nnodes 1 --nproc-per-node 2"), ("HOST:29400", "localhost:0")):
+    for there, here in (
+        ("--nnodes 2 --nproc-per-node 8", "--nnodes 1 --nproc-per-node 2"),
+        ("HOST:29400", "localhost:0"),
+    ):
         assert there in command
         command = command.replace(there, here)
     variable, program, *arguments = shlex.split(command)
     copy.write("params/profiles/mine.yaml", mine | SMALL | {"devices": 2})
-    by_hand = subprocess.run([sys.executable, "-m", "torch.distributed.run", *arguments], cwd=copy.folder, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, env=os.environ | dict([variable.split("=")]) | {"PYTHONPATH": str(copy.folder)})
+    by_hand = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *arguments],
+        cwd=copy.folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | dict([variable.split("=")]) | {"PYTHONPATH": str(copy.folder)},
+    )
     assert program == "torchrun" and by_hand.returncode == 0, by_hand.stdout
     copy.write("params/profiles/mine.yaml", mine | SMALL)
     status, said = make(copy, "reproduce", "PROFILE=paper+mine", "DEVICES=2")
@@ -191,16 +295,25 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     found = table_of(place, "zero_shot").xs("top1", level="metric")
     assert set(found.index) == {(row, *protocol) for row in ["chance", *rows] for protocol in protocols}
     chance = {"zero_shot": 25, "zero_shot_full": 25, "zero_shot_half": 50}
-    assert found["chance"].to_dict() == {(dataset, name): 0.25 if dataset == "kinetics400" else chance[name] for dataset, name in protocols}
+    assert found["chance"].to_dict() == {
+        (dataset, name): 0.25 if dataset == "kinetics400" else chance[name] for dataset, name in protocols
+    }
     assert found["image_clip"].tolist() != found["lss"].tolist() != found["no_language"].tolist()
     probes = table_of(place, "linear_probe").xs("top1", level="metric")
-    assert set(probes.index) == {(row, dataset, "linear_probe") for row in ["chance", *rows] for dataset in ("ucf101", "hmdb51")}
+    assert set(probes.index) == {
+        (row, dataset, "linear_probe") for row in ["chance", *rows] for dataset in ("ucf101", "hmdb51")
+    }
     text = (place / "tables/zero_shot.md").read_text()
-    for line in ("ucf101 (4 of 101 classes): 20 of 387 test clips decoded; 367 have no file", "hmdb51 (4 of 51 classes): 23 of 343 test clips decoded",
-                 "kinetics400 (4 of 400 classes): 8 of 8 test clips decoded"):
+    for line in (
+        "ucf101 (4 of 101 classes): 20 of 387 test clips decoded; 367 have no file",
+        "hmdb51 (4 of 51 classes): 23 of 343 test clips decoded",
+        "kinetics400 (4 of 400 classes): 8 of 8 test clips decoded",
+    ):
         assert line in text
     figures = json.loads((place / "figures/figures.json").read_text())
-    assert {"accuracies_ucf101", "accuracies_hmdb51", "accuracies_kinetics400", "confusion", "training"} <= set(figures["made"])
+    assert {"accuracies_ucf101", "accuracies_hmdb51", "accuracies_kinetics400", "confusion", "training"} <= set(
+        figures["made"]
+    )
     assert all((place / f"figures/{name}.png").stat().st_size > 0 for name in figures["made"])
     assert {path.parts[-3] for path in place.glob("records/*/*/metrics.json")} == set(rows)
     runs = place.parent / "runs"
@@ -211,7 +324,9 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     assert adapted["concepts"] == 472
     teacher = load_file(runs / "lss/world0-seed0/teacher/model.safetensors")
     assert all(weights.dtype == torch.float32 and weights.isfinite().all() for weights in teacher.values())
-    assert make(copy, "status", "PROFILE=paper+mine")[1].startswith("profile paper+mine, suite reproduce: 3 runs: 3 done, ")
+    assert make(copy, "status", "PROFILE=paper+mine")[1].startswith(
+        "profile paper+mine, suite reproduce: 3 runs: 3 done, "
+    )
 
 
 def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tmp_path):
@@ -219,8 +334,18 @@ def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tm
     folder.symlink_to(laid_out("ucf101"))
     clip = "outputs/embedded/clip/0"
     shutil.copytree(ROOT / clip, copy.folder / clip)
-    copy.write("params/profiles/mine.yaml", {"epochs": 1, "warmup_epochs": 0, "batch_size": 5, "probe_held_out": 0.34, "probe_c": [1.0],
-                                              "knn_k": [3], "bootstrap_rounds": 100})
+    copy.write(
+        "params/profiles/mine.yaml",
+        {
+            "epochs": 1,
+            "warmup_epochs": 0,
+            "batch_size": 5,
+            "probe_held_out": 0.34,
+            "probe_c": [1.0],
+            "knn_k": [3],
+            "bootstrap_rounds": 100,
+        },
+    )
     status, said = make(copy, "reproduce", "PROFILE=ucf101+mine", f"DATA={folder}", "SUITE=rehearsal")
     assert status == 0, said
     place = results(copy)
@@ -236,15 +361,19 @@ def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tm
 def test_a_folder_of_ones_own_and_charades_run_to_their_tables(laid_out, hub_clip, own, tmp_path):
     copy = clone(tmp_path)
     copy.write("params/profiles/mine.yaml", own)
-    copy.write("params/profiles/small.yaml", SMALL | {"clip": str(hub_clip), "evaluate_on": ["folder", "charades"],
-                                                       "data_charades": str(laid_out("charades"))})
+    copy.write(
+        "params/profiles/small.yaml",
+        SMALL
+        | {"clip": str(hub_clip), "evaluate_on": ["folder", "charades"], "data_charades": str(laid_out("charades"))},
+    )
     copy.write("params/concepts/mine.yaml", OWN_WORDS)
     status, said = make(copy, "reproduce", "PROFILE=paper+mine+small", "SUITE=rehearsal")
     assert status == 0, said
     place = results(copy)
     found = table_of(place, "zero_shot")
     assert {(run, dataset, metric) for run, dataset, _, metric in found.index} >= {
-        (run, *measured) for run in ("image_clip", "lss") for measured in (("folder", "top1"), ("charades", "mAP"))}
+        (run, *measured) for run in ("image_clip", "lss") for measured in (("folder", "top1"), ("charades", "mAP"))
+    }
     assert set(table_of(place, "linear_probe").index.get_level_values("dataset")) == {"folder"}
     text = (place / "tables/zero_shot.md").read_text()
     assert "folder: 6 of 6 test clips decoded" in text and "charades" in text and "8 of 8 test clips decoded" in text
@@ -255,17 +384,46 @@ def test_a_folder_of_ones_own_and_charades_run_to_their_tables(laid_out, hub_cli
 def test_the_notebooks_for_real_clips_run_on_them(laid_out, hub_clip, made_bpe, tmp_path):
     """One's own videos, and the rehearsal of the paper's profile up to its plan; both at once, as papermill is called by hand."""
     copy = Copy(tmp_path)
-    given = {"20_your_videos": {"videos": str(laid_out("folder") / "train"), "model": str(hub_clip), "num_frames": 4, "shots": 3},
-             "92_rehearsal": {"videos": str(laid_out("ucf101")), "bpe": str(made_bpe), "groups": [1, 8, 15, 22]}}
-    started = [subprocess.Popen([sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", f"{name}.ipynb", "-k", "python3", "-y", json.dumps(own)],
-                                cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-               for name, own in given.items()]
+    given = {
+        "20_your_videos": {
+            "videos": str(laid_out("folder") / "train"),
+            "model": str(hub_clip),
+            "num_frames": 4,
+            "shots": 3,
+        },
+        "92_rehearsal": {"videos": str(laid_out("ucf101")), "bpe": str(made_bpe), "groups": [1, 8, 15, 22]},
+    }
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "papermill",
+                f"notebooks/{name}.ipynb",
+                f"{name}.ipynb",
+                "-k",
+                "python3",
+                "-y",
+                json.dumps(own),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for name, own in given.items()
+    ]
     for process in started:
         said, _ = process.communicate()
         assert process.returncode == 0, said
     table = pd.read_csv(tmp_path / "outputs/predictions/predictions.csv")
     classes = ["daily_life", "falling_backwards", "falling_otherwise"]
-    assert len(table) == 14 and table["truth"].value_counts().to_dict() == dict(zip(classes, [6, 4, 4])) and table["error"].isna().all()
+    assert (
+        len(table) == 14
+        and table["truth"].value_counts().to_dict() == dict(zip(classes, [6, 4, 4]))
+        and table["error"].isna().all()
+    )
     assert (table[classes].sum(axis=1) - 1).abs().max() < 0.01
     assert len(pd.read_csv(tmp_path / "outputs/predictions/probe_predictions.csv")) == 14 - 3 * 3
     planned = copy("--dry-run", profile="paper+rehearsal", suite="rehearsal")

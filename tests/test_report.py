@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from test_tables import fail, finish, outputs  # noqa: F401 - runs made up by hand, and the folder that they lie in
 
-from lib import figures, report, suites, tables
-from lib.fields import AdaptParams
-from lib.files import write_json
+from lib.run.fields import AdaptParams
+from lib.run.files import write_json
+from lib.study import figures, report, suites, tables
 
 VOID = {"meta", "img", "br", "link", "hr"}
 CLASSES = ["sit down", "stand up", "walk"]
@@ -45,8 +45,13 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def suite():
-    return suites.Suite(folder="", rows=["image_clip", "lss", "no_language"], reference="lss", replicas=[[0, 0], [0, 1]], tables={
-        "objectives": suites.Table(title="What each <term> does", rows=["image_clip", "lss", "no_language"])})
+    return suites.Suite(
+        folder="",
+        rows=["image_clip", "lss", "no_language"],
+        reference="lss",
+        replicas=[[0, 0], [0, 1]],
+        tables={"objectives": suites.Table(title="What each <term> does", rows=["image_clip", "lss", "no_language"])},
+    )
 
 
 @pytest.fixture
@@ -54,17 +59,27 @@ def made(outputs, suite):  # noqa: F811
     """A suite of which one run has failed and one was not run: the folder, and the report's text."""
     runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 24, 26)):  # image_clip, and lss with both seeds
-        versions = {"hardware": "a <small> laptop, 2 cores", "torch": "2.13.0", "transformers": "5.23.0", "av": "18.1.0",
-                    "started": "2026-11-24 10:00"}
+        versions = {
+            "hardware": "a <small> laptop, 2 cores",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "av": "18.1.0",
+            "started": "2026-11-24 10:00",
+        }
         finish(run, right=right, seconds=1800, **versions)
-        write_json(run.folder / "adapt.json", {"seconds": 5400, "commit": "1234567890", "params_hash": run.params.stage_hash(AdaptParams), **versions})
+        write_json(
+            run.folder / "adapt.json",
+            {"seconds": 5400, "commit": "1234567890", "params_hash": run.params.stage_hash(AdaptParams), **versions},
+        )
     runs[3].folder.mkdir(parents=True)
     fail(runs[3])
     tables.write_tables(suite, runs, outputs / "tables")
     for name in ("training_objectives", "accuracies"):
         figures.save(figures.shares(CLASSES, {"accuracy": [0, 50, 100]}), outputs / "figures" / name)
-    write_json(outputs / "figures" / "figures.json", {"made": ["accuracies", "training_objectives"],
-                                                      "left_out": {"shots": "no run has probes on few examples"}})
+    write_json(
+        outputs / "figures" / "figures.json",
+        {"made": ["accuracies", "training_objectives"], "left_out": {"shots": "no run has probes on few examples"}},
+    )
     return outputs, report.write_report(suite, "mine", "embedded", runs, outputs).read_text()
 
 
@@ -89,12 +104,18 @@ def test_headings_go_down_one_level_at_a_time(made):
 def test_tables_have_captions_and_heads_and_every_text_of_the_published_ones(made):
     folder, text = made
     page = Page(text)
-    assert len(page.texts["caption"]) == len(page.all("table")) == 5  # zero-shot, linear probe, few labels, objectives, missing runs
+    assert (
+        len(page.texts["caption"]) == len(page.all("table")) == 5
+    )  # zero-shot, linear probe, few labels, objectives, missing runs
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
     shown = page.texts["td"] + page.texts["th"]
     for name in ("zero_shot", "linear_probe", "objectives"):
-        cells = [cell.strip().strip("*") for line in (folder / "tables" / f"{name}.md").read_text().splitlines()
-                 if line.startswith("|") and "---" not in line for cell in line.split("|")[1:-1]]
+        cells = [
+            cell.strip().strip("*")
+            for line in (folder / "tables" / f"{name}.md").read_text().splitlines()
+            if line.startswith("|") and "---" not in line
+            for cell in line.split("|")[1:-1]
+        ]
         assert "62.5 ± 2.5" in cells or name == "linear_probe"
         for cell in set(cells):
             assert shown.count(cell) >= cells.count(cell), cell
@@ -104,7 +125,10 @@ def test_tables_have_captions_and_heads_and_every_text_of_the_published_ones(mad
 def test_pictures_have_a_text_for_those_who_cannot_see_them_and_are_the_files(made):
     folder, text = made
     images = Page(text).all("img")
-    assert [image["alt"].split(".")[0] for image in images] == ["Accuracy of every run", "Training: What each <term> does"]
+    assert [image["alt"].split(".")[0] for image in images] == [
+        "Accuracy of every run",
+        "Training: What each <term> does",
+    ]
     for image, name in zip(images, ("accuracies", "training_objectives")):
         assert base64.b64decode(image["src"].partition(",")[2]) == (folder / "figures" / f"{name}.png").read_bytes()
 

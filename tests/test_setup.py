@@ -17,12 +17,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["environment", "execute", "values", "fields", "params", "notebook", "files", "lab", "code", "migrate", "devices", "distributed", "runs", "bitstream", "codecs", "container", "video", "inspection", "fuzz", "manifest", "views", "folders", "lists", "splits", "kinetics", "official",
-         "data", "loader", "check", "actions", "world", "pretrain", "checkpoints", "backbone", "attention", "vocabulary", "generate",
-         "concepts", "losses",
-         "metrics", "bootstrap", "probes", "objectives", "gradients", "watch", "preflight", "train", "features", "evaluate", "predict", "suites",
-         "results", "tables", "figures", "charts", "report", "cache", "planned", "workflow"]
-MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
+METHOD = ["backbone", "concepts", "gradients", "losses", "objectives", "train"]
+ROOMS = ["datasets", "evaluation", "language", "run", "study", "video", "world"]
+MODULES = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "workflow").glob("*.py")])
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 INSTALL = "pip install -c constraints.txt -e '.[test]'"
 
@@ -55,14 +52,23 @@ def constraints() -> dict[str, str]:
     return pins([line for line in lines if line and not line.startswith("#")])
 
 
-@pytest.mark.parametrize("path, options, itself, local", [
-    ("environment.yml", ["-c constraints.txt"], "-e .", ""),
-    (".binder/environment.yml", ["--extra-index-url https://download.pytorch.org/whl/cpu", "-c ../constraints.txt"], "-e ..", "+cpu")])
+@pytest.mark.parametrize(
+    "path, options, itself, local",
+    [
+        ("environment.yml", ["-c constraints.txt"], "-e .", ""),
+        (
+            ".binder/environment.yml",
+            ["--extra-index-url https://download.pytorch.org/whl/cpu", "-c ../constraints.txt"],
+            "-e ..",
+            "+cpu",
+        ),
+    ],
+)
 def test_environments_and_pyproject_ask_for_the_same(pyproject, required, path, options, itself, local):
     conda = yaml.safe_load((ROOT / path).read_text())["dependencies"]
     (block,) = [item["pip"] for item in conda if isinstance(item, dict)]
-    assert block[:len(options)] == options and block[-1] == itself
-    assert pins(block[len(options):-1]) == required | {"torch": required["torch"] + local}
+    assert block[: len(options)] == options and block[-1] == itself
+    assert pins(block[len(options) : -1]) == required | {"torch": required["torch"] + local}
     (python,) = [item for item in conda if isinstance(item, str) and item.startswith("python=")]
     assert Version(python.removeprefix("python=")) in SpecifierSet(pyproject["project"]["requires-python"])
 
@@ -89,41 +95,71 @@ def test_the_installed_package_is_this_repository(tmp_path):
 
 
 def test_a_plan_is_made_without_the_libraries_that_take_seconds_to_load():
-    code = "import lib.check, lib.suites, lib.tables, sys; print(*{'torch', 'sklearn', 'transformers'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
+    code = "import lib.datasets.check, lib.study.suites, lib.study.tables, sys; print(*{'torch', 'sklearn', 'transformers'} & sys.modules.keys())"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "\n"
+    )
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_short_and_imports_only_from_those_before_it(module):
-    assert module in ORDER, f"lib/{module}.py has no place in the order in which lib is read"
-    text = (ROOT / "lib" / f"{module}.py").read_text()
-    assert text.count("\n") <= 320, f"lib/{module}.py has {text.count(chr(10))} lines"
-    imported = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lib.")}
-        elif isinstance(node, ast.ImportFrom):
-            source = ".".join(filter(None, ["lib" if node.level else None, node.module]))
-            if source == "lib":
-                imported |= {alias.name for alias in node.names}
-            elif source.startswith("lib."):
-                imported.add(source.split(".")[1])
-    assert imported <= set(ORDER[: ORDER.index(module)])
+def test_lib_shows_the_method_and_its_rooms():
+    assert sorted(path.stem for path in (ROOT / "lib").glob("*.py")) == sorted(["__init__", *METHOD])
+    assert sorted(path.parent.name for path in (ROOT / "lib").glob("*/__init__.py")) == ROOMS
+
+
+def test_rooms_import_downwards():
+    """The contracts of pyproject.toml."""
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_and_so_are_its_functions(path):
+    text = path.read_text()
+    assert text.count("\n") <= 320
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno >= 60] == []
 
 
 def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
     """Also B023 in the Snakefile, as the Python that Snakemake makes of it: a command that is filled in after the loop around
     its rule would have the last value of the loop's variable."""
-    snakefile = subprocess.run([sys.executable, "-m", "snakemake", "--print-compilation"], cwd=ROOT, capture_output=True, text=True, check=True)
+    snakefile = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--print-compilation"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     (tmp_path / "snakefile.py").write_text(snakefile.stdout)
     own = 'builtins=["ancient", "config", "expand", "shell", "update", "workflow"]'  # Snakemake's; `input` is its argument
-    for what in (["lib", "tests"], [tmp_path / "snakefile.py", "--config", "pyproject.toml", "--extend-select", "B023", "--ignore", "A002", "--config", own]):
-        found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", *what], cwd=ROOT,
-                               capture_output=True, text=True)
+    for what in (
+        ["lib", "tests"],
+        [
+            tmp_path / "snakefile.py",
+            "--config",
+            "pyproject.toml",
+            "--extend-select",
+            "B023",
+            "--ignore",
+            "A002",
+            "--config",
+            own,
+        ],
+    ):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", *what],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert found.returncode == 0, found.stdout + found.stderr
     # ruff says nothing of an import that was used before it is hidden
     tree = ast.parse(snakefile.stdout)
-    imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
     bound = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     assert "path_of" in bound and not imported & bound

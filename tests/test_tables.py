@@ -9,11 +9,12 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from lib import params, results, suites, tables
-from lib.bootstrap import paired_bootstrap
-from lib.fields import AdaptParams, EvaluateParams
-from lib.files import read_json, write_json
-from lib.params import ParamsError
+from lib.run import params
+from lib.run.fields import AdaptParams, EvaluateParams
+from lib.run.files import read_json, write_json
+from lib.run.params import ParamsError
+from lib.study import results, suites, tables
+from lib.study.bootstrap import paired_bootstrap
 
 CLIPS = 40
 
@@ -23,7 +24,9 @@ def outputs(tmp_path, monkeypatch):
     """Runs lie under a folder of the test."""
     monkeypatch.setattr(suites, "ROOT", tmp_path)
     monkeypatch.setattr(
-        suites, "run_folder", lambda profile, ablation, world, seed, overrides: tmp_path / ablation / f"world{world}-seed{seed}"
+        suites,
+        "run_folder",
+        lambda profile, ablation, world, seed, overrides: tmp_path / ablation / f"world{world}-seed{seed}",
     )
     return tmp_path
 
@@ -32,11 +35,25 @@ def suite_of(rows, replicas):
     return suites.Suite(folder="", rows=rows, reference="lss", replicas=replicas)
 
 
-def finish(run, *, right, probe_right=None, classes=16, missing=0, test="test", commit="abcdef0123", data="00ff00ff00ff", **record):
+def finish(
+    run,
+    *,
+    right,
+    probe_right=None,
+    classes=16,
+    missing=0,
+    test="test",
+    commit="abcdef0123",
+    data="00ff00ff00ff",
+    **record,
+):
     """Leaves the files of a finished evaluation: `right` of the CLIPS test clips are right in zero-shot."""
     counts = {"zero_shot": right, "linear_probe": right if probe_right is None else probe_right}
     (dataset,) = run.params.evaluate_on
-    correct = {f"{dataset}/{test}/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8) for protocol, count in counts.items()}
+    correct = {
+        f"{dataset}/{test}/{protocol}": (np.arange(CLIPS) < count).astype(np.uint8)
+        for protocol, count in counts.items()
+    }
     correct[f"{dataset}/{test}/clips"] = np.arange(CLIPS)
     metrics = [
         {
@@ -96,8 +113,14 @@ def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
         ({"replicas": [[0]]}, "replicas.0: List should have at least 2"),
         ({"reference": "no_language"}, "reference 'no_language' is none of the rows"),
         ({"rows": []}, "rows: List should have"),
-        ({"folder": "theirs"}, "folder: 'theirs' is that of suites/other.yaml too, and tables of the one would take the place"),
-        ({"tables": {"zero_shot": {"title": "", "rows": ["lss"]}}}, r"tables: \['zero_shot'\] are names of the tables of"),
+        (
+            {"folder": "theirs"},
+            "folder: 'theirs' is that of suites/other.yaml too, and tables of the one would take the place",
+        ),
+        (
+            {"tables": {"zero_shot": {"title": "", "rows": ["lss"]}}},
+            r"tables: \['zero_shot'\] are names of the tables of",
+        ),
     ],
 )
 def test_a_faulty_suite_is_an_error_that_names_file_and_key(tmp_path, monkeypatch, change, message):
@@ -132,8 +155,9 @@ def test_other_data_than_the_embedded_world_has_no_remade_worlds(outputs):
     ]
     with pytest.raises(ParamsError, match="replica of world 0"):
         suites.runs_of(suite_of(["lss"], [[1, 0]]), "ucf101")
-    elsewhere = suite_of(["lss"], [[0, 0]]).model_copy(update={
-        "tables": {"worlds": suites.Table(title="", rows=["lss"], replicas=[[1, 0]])}})
+    elsewhere = suite_of(["lss"], [[0, 0]]).model_copy(
+        update={"tables": {"worlds": suites.Table(title="", rows=["lss"], replicas=[[1, 0]])}}
+    )
     with pytest.raises(ParamsError, match="worlds needs a replica of world 0"):
         suites.runs_of(elsewhere, "ucf101")
 
@@ -146,7 +170,9 @@ def test_the_csv_has_mean_and_population_std_over_seeds_with_what_made_them(outp
     tables.write_tables(suite, runs, outputs / "tables")
     written = {path.name for path in (outputs / "tables").iterdir()}
     assert written == {
-        f"{name}.{suffix}" for name in ("zero_shot", "linear_probe", "few_labels", "objectives") for suffix in ("csv", "md", "tex")
+        f"{name}.{suffix}"
+        for name in ("zero_shot", "linear_probe", "few_labels", "objectives")
+        for suffix in ("csv", "md", "tex")
     }
     table = pd.read_csv(outputs / "tables" / "zero_shot.csv", keep_default_na=False)
     assert list(table.columns) == [
@@ -176,7 +202,9 @@ def test_differences_are_paired_within_worlds_and_pooled_over_them(outputs):
     runs = suites.runs_of(suite, "embedded")
     for run, right in zip(runs, (20, 16, 30, 36)):
         finish(run, right=right)
-    found = results.differences(runs, results.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
+    found = (
+        results.differences(runs, results.collect(runs), "lss").query("protocol == 'zero_shot'").set_index("dataset")
+    )
     answers = [np.arange(CLIPS) < right for right in (20, 16, 30, 36)]
     own = paired_bootstrap([(answers[3], answers[1], np.arange(CLIPS))], seed=0)
     assert tuple(found.loc["embedded-1", ["mean", "low", "high"]]) == own
@@ -200,8 +228,12 @@ def test_a_difference_says_what_both_rows_come_from(outputs):
     table = pd.read_csv(outputs / "tables" / "objectives.csv", keep_default_na=False)
     gap = line(table, run="image_clip", dataset="embedded-1", protocol="zero_shot", metric="lss_minus_row_top1")
     assert gap["commit"].split() == ["bbbbbbbbbb", "aaaaaaaaaa"]
-    assert [Path(place).parent.name for place in gap["runs"].split()] == ["image_clip", "lss"] and len(gap["params_hash"].split()) == 2
-    pooled = line(table, run="image_clip", dataset="embedded-all", protocol="zero_shot", metric="lss_minus_row_top1_low")
+    assert [Path(place).parent.name for place in gap["runs"].split()] == ["image_clip", "lss"] and len(
+        gap["params_hash"].split()
+    ) == 2
+    pooled = line(
+        table, run="image_clip", dataset="embedded-all", protocol="zero_shot", metric="lss_minus_row_top1_low"
+    )
     assert len(pooled["runs"].split()) == 4
 
 
@@ -209,20 +241,61 @@ def test_few_labels_have_a_table_with_a_column_for_each_amount(outputs):
     (run,) = suites.runs_of(suite := suite_of(["lss"], [[0, 0]]), "embedded")
     finish(run, right=30)
     record = read_json(run.folder / "metrics.json")
-    record["metrics"] += [{"dataset": "embedded", "part": "test", "protocol": f"linear_probe_{count}_shot", "metric": "top1", "value": 10.0 + count}
-                          for count in (1, 2, 4, 8, 16)]
+    record["metrics"] += [
+        {
+            "dataset": "embedded",
+            "part": "test",
+            "protocol": f"linear_probe_{count}_shot",
+            "metric": "top1",
+            "value": 10.0 + count,
+        }
+        for count in (1, 2, 4, 8, 16)
+    ]
     write_json(run.folder / "metrics.json", record)
     (table,) = tables.write_tables(suite, [run], outputs / "tables")["few_labels"]
-    assert table.to_dict("records") == [{"run": "lss", "dataset": "embedded", "1 a class": "11.0", "2 a class": "12.0", "4 a class": "14.0",
-                                         "8 a class": "18.0", "16 a class": "26.0", "all": "75.0"},
-                                        {"run": "chance", "dataset": "embedded", "1 a class": "6.2", "2 a class": "6.2", "4 a class": "6.2",
-                                         "8 a class": "6.2", "16 a class": "6.2", "all": "6.2"}]
+    assert table.to_dict("records") == [
+        {
+            "run": "lss",
+            "dataset": "embedded",
+            "1 a class": "11.0",
+            "2 a class": "12.0",
+            "4 a class": "14.0",
+            "8 a class": "18.0",
+            "16 a class": "26.0",
+            "all": "75.0",
+        },
+        {
+            "run": "chance",
+            "dataset": "embedded",
+            "1 a class": "6.2",
+            "2 a class": "6.2",
+            "4 a class": "6.2",
+            "8 a class": "6.2",
+            "16 a class": "6.2",
+            "all": "6.2",
+        },
+    ]
 
 
 def test_each_data_set_has_its_own_measure():
-    values = pd.DataFrame([{"run": "lss", "world_seed": 0, "seed": 0, "dataset": dataset, "part": "test", "protocol": "zero_shot", "metric": metric,
-                            "value": value, "commit": "c", "params_hash": "h", "folder": "f"}
-                           for dataset, metric, value in (("ucf101", "top1", 70.0), ("charades", "mAP", 20.0))])
+    values = pd.DataFrame(
+        [
+            {
+                "run": "lss",
+                "world_seed": 0,
+                "seed": 0,
+                "dataset": dataset,
+                "part": "test",
+                "protocol": "zero_shot",
+                "metric": metric,
+                "value": value,
+                "commit": "c",
+                "params_hash": "h",
+                "folder": "f",
+            }
+            for dataset, metric, value in (("ucf101", "top1", 70.0), ("charades", "mAP", 20.0))
+        ]
+    )
     states = pd.DataFrame([{"run": "lss", "dataset": name, "state": "done"} for name in ("ucf101", "charades")])
     table = tables.long_table(results.Collected(values, states), ["zero_shot"])
     assert list(table["metric"]) == ["top1", "mAP"]
@@ -234,7 +307,9 @@ def test_runs_that_saw_other_files_are_not_compared(outputs):
     runs = suites.runs_of(suite, "embedded")
     finish(runs[0], right=20)
     finish(runs[1], right=20, data="123456789abc")
-    with pytest.raises(ValueError, match="image_clip/world0-seed0 and .*lss/world0-seed0 were evaluated on different files of embedded"):
+    with pytest.raises(
+        ValueError, match="image_clip/world0-seed0 and .*lss/world0-seed0 were evaluated on different files of embedded"
+    ):
         tables.write_tables(suite, runs, outputs / "tables")
 
 
@@ -288,7 +363,10 @@ def test_numbers_of_a_model_that_is_no_longer_there_do_not_count(outputs):
     (run.folder / "02_adapt.log").write_text("killed")
     assert suites.state_of(run) == ("done", "")
     (run.folder / "adapt.json").unlink()
-    assert suites.state_of(run) == ("not finished", "lss/world0-seed0/02_adapt.log") and results.collect([run]).values.empty
+    assert (
+        suites.state_of(run) == ("not finished", "lss/world0-seed0/02_adapt.log")
+        and results.collect([run]).values.empty
+    )
 
 
 def test_numbers_whose_answers_are_cut_short_do_not_count(outputs):
@@ -305,14 +383,18 @@ def test_reported_numbers_stand_only_beside_the_whole_data_set(outputs):
     finish(run, right=30, classes=5, test="test-1", missing=7)
     subset = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
     assert set(subset["dataset"]) == {"ucf101 (5 of 101 classes)"} and set(subset["paper"]) == {""}
-    assert "47 test clips decoded; 7 have no file and are left out" in "".join(tables.states_notes(results.collect([run])))
+    assert "47 test clips decoded; 7 have no file and are left out" in "".join(
+        tables.states_notes(results.collect([run]))
+    )
     record = read_json(run.folder / "metrics.json")
     record["datasets"]["ucf101"]["classes"] = [f"c{i}" for i in range(101)]
     write_json(run.folder / "metrics.json", record)
     whole = tables.long_table(results.collect([run]), ["zero_shot", "linear_probe"])
     assert line(whole, run="lss", protocol="linear_probe", metric="top1")["paper"] == "91.1"
     assert line(whole, run="lss", protocol="zero_shot", metric="top1")["paper"] == "not available"
-    record["datasets"]["ucf101"]["parts"] = {"test-1": {"absent_classes": [f"c{i}" for i in range(97)]}}  # asked for, but without clips
+    record["datasets"]["ucf101"]["parts"] = {
+        "test-1": {"absent_classes": [f"c{i}" for i in range(97)]}
+    }  # asked for, but without clips
     write_json(run.folder / "metrics.json", record)
     assert set(tables.long_table(results.collect([run]), ["zero_shot"])["dataset"]) == {"ucf101 (4 of 101 classes)"}
 
@@ -338,11 +420,22 @@ def table_suite(**tables):
 def test_a_suite_may_have_tables_with_rows_references_and_replicas_of_their_own(outputs):
     suite = table_suite(
         terms={"title": "Terms", "rows": ["distillation", "lss"]},
-        seeds={"title": "Seeds", "rows": ["no_language", "lss"], "reference": "no_language", "replicas": [[0, 0], [0, 1]]},
+        seeds={
+            "title": "Seeds",
+            "rows": ["no_language", "lss"],
+            "reference": "no_language",
+            "replicas": [[0, 0], [0, 1]],
+        },
     )
     runs = suites.runs_of(suite, "embedded")
     assert [(run.ablation, run.seed) for run in runs] == [
-        ("image_clip", 0), ("lss", 0), ("lss", 1), ("distillation", 0), ("no_language", 0), ("no_language", 1)]
+        ("image_clip", 0),
+        ("lss", 0),
+        ("lss", 1),
+        ("distillation", 0),
+        ("no_language", 0),
+        ("no_language", 1),
+    ]
     for run, right in zip(runs, (20, 30, 32, 28, 18, 22)):
         finish(run, right=right, commit="abcdef0123" if run.ablation != "distillation" else "bbbbbb0123")
     written = tables.write_tables(suite, runs, outputs / "tables")
@@ -365,12 +458,15 @@ def test_a_table_whose_reference_is_no_row_of_it_is_refused():
         table_suite(terms={"title": "Terms", "rows": ["distillation"]})
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
-    ({"workers": 3}, "mine.yaml: changes nothing in profile 'embedded': .* only how the work is done"),
-    ({"seed": 5}, r"mine.yaml: \['seed'\] are the replicas' of a suite"),
-    ({"prior": []}, "mine.yaml: has the same parameters as distillation_alignment.yaml"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
+        ({"workers": 3}, "mine.yaml: changes nothing in profile 'embedded': .* only how the work is done"),
+        ({"seed": 5}, r"mine.yaml: \['seed'\] are the replicas' of a suite"),
+        ({"prior": []}, "mine.yaml: has the same parameters as distillation_alignment.yaml"),
+    ],
+)
 def test_rows_that_change_nothing_or_the_same_are_found_before_anything_runs(tmp_path, monkeypatch, content, message):
     shutil.copytree(params.FOLDER, tmp_path / "params")
     (tmp_path / "params" / "ablations" / "mine.yaml").write_text(yaml.safe_dump(content))
@@ -399,7 +495,9 @@ def test_progress_counts_runs_and_estimates_the_rest_from_those_done(outputs):
     for run, seconds in zip(runs[:2], (60, 240)):
         finish(run, right=20, seconds=seconds / 2)
     assert suites.progress(runs, at_once=2).splitlines() == [
-        "4 runs: 2 done, 0 failed, 0 not finished, 2 not run", "about 4 minutes left, 2 at once (2.5 minutes a run)"]
+        "4 runs: 2 done, 0 failed, 0 not finished, 2 not run",
+        "about 4 minutes left, 2 at once (2.5 minutes a run)",
+    ]
 
 
 def test_what_runs_warn_of_stands_below_every_table_and_in_the_terminal(outputs):
@@ -408,9 +506,17 @@ def test_what_runs_warn_of_stands_below_every_table_and_in_the_terminal(outputs)
     for run in runs:
         finish(run, right=30, classes=5, test="test-1")
         record = read_json(run.folder / "metrics.json")
-        top5 = [entry | {"metric": "top5", "value": 100.0} for entry in record["metrics"]]  # as older evaluations left it
-        write_json(run.folder / "metrics.json", record | {"metrics": record["metrics"] + top5, "warnings": ["rendered people alone"]})
-    write_json(runs[1].folder / "adapt.json", read_json(runs[1].folder / "adapt.json") | {"warnings": ["16 steps teach little"]})
+        top5 = [
+            entry | {"metric": "top5", "value": 100.0} for entry in record["metrics"]
+        ]  # as older evaluations left it
+        write_json(
+            run.folder / "metrics.json",
+            record | {"metrics": record["metrics"] + top5, "warnings": ["rendered people alone"]},
+        )
+    write_json(
+        runs[1].folder / "adapt.json",
+        read_json(runs[1].folder / "adapt.json") | {"warnings": ["16 steps teach little"]},
+    )
     tables.write_tables(suite, runs, outputs / "tables")
     for name in ("zero_shot", "linear_probe", "objectives"):
         text = (outputs / "tables" / f"{name}.md").read_text()
@@ -422,16 +528,41 @@ def test_what_runs_warn_of_stands_below_every_table_and_in_the_terminal(outputs)
 
 
 def test_chance_is_a_row_of_every_data_set_and_form(outputs):
-    values = pd.DataFrame([{"run": "lss", "world_seed": 0, "seed": 0, "dataset": dataset, "part": "test", "protocol": protocol, "metric": metric,
-                            "value": 70.0, "commit": "c", "params_hash": "h", "folder": "f"}
-                           for dataset, protocol, metric in (("hmdb51", "zero_shot", "top1"), ("hmdb51", "zero_shot", "top5"), ("hmdb51", "zero_shot_half", "top1"),
-                                                             ("embedded", "zero_shot", "pair_top1"), ("charades", "zero_shot", "mAP"))])
-    states = pd.DataFrame([{"run": "lss", "dataset": name, "state": "done"} for name in ("hmdb51", "embedded", "charades")])
+    values = pd.DataFrame(
+        [
+            {
+                "run": "lss",
+                "world_seed": 0,
+                "seed": 0,
+                "dataset": dataset,
+                "part": "test",
+                "protocol": protocol,
+                "metric": metric,
+                "value": 70.0,
+                "commit": "c",
+                "params_hash": "h",
+                "folder": "f",
+            }
+            for dataset, protocol, metric in (
+                ("hmdb51", "zero_shot", "top1"),
+                ("hmdb51", "zero_shot", "top5"),
+                ("hmdb51", "zero_shot_half", "top1"),
+                ("embedded", "zero_shot", "pair_top1"),
+                ("charades", "zero_shot", "mAP"),
+            )
+        ]
+    )
+    states = pd.DataFrame(
+        [{"run": "lss", "dataset": name, "state": "done"} for name in ("hmdb51", "embedded", "charades")]
+    )
     collected = results.Collected(values, states, {"hmdb51": 51, "embedded": 16, "charades": 157})
     table = tables.long_table(collected, ["zero_shot", "zero_shot_half"])
     assert table[table["run"] == "chance"][["dataset", "protocol", "metric", "mean"]].values.tolist() == [
-        ["hmdb51", "zero_shot", "top1", "1.96"], ["hmdb51", "zero_shot", "top5", "9.80"],
-        ["hmdb51", "zero_shot_half", "top1", "4.00"], ["embedded", "zero_shot", "pair_top1", "50.00"]]
+        ["hmdb51", "zero_shot", "top1", "1.96"],
+        ["hmdb51", "zero_shot", "top5", "9.80"],
+        ["hmdb51", "zero_shot_half", "top1", "4.00"],
+        ["embedded", "zero_shot", "pair_top1", "50.00"],
+    ]
     (row,) = tables.protocol_table(table).query("run == 'chance' and dataset == 'embedded'").to_dict("records")
     assert (row["pairs"], row["seeds"]) == ("50.0", "")
     assert r"chance & embedded &" in tables.latex(tables.protocol_table(table))

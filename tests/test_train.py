@@ -1,6 +1,6 @@
+import copy
 import json
 import os
-import copy
 import shutil
 import signal
 import subprocess
@@ -12,18 +12,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn import functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.fields import AdaptParams
-from lib.files import DiskError, read_json, read_lines, write_json
-from lib.migrate import former_hash
-from lib.params import ROOT
-from lib.runs import checkpoints, save_checkpoint
-from lib.train import INTERRUPTED, AdaptationError, adapt, cosine, learning_rate, make_objective, make_optimizer
-from lib.train import update_teacher
+from lib.run.fields import AdaptParams
+from lib.run.files import DiskError, read_json, read_lines, write_json
+from lib.run.params import ROOT
+from lib.run.records import checkpoints, save_checkpoint
+from lib.train import (
+    INTERRUPTED,
+    AdaptationError,
+    adapt,
+    cosine,
+    learning_rate,
+    make_objective,
+    make_optimizer,
+    update_teacher,
+)
+from workflow.migrate import former_hash
 
 
 def weights(folder, model="teacher"):
@@ -70,8 +78,9 @@ def test_the_optimiser_treats_clip_new_weights_and_biases_apart(tiny):
 def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path, ablation):
     params = tiny(ablation, epochs=1)
     record = adapt(params, tmp_path)
-    before = VideoCLIP.from_image_clip(params.clip, temporal="divided", temporal_positions=params.temporal_positions,
-                                       seed=params.seed).state_dict()
+    before = VideoCLIP.from_image_clip(
+        params.clip, temporal="divided", temporal_positions=params.temporal_positions, seed=params.seed
+    ).state_dict()
     after = VideoCLIP.from_pretrained(str(tmp_path / "student")).state_dict()
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("visual.") for name in changed)
@@ -98,8 +107,10 @@ def test_only_the_weights_that_are_to_learn_change(tiny, tmp_path, trained):
 
 def test_concepts_learn_only_if_they_are_told_to(tiny):
     generator = torch.Generator().manual_seed(0)
-    spaces = {name: ConceptSpace(list("abcd"), F.normalize(torch.randn(4, 8, generator=generator), dim=-1))
-              for name in ("category", "description")}
+    spaces = {
+        name: ConceptSpace(list("abcd"), F.normalize(torch.randn(4, 8, generator=generator), dim=-1))
+        for name in ("category", "description")
+    }
     params = tiny(train_concepts=True)
     objective = make_objective(params, None, copy.deepcopy(spaces))
     views = [VideoCLIPOutput(torch.zeros(6, 4), torch.randn(6, 8, generator=generator)) for _ in range(2)]
@@ -110,7 +121,9 @@ def test_concepts_learn_only_if_they_are_told_to(tiny):
     space = objective.spaces["category"]
     with torch.no_grad():
         space.vectors.mul_(3.0)
-    torch.testing.assert_close(space.logits(views[0].embedding, 0.1), spaces["category"].logits(views[0].embedding, 0.1))
+    torch.testing.assert_close(
+        space.logits(views[0].embedding, 0.1), spaces["category"].logits(views[0].embedding, 0.1)
+    )
     assert not list(make_objective(tiny(), None, spaces).parameters())
 
 
@@ -136,10 +149,27 @@ def test_a_seed_fixes_the_run_to_the_bit_and_another_changes_it(tiny, tmp_path):
 
 def run_with(accident, params, ablation, folder):
     """The run in a process of its own, to which the accident happens (tests/dying.py)."""
-    command = [sys.executable, "-m", "tests.dying", "embedded", "--ablation", ablation, "--overrides",
-               json.dumps(params.model_dump()), "--folder", str(folder)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"ACCIDENT": accident}, stderr=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, text=True, timeout=300)  # seconds; one that hangs has failed
+    command = [
+        sys.executable,
+        "-m",
+        "tests.dying",
+        "embedded",
+        "--ablation",
+        ablation,
+        "--overrides",
+        json.dumps(params.model_dump()),
+        "--folder",
+        str(folder),
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"ACCIDENT": accident},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )  # seconds; one that hangs has failed
 
 
 def same_run(whole, other):
@@ -153,8 +183,10 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(tiny, tmp_path, ablation)
     params = tiny(ablation, epochs=6, checkpoint_every=2)
     adapt(params, tmp_path / "whole")
     assert run_with("SIGKILL 6", params, ablation, tmp_path / "killed").returncode == -signal.SIGKILL
-    assert [path.name for path in checkpoints(tmp_path / "killed")] == ["checkpoint-00000006.pt",
-                                                                      "checkpoint-00000004.pt"]
+    assert [path.name for path in checkpoints(tmp_path / "killed")] == [
+        "checkpoint-00000006.pt",
+        "checkpoint-00000004.pt",
+    ]
     assert not (tmp_path / "killed" / "adapt.json").exists()
     adapt(params, tmp_path / "killed")
     assert same_run(tmp_path / "whole", tmp_path / "killed")
@@ -237,7 +269,9 @@ def test_a_full_disk_loses_no_more_than_the_steps_since_the_last_checkpoint(tiny
     (tmp_path / "full").mkdir()
     partial = tmp_path / "full" / "checkpoint-00000006.pt.partial"
     partial.symlink_to("/dev/full")  # writing there fails as on a full disk
-    with pytest.raises(DiskError, match=rf"the disk of {tmp_path / 'full'} is full .*: checkpoint-00000006\.pt needs [\d,]+ bytes"):
+    with pytest.raises(
+        DiskError, match=rf"the disk of {tmp_path / 'full'} is full .*: checkpoint-00000006\.pt needs [\d,]+ bytes"
+    ):
         adapt(params, tmp_path / "full")
     assert not partial.is_symlink() and len(checkpoints(tmp_path / "full")) == 1
     adapt(params, tmp_path / "full")
@@ -253,18 +287,27 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_made(tiny, tmp_pa
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_terms(tiny, tmp_path):
     with pytest.raises(AdaptationError, match=r"step \d+: the loss is nan.*learning_rate"):
-        adapt(tiny(learning_rate=1.0e30, temporal_learning_rate=1.0e30, clip_gradient=1.0e30, warmup_epochs=0),
-              tmp_path)
+        adapt(
+            tiny(learning_rate=1.0e30, temporal_learning_rate=1.0e30, clip_gradient=1.0e30, warmup_epochs=0), tmp_path
+        )
     assert not (tmp_path / "adapt.json").exists()
 
 
-@pytest.mark.parametrize("changes, cure", [
-    ({"teacher_temperature": 10.0}, "Lower teacher_temperature"),
-    ({"collapse_feature_spread": 1.0}, "raise prior_weight"),
-])
+@pytest.mark.parametrize(
+    "changes, cure",
+    [
+        ({"teacher_temperature": 10.0}, "Lower teacher_temperature"),
+        ({"collapse_feature_spread": 1.0}, "raise prior_weight"),
+    ],
+)
 def test_a_run_that_collapses_warns_in_its_record_and_names_the_cure(tiny, tmp_path, changes, cure):
-    quiet = {"collapse_teacher_entropy": 0.999, "collapse_batch_entropy": 0.0, "collapse_feature_spread": 0.0,
-             "collapse_concepts_used": 0.0, "collapse_window": 3}
+    quiet = {
+        "collapse_teacher_entropy": 0.999,
+        "collapse_batch_entropy": 0.0,
+        "collapse_feature_spread": 0.0,
+        "collapse_concepts_used": 0.0,
+        "collapse_window": 3,
+    }
     assert adapt(tiny(**quiet), tmp_path / "quiet")["collapse_warnings"] == []
     (warning,) = adapt(tiny(**quiet | changes), tmp_path / "loud")["collapse_warnings"]
     assert warning.startswith("step 2: collapse_") and cure in warning
@@ -303,7 +346,9 @@ def test_a_run_that_other_code_goes_on_with_lists_both_commits(tiny, tmp_path, c
     state = torch.load(older, weights_only=True)
     assert state["params"] == params.model_dump()
     (tmp_path / "run").mkdir()
-    save_checkpoint(tmp_path / "run", state | {"made_by": [{"step": 0, "commit": "0123456789", "code": "abcdefabcdef"}]})
+    save_checkpoint(
+        tmp_path / "run", state | {"made_by": [{"step": 0, "commit": "0123456789", "code": "abcdefabcdef"}]}
+    )
     record = adapt(params, tmp_path / "run")
     assert f"made at commit 0123456789 (code abcdefabcdef), going on with {whole['commit']}" in capsys.readouterr().out
     assert record["commit"] == f"0123456789 {whole['commit']}" and record["made_by"][1]["step"] == 2
@@ -325,7 +370,9 @@ def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp
     assert "taken up" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
     assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
     for role in ("student", "teacher"):  # as it was before the hash had today's rules
-        write_json(tmp_path / "run" / role / "adapt.json", before | {"params_hash": former_hash(before["params"], AdaptParams)})
+        write_json(
+            tmp_path / "run" / role / "adapt.json", before | {"params_hash": former_hash(before["params"], AdaptParams)}
+        )
     assert adapt(moved, tmp_path / "run") == after and "taken up" in capsys.readouterr().out
     next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
     assert adapt(moved, tmp_path / "run")["videos"] == 79 and "taken up" not in capsys.readouterr().out

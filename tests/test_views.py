@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from conftest import svt_settings
-from lib.views import (
+
+from lib.video.views import (
     CLIP_MEAN,
     CLIP_STD,
     LUMA,
@@ -17,8 +17,13 @@ from lib.views import (
 )
 
 PLAIN = svt_settings(
-    global_views=1, local_views=0, image_size=32, global_scale=(1.0, 1.0),
-    flip=0, jitter_probability=0, gray_probability=0,
+    global_views=1,
+    local_views=0,
+    image_size=32,
+    global_scale=(1.0, 1.0),
+    flip=0,
+    jitter_probability=0,
+    gray_probability=0,
 )
 
 
@@ -28,7 +33,9 @@ def colours(view):
 
 
 def one_view(settings, frames, seed=0):
-    return colours(training_views(torch.from_numpy(frames), [np.arange(len(frames))], settings, np.random.default_rng(seed))[0])
+    return colours(
+        training_views(torch.from_numpy(frames), [np.arange(len(frames))], settings, np.random.default_rng(seed))[0]
+    )
 
 
 def plain_frames(rgb, count=2, size=32):
@@ -105,7 +112,9 @@ def test_views_have_their_sizes_and_frames():
     assert all(view.dtype == torch.float32 and view.is_contiguous() for view in views)
     again = training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(0))
     assert all(torch.equal(a, b) for a, b in zip(views, again))
-    assert not torch.equal(views[0], training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(1))[0])
+    assert not torch.equal(
+        views[0], training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(1))[0]
+    )
 
 
 def test_without_augmentation_a_view_is_the_normalised_picture():
@@ -212,10 +221,16 @@ def test_evaluation_resizes_frames_of_another_size():
     assert evaluation_views(frames, np.array([[0, 1]]), crops=1, image_size=20).shape == (1, 3, 2, 20, 20)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"global_views": 0}, {"global_scale": (0.5, 1.5)}, {"local_scale": (0.4, 0.1)}, {"local_span": 0.0},
-    {"local_num_frames": (0, 2)},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"global_views": 0},
+        {"global_scale": (0.5, 1.5)},
+        {"local_scale": (0.4, 0.1)},
+        {"local_span": 0.0},
+        {"local_num_frames": (0, 2)},
+    ],
+)
 def test_settings_that_make_no_views_are_refused(wrong):
     with pytest.raises(ValueError, match="views"):
         svt_settings(**wrong)

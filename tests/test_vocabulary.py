@@ -1,9 +1,7 @@
 import layouts
 import pytest
 
-from lib.checkpoints import clip_tokenizer
-from lib.params import FOLDER, load
-from lib.vocabulary import (
+from lib.language.vocabulary import (
     Concept,
     ConceptError,
     class_concepts,
@@ -13,6 +11,8 @@ from lib.vocabulary import (
     read_prompts,
     read_vocabulary,
 )
+from lib.run.clip_files import clip_tokenizer
+from lib.run.params import FOLDER, load
 
 VOCABULARY = """\
 JumpRope:
@@ -137,24 +137,36 @@ def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(name):
 
 def good(label="ride", first="Feet turn the pedals"):
     rest = "while both hands hold the bar and the street goes by."
-    return Concept(label, label, (f"{first} {rest}", f"Two thin wheels roll {rest}", f"Along a road {rest}",
-                                  f"Pedals turn here {rest}"))
+    return Concept(
+        label,
+        label,
+        (f"{first} {rest}", f"Two thin wheels roll {rest}", f"Along a road {rest}", f"Pedals turn here {rest}"),
+    )
 
 
 def test_a_vocabulary_that_keeps_to_the_guideline_has_no_problems():
     assert guideline_problems([good()]) == []
 
 
-@pytest.mark.parametrize("text, problem", [
-    ("Feet turn pedals very fast.", "has 5 words, not 8 to 25"),
-    ("Feet tread " + "and turn " * 20 + "again and again.", "has 45 words, not 8 to 25"),
-    ("slowly feet turn the pedals while both hands hold the bar.", "is not one sentence from capital to full stop"),
-    ("Slowly feet turn the pedals. Both hands hold the bar there.", "is not one sentence from capital to full stop"),
-    ("Slowly feet turn the pedals \x07 while both hands hold the bar.", "is not one sentence from capital to full stop"),
-    ("Ride a ride, ride and ride, then ride the ride.", "says little beyond the label"),
-    ("Slowly feet turn the pedals while a loud noise comes from behind.", "what cannot be seen: loud, noise"),
-    ("Two thin wheels lean still against the wall of a house.", "begins as one of ride does: 'two thin wheels'"),
-])
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("Feet turn pedals very fast.", "has 5 words, not 8 to 25"),
+        ("Feet tread " + "and turn " * 20 + "again and again.", "has 45 words, not 8 to 25"),
+        ("slowly feet turn the pedals while both hands hold the bar.", "is not one sentence from capital to full stop"),
+        (
+            "Slowly feet turn the pedals. Both hands hold the bar there.",
+            "is not one sentence from capital to full stop",
+        ),
+        (
+            "Slowly feet turn the pedals \x07 while both hands hold the bar.",
+            "is not one sentence from capital to full stop",
+        ),
+        ("Ride a ride, ride and ride, then ride the ride.", "says little beyond the label"),
+        ("Slowly feet turn the pedals while a loud noise comes from behind.", "what cannot be seen: loud, noise"),
+        ("Two thin wheels lean still against the wall of a house.", "begins as one of ride does: 'two thin wheels'"),
+    ],
+)
 def test_what_breaks_the_guideline_is_named(text, problem):
     concept = good()
     problems = guideline_problems([Concept("ride", "ride", (*concept.descriptions[:3], text))])
@@ -163,13 +175,14 @@ def test_what_breaks_the_guideline_is_named(text, problem):
 
 def test_a_description_longer_than_clips_text_tower_is_named(clip_bpe):
     text = "Feet " + "antidisestablishmentarianism-" * 14 + "like pedals turn round and round on the wheel."
-    problems = guideline_problems([Concept("ride", "ride", (*good().descriptions[:3], text))],
-                                  clip_tokenizer(clip_bpe))
+    problems = guideline_problems([Concept("ride", "ride", (*good().descriptions[:3], text))], clip_tokenizer(clip_bpe))
     assert len(problems) == 1 and "tokens long, of at most 77" in problems[0]
 
 
 def test_too_few_descriptions_are_named():
-    assert guideline_problems([Concept("ride", "ride", good().descriptions[:2])]) == ["ride: 2 descriptions instead of 4"]
+    assert guideline_problems([Concept("ride", "ride", good().descriptions[:2])]) == [
+        "ride: 2 descriptions instead of 4"
+    ]
 
 
 @pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51", "unrelated"])

@@ -4,20 +4,32 @@ import math
 
 import pytest
 
-from lib.files import read_lines
-from lib.watch import Watch, signs
+from lib.run.files import read_lines
+from lib.run.watch import Watch, signs
 
-HEALTHY = {"loss": 1.0, "teacher_entropy": 1.0, "batch_entropy": 2.5, "feature_spread": 0.8, "concepts_used": 12,
-           "videos": 20, "seconds": 1.0, "data_wait": 0.5, "memory_gb": 1.0}
+HEALTHY = {
+    "loss": 1.0,
+    "teacher_entropy": 1.0,
+    "batch_entropy": 2.5,
+    "feature_spread": 0.8,
+    "concepts_used": 12,
+    "videos": 20,
+    "seconds": 1.0,
+    "data_wait": 0.5,
+    "memory_gb": 1.0,
+}
 
 
-@pytest.mark.parametrize("changes, limit, cure", [
-    ({"teacher_entropy": 0.95 * math.log(16)}, "collapse_teacher_entropy", "Lower teacher_temperature"),
-    ({"batch_entropy": 0.4 * math.log(16)}, "collapse_batch_entropy", "Raise prior_weight"),
-    ({"batch_entropy": 0.6, "videos": 4, "concepts_used": 2}, "collapse_batch_entropy", "Raise prior_weight"),
-    ({"feature_spread": 0.1}, "collapse_feature_spread", "Lower teacher_temperature"),
-    ({"concepts_used": 3}, "collapse_concepts_used", "Raise prior_weight"),
-])
+@pytest.mark.parametrize(
+    "changes, limit, cure",
+    [
+        ({"teacher_entropy": 0.95 * math.log(16)}, "collapse_teacher_entropy", "Lower teacher_temperature"),
+        ({"batch_entropy": 0.4 * math.log(16)}, "collapse_batch_entropy", "Raise prior_weight"),
+        ({"batch_entropy": 0.6, "videos": 4, "concepts_used": 2}, "collapse_batch_entropy", "Raise prior_weight"),
+        ({"feature_spread": 0.1}, "collapse_feature_spread", "Lower teacher_temperature"),
+        ({"concepts_used": 3}, "collapse_concepts_used", "Raise prior_weight"),
+    ],
+)
 def test_every_sign_of_collapse_is_named_with_its_value_and_its_cure(tiny, changes, limit, cure):
     found = signs(tiny(), [HEALTHY | changes], num_concepts=16)
     assert list(found) == [limit] and cure in found[limit] and str(getattr(tiny(), limit)) in found[limit]

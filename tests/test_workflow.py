@@ -21,9 +21,9 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from lib import params
-from lib.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.files import read_lines, results_folder, write_json
+from lib.run import params
+from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
+from lib.run.files import read_lines, results_folder, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -73,7 +73,10 @@ class Copy:
         )
         self.write("params/ablations/broken.yaml", {"num_descriptions": 9})
         # another environment's kernel of the same name, which comes before this one's wherever Jupyter looks
-        write_json(folder / "jupyter/kernels/python3/kernel.json", {"argv": ["false"], "display_name": "Python 3", "language": "python"})
+        write_json(
+            folder / "jupyter/kernels/python3/kernel.json",
+            {"argv": ["false"], "display_name": "Python 3", "language": "python"},
+        )
 
     def write(self, path: str, content: dict) -> None:
         (self.folder / path).write_text(yaml.safe_dump(content))
@@ -156,10 +159,20 @@ def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
         write_json(folder / "metrics.json", {"params_hash": p.stage_hash(EvaluateParams)})
     write_json(copy.folder / p.data_embedded / "world.json", {"params_hash": p.stage_hash(WorldParams)})
     write_json(copy.folder / "outputs/embedded/clip/0/record.json", {"params_hash": p.stage_hash(ClipParams)})
-    paths = [copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")]
-    for number, path in enumerate([*copy.folder.rglob("world.json"), *copy.folder.rglob("record.json"), *copy.folder.rglob("adapt.json"),
-                                   *copy.folder.rglob("metrics.json"), *paths, copy.folder / "outputs/tiny/figures/figures.json",
-                                   copy.folder / "outputs/tiny/report.html"]):
+    paths = [
+        copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")
+    ]
+    for number, path in enumerate(
+        [
+            *copy.folder.rglob("world.json"),
+            *copy.folder.rglob("record.json"),
+            *copy.folder.rglob("adapt.json"),
+            *copy.folder.rglob("metrics.json"),
+            *paths,
+            copy.folder / "outputs/tiny/figures/figures.json",
+            copy.folder / "outputs/tiny/report.html",
+        ]
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         later = time.time() + number  # each later than what it is made of
@@ -167,7 +180,17 @@ def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
 
 
 def test_the_plan_has_every_run_of_the_suite(fresh):
-    assert fresh.plan() == {"world_0": 1, "clip_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
+    assert fresh.plan() == {
+        "world_0": 1,
+        "clip_0": 1,
+        "adapt": 2,
+        "evaluate": 2,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }
     many = fresh.plan(profile="embedded", suite="objectives")
     rows = yaml.safe_load((ROOT / "params/suites/objectives.yaml").read_text())["rows"]
     untrained = sum(params.load(profile="embedded", ablation=row).epochs == 0 for row in rows)
@@ -215,7 +238,9 @@ def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
 
 def test_what_is_in_partial_stays_until_the_suite_is_finished(tmp_path):
     copy, clips = Copy(tmp_path / "copy"), layouts.ucf101(tmp_path / "clips")
-    partial = copy.folder / results_folder("ucf101", {"data_ucf101": str(clips)}).relative_to(ROOT) / "reproduce/partial"
+    partial = (
+        copy.folder / results_folder("ucf101", {"data_ucf101": str(clips)}).relative_to(ROOT) / "reproduce/partial"
+    )
     partial.mkdir(parents=True)
     done = copy("--until", "check_ucf101", profile="ucf101", suite="reproduce", data=clips)
     assert done.returncode == 0 and "(Rule: check_ucf101)" in done.stdout, done.stdout
@@ -237,7 +262,12 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
     assert first.returncode != 0 and "ConceptError" in first.stdout
     assert partial.returncode == 0
     assert (copy.folder / RUN / "metrics.json").exists()
-    assert [line["step"] for line in read_lines(copy.folder / RUN / "log.jsonl")] == [0, 1, 2, 3]  # each once, whoever did it
+    assert [line["step"] for line in read_lines(copy.folder / RUN / "log.jsonl")] == [
+        0,
+        1,
+        2,
+        3,
+    ]  # each once, whoever did it
     place = copy.folder / "outputs/tiny/partial"
     assert not (place.parent / "tables").exists()  # those of a finished suite are never replaced by fewer runs
     table = pd.read_csv(place / "tables/zero_shot.csv", dtype=str).set_index(["run", "metric"])["mean"]
@@ -259,7 +289,15 @@ def test_a_failing_run_does_not_stop_the_others_and_shows_as_failed(done):
 
 def test_a_suite_goes_on_with_what_is_missing(done):
     copy, _, _ = done
-    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
+    assert copy.plan() == {
+        "adapt": 1,
+        "evaluate": 1,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }  # the broken run
     assert copy.plan(partial=1) == {}
 
 
@@ -284,7 +322,15 @@ def test_the_notebook_of_the_concepts_runs_with_the_clip_of_the_suite(done):
 
 def test_results_of_other_parameters_are_made_again_also_without_snakemakes_records(done):
     copy, _, _ = done
-    nothing = {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
+    nothing = {
+        "adapt": 1,
+        "evaluate": 1,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }  # the broken run
     records = copy.folder / ".snakemake/metadata"
     records.rename(records.with_name("elsewhere"))
     try:
@@ -308,16 +354,35 @@ def test_the_records_of_finished_runs_are_taken_up_by_another_clone(done, tmp_pa
     copy, _, _ = done
     records = copy.folder / "outputs/tiny/records"
     assert sorted(str(path.relative_to(records)) for path in records.rglob("*.*")) == [
-        f"lss/world0-seed0/{name}" for name in ("adapt.json", "correct.safetensors", "log.jsonl", "metrics.json")]
+        f"lss/world0-seed0/{name}" for name in ("adapt.json", "correct.safetensors", "log.jsonl", "metrics.json")
+    ]
     another = Copy(tmp_path)
     world = params.load(profile="embedded", **TINY).data_embedded
-    for source, target in ((world,) * 2, ("outputs/embedded/clip/0",) * 2, ("outputs/tiny/records", "outputs/tiny/runs")):
+    for source, target in (
+        (world,) * 2,
+        ("outputs/embedded/clip/0",) * 2,
+        ("outputs/tiny/records", "outputs/tiny/runs"),
+    ):
         shutil.copytree(copy.folder / source, another.folder / target, copy_function=shutil.copyfile)
     (another.folder / RUN / "metrics.json").touch()  # later than adapt.json, whatever order they were copied in
-    assert another.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}  # the broken run
+    assert another.plan() == {
+        "adapt": 1,
+        "evaluate": 1,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }  # the broken run
     assert another(partial=1).returncode == 0
-    tables = [(of.folder / "outputs/tiny/partial/tables/objectives.csv").read_text().splitlines() for of in (copy, another)]
-    assert [[line for line in lines if line.startswith("lss,")] for lines in tables][0] == [line for line in tables[1] if line.startswith("lss,")] != []
+    tables = [
+        (of.folder / "outputs/tiny/partial/tables/objectives.csv").read_text().splitlines() for of in (copy, another)
+    ]
+    assert (
+        [[line for line in lines if line.startswith("lss,")] for lines in tables][0]
+        == [line for line in tables[1] if line.startswith("lss,")]
+        != []
+    )
     figures = json.loads((another.folder / "outputs/tiny/partial/figures/figures.json").read_text())
     assert figures["made"] == ["accuracies", "concepts", "pairs", "shots", "training"]
     assert figures["left_out"]["attention"].startswith("a finished run of lss with its model")
@@ -325,9 +390,19 @@ def test_the_records_of_finished_runs_are_taken_up_by_another_clone(done, tmp_pa
 
 def test_a_changed_weight_of_one_ablation_reruns_its_row_and_the_tables_that_show_it_alone(tmp_path):
     copy = Copy(tmp_path)
-    copy.write("params/suites/tiny.yaml", {
-        "folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]],
-        "tables": {"terms": {"title": "", "rows": ["lss", "no_alignment"]}, "priors": {"title": "", "rows": ["lss", "centring"]}}})
+    copy.write(
+        "params/suites/tiny.yaml",
+        {
+            "folder": "",
+            "rows": ["lss"],
+            "reference": "lss",
+            "replicas": [[0, 0]],
+            "tables": {
+                "terms": {"title": "", "rows": ["lss", "no_alignment"]},
+                "priors": {"title": "", "rows": ["lss", "centring"]},
+            },
+        },
+    )
     make_up(copy, ["lss", "no_alignment", "centring"], ["zero_shot", "linear_probe", "few_labels", "terms", "priors"])
     assert copy.plan() == {}
     copy.write("params/ablations/no_alignment.yaml", {"alignment_weight": 0.25})
@@ -337,11 +412,18 @@ def test_a_changed_weight_of_one_ablation_reruns_its_row_and_the_tables_that_sho
 
 
 def test_a_run_is_lent_as_many_devices_as_it_has_processes_and_an_evaluation_one(fresh):
-    fresh.write("params/profiles/cuda.yaml", yaml.safe_load((fresh.folder / "params/profiles/tiny.yaml").read_text())
-                | {"device": "cuda", "devices": 2, "workers": 3})
-    asked = re.findall(r"rule (adapt|evaluate):.*?resources: (.*?)\n", fresh("--dry-run", profile="cuda").stdout, re.DOTALL)
-    assert {rule: ("gpu=2" in resources, "gpu=1" in resources) for rule, resources in asked} == \
-        {"adapt": (True, False), "evaluate": (False, True)}
+    fresh.write(
+        "params/profiles/cuda.yaml",
+        yaml.safe_load((fresh.folder / "params/profiles/tiny.yaml").read_text())
+        | {"device": "cuda", "devices": 2, "workers": 3},
+    )
+    asked = re.findall(
+        r"rule (adapt|evaluate):.*?resources: (.*?)\n", fresh("--dry-run", profile="cuda").stdout, re.DOTALL
+    )
+    assert {rule: ("gpu=2" in resources, "gpu=1" in resources) for rule, resources in asked} == {
+        "adapt": (True, False),
+        "evaluate": (False, True),
+    }
     assert all(f"cpus_per_task={8 if rule == 'adapt' else 4}" in resources for rule, resources in asked)
 
 
@@ -357,15 +439,48 @@ def test_a_changed_parameter_reruns_what_depends_on_it(done):
     copy, _, _ = done
     copy.write("params/ablations/broken.yaml", {"epochs": 0})  # what it takes to be planned, whatever else is changed
     copy.write("params/ablations/lss.yaml", {"alignment_weight": 0.5})
-    assert copy.plan() == {"adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
+    assert copy.plan() == {
+        "adapt": 2,
+        "evaluate": 2,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }
     copy.write("params/ablations/lss.yaml", {"score_spaces": ["description"]})
-    assert copy.plan() == {"adapt": 1, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
+    assert copy.plan() == {
+        "adapt": 1,
+        "evaluate": 2,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }
     copy.write("params/ablations/lss.yaml", {})
     profile = copy.folder / "params/profiles/tiny.yaml"
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"workers": 1})
-    assert copy.plan() == {"adapt": 1, "evaluate": 1, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
+    assert copy.plan() == {
+        "adapt": 1,
+        "evaluate": 1,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 48})
-    assert copy.plan() == {"world_0": 1, "adapt": 2, "evaluate": 2, "tables_protocols": 1, "tables_objectives": 1, "figures": 1, "report": 1, "all": 1}
+    assert copy.plan() == {
+        "world_0": 1,
+        "adapt": 2,
+        "evaluate": 2,
+        "tables_protocols": 1,
+        "tables_objectives": 1,
+        "figures": 1,
+        "report": 1,
+        "all": 1,
+    }
     copy.write("params/profiles/tiny.yaml", yaml.safe_load(profile.read_text()) | {"world_test": 32, "clip_epochs": 2})
     stopped = copy("--dry-run", "--quiet", "all")
     assert stopped.returncode != 0
@@ -379,9 +494,20 @@ def test_slurm_runs_the_suite_each_step_a_job(tmp_path):
         pytest.skip("no Slurm answers here: params/cluster/one_node.md starts one")
     copy = Copy(tmp_path)
     copy.write("params/suites/tiny.yaml", {"folder": "", "rows": ["lss"], "reference": "lss", "replicas": [[0, 0]]})
-    done = copy("--profile", "params/cluster/slurm", "--jobs", "2", "--default-resources", "mem_mb=2000", "runtime=30",
-                "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5",
-                "--slurm-keep-successful-logs")
+    done = copy(
+        "--profile",
+        "params/cluster/slurm",
+        "--jobs",
+        "2",
+        "--default-resources",
+        "mem_mb=2000",
+        "runtime=30",
+        "--slurm-status-command",
+        "squeue",
+        "--slurm-init-seconds-before-status-checks",
+        "5",
+        "--slurm-keep-successful-logs",
+    )
     assert done.returncode == 0, done.stdout
     jobs = {path.parent.name for path in (tmp_path / ".snakemake/slurm_logs").rglob("*.log")}
     assert {name.split("_")[1] for name in jobs} == {"world", "clip", "adapt", "evaluate", "tables", "figures"}

@@ -1,0 +1,136 @@
+"""Before any compute: is what a profile names there, and can every file of it be decoded?
+
+    python -m lib.datasets.check paper
+
+reads every file of the profile's data sets once, and leaves a manifest of each (`lib/video/manifest.py`), which later runs use
+instead of probing again. `make check-data PROFILE=paper` calls it; a suite does it on its own.
+"""
+
+import argparse
+import sys
+from functools import cache
+
+import yaml
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from lib.datasets.lists import defects, report
+from lib.datasets.official import OFFICIAL, list_videos
+from lib.run.fields import Params
+from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
+from lib.video import manifest
+
+SOURCES = {
+    "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
+    "hmdb51": "https://serre.lab.brown.edu/hmdb51.html (hmdb51_org.rar, one archive per class in it)",
+    "kinetics400": "https://github.com/cvdfoundation/kinetics-dataset (k400_downloader.sh)",
+    "charades": "https://prior.allenai.org/projects/charades (480p videos, and the annotations)",
+    "folder": "your own videos: {train,test}/<class>/<video>",
+}
+
+
+def datasets_of(params: Params) -> list[str]:
+    """The data sets that a run reads, without the embedded world, which is made."""
+    return [name for name in dict.fromkeys([params.dataset, *params.evaluate_on]) if name != "embedded"]
+
+
+def absent(params: Params, *, profile: str) -> list[str]:
+    """What the parameters name and is not there: a text each, which says what, where to get it, and the line to edit."""
+    problems = absent_files(params)
+    for dataset in datasets_of(params):
+        if not place_of(params, dataset).is_dir():
+            given = place_of(params, dataset) != place_of(load(profile=profile), dataset)
+            problems.append(
+                f"{dataset}: {place_of(params, dataset)} is no folder\n  get it: {SOURCES[dataset]}\n"
+                f"  edit:   {line_of(f'data_{dataset}', profile)}{', in whose place DATA= or an override stands' * given}"
+            )
+    made = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
+    if not made and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
+        problems.append(
+            f"clip: {params.clip} is neither a folder nor can be had from the Hugging Face hub\n"
+            f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
+            f"  edit:   {line_of('clip', profile)}"
+        )
+    return problems
+
+
+def line_of(key: str, profile: str) -> str:
+    """Where a parameter of a profile has its value: "params/profiles/paper.yaml, line 7: `key: value`"."""
+    for path in reversed(layers(profile)):
+        for name, _ in yaml.compose(path.read_text(), Loader=yaml.CSafeLoader).value:
+            if name.value == key:
+                number = name.start_mark.line
+                text = path.read_text().splitlines()[number].split("#")[0].strip()
+                return f"{path.relative_to(ROOT)}, line {number + 1}: {text}"
+    raise KeyError(key)
+
+
+@cache
+def _on_hub(name: str) -> bool:
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except Exception:  # no such repository, no connection, no such name: in each case it can't be had
+        return False
+    return True
+
+
+def check_data(params: Params, dataset: str, *, workers: int) -> bool:
+    """Reads every file of a data set, writes its manifest, and prints what is missing, left out, too much or broken.
+
+    Returns whether it is whole: a run stops where this is false, unless `allow_missing`. Raises what `data.list_dataset`
+    raises for lists that are no good and parts that are not there.
+    """
+    from lib.datasets.samples import (
+        insist_on_parts,  # here: the workflow, which imports this module for its plan, needs no torch
+    )
+
+    place, path = place_of(params, dataset), manifest.path_of(params, dataset)
+    parts = list_videos(dataset, place, lists=lists_of(params, dataset))
+    insist_on_parts(params, dataset, parts)
+    print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
+    videos = {video.path: video for videos in parts.values() for video in videos.videos}
+    unfinished = path.with_name(path.name + ".unfinished")  # of a check that was stopped
+    known = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
+    if known is None and (others := manifest.of_other_code(path)):
+        print(f"  every file is read anew: {others[-1].name} was made by other code")
+    table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
+    manifest.write(table, path)
+    unfinished.unlink(missing_ok=True)
+    print(f"  {(table['error'] == '').sum()} of {len(table)} files can be decoded; manifest: {path}")
+    problems = defects(parts, manifest.errors(table, place))
+    for heading, names in problems.items():
+        print(f"  {heading}:", *names, sep="\n    ")
+    print(f"  {dataset} is {'not whole: ' if problems else 'whole'}{'; '.join(problems)}")  # again, below all the names
+    return not problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Reads every file of a profile's data sets once.")
+    parser.add_argument("profile", help="a file under params/profiles, or several: paper+mine")
+    parser.add_argument("--data", default="", help="another folder for the profile's data set")
+    parser.add_argument("--dataset", default="", help="this one alone")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    chosen = parser.parse_args(arguments)
+    try:
+        params = load(profile=chosen.profile, **elsewhere(chosen.profile, chosen.data))
+    except ParamsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if chosen.dataset and chosen.dataset not in datasets_of(params):
+        parser.error(f"--dataset: {chosen.profile} reads {', '.join(datasets_of(params))}, not {chosen.dataset}")
+    datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
+    if not all(place_of(params, name).is_dir() for name in datasets):
+        print("\n".join(absent(params, profile=chosen.profile)), file=sys.stderr)
+        return 2
+    try:
+        whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]
+    except (ValueError, OSError) as error:  # of lists and folders: each says what and where
+        print(error, file=sys.stderr)
+        return 2
+    if not datasets:
+        print(f"{chosen.profile} reads the embedded world alone, which is made, not found")
+    return 0 if all(whole) or params.allow_missing else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

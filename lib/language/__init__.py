@@ -1,0 +1,4 @@
+"""Words: vocabularies of actions with their descriptions, prompt templates, and a language model that writes descriptions.
+
+Imports `lib.run`.
+"""

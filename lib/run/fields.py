@@ -1,0 +1,363 @@
+"""The parameters: names, types, and what must fit together. Their values, units and sources are in `params/base.yaml`.
+
+The classes say what depends on what: videos and embedded CLIP on the scene, an adaptation on both, an evaluation on it.
+`Params.stage_hash` therefore changes for a stage exactly when a parameter changes that it, or an earlier stage, uses.
+
+To add one without finished runs being made again: declare the value that leaves everything as it was, beside the field,
+as in `blur: Annotated[Amount, Neutral(0.0)]`. With that value it is no part of the hash. A declaration stays for good.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from lib.run.values import (
+    Above0,
+    Amount,
+    Choices,
+    Count,
+    DataSet,
+    EvalViews,
+    Names,
+    Once,
+    Positive,
+    Range,
+    Share,
+    Spaces,
+    Split,
+    ViewName,
+    still,
+)
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Marks a field: with this value, a run is what it was before the parameter existed."""
+
+    value: Any
+
+
+class SceneParams(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    world_seed: Count
+    world_size: Positive
+    world_frames: Annotated[int, Field(ge=8)]
+    world_fps: Positive
+
+
+class WorldParams(SceneParams):
+    world_difficulty: Share
+    world_train: Count
+    world_validation: Count
+    world_test: Count
+
+
+class ClipParams(SceneParams):
+    clip: str
+    clip_stills: Positive
+    clip_held_out_stills: Positive
+    clip_action_named: Share
+    clip_action_wrong: Share
+    clip_attribute_named: Share
+    clip_attribute_wrong: Share
+    clip_action_skew: Amount
+    clip_image_size: Positive
+    clip_patch_size: Positive
+    clip_width: Positive
+    clip_layers: Positive
+    clip_heads: Positive
+    clip_text_width: Positive
+    clip_text_layers: Positive
+    clip_vocabulary: Positive
+    clip_projection: Positive
+    clip_epochs: Positive
+    clip_batch_size: Positive
+    clip_muon_learning_rate: Above0
+    clip_learning_rate: Above0
+    clip_words_weight: Amount
+    clip_warmup: Share
+    clip_weight_decay: Amount
+
+
+class AdaptParams(WorldParams, ClipParams):
+    dataset: DataSet
+    data_embedded: str
+    data_folder: str
+    data_ucf101: str
+    data_hmdb51: str
+    data_kinetics400: str
+    data_charades: str
+    lists_ucf101: str
+    lists_hmdb51: str
+    lists_kinetics400: str
+    lists_charades: str
+    split: Split
+    train_videos: Count
+    imbalance: Annotated[float, Field(ge=1)]
+    seed: Count
+
+    short_side: Positive
+    num_frames: Positive
+    frame_stride: Positive
+    source_fps: Positive
+    global_views: Annotated[int, Field(ge=2)]
+    global_num_frames: Choices
+    global_shift: Count
+    global_scale: Range
+    image_size: Positive
+    local_views: Count
+    local_num_frames: Choices
+    local_span: Annotated[float, Field(gt=0, le=1)]
+    local_image_size: Positive
+    local_scale: Range
+    flip: Share
+    jitter_probability: Share
+    brightness: Share
+    contrast: Share
+    saturation: Share
+    gray_probability: Share
+
+    temporal: Literal["none", "divided", "divided_copied", "joint"]
+    temporal_positions: Positive
+    trained: Literal["all", "temporal", "last_blocks"]
+    trained_last_blocks: Positive
+
+    concepts: Names
+    class_vocabularies: Names
+    concept_labels: Literal["vocabulary", "dataset"]
+    concept_names: Annotated[list[str], Once]
+    num_concepts: Count
+    concept_seed: Count
+    concept_texts: Literal["written", "shuffled", "random_words"]
+    concept_spaces: Spaces
+    concept_directions: Literal["text", "random"]
+    train_concepts: bool
+    prompts: str
+    num_descriptions: Positive
+    description_axes: Literal["mean", "each"]
+
+    objective: Literal["concept", "feature", "label"]
+    distillation_weight: Amount
+    alignment_weight: Amount
+    student_temperature: Above0
+    teacher_temperature: Above0
+    prior: Annotated[list[Literal["penalty", "sinkhorn", "centring"]], Once]
+    prior_weight: Amount
+    prior_memory: Count
+    sinkhorn_rounds: Positive
+    centre_momentum: Share
+    head_hidden: Positive
+    head_bottleneck: Positive
+    head_prototypes: Positive
+    head_student_temperature: Above0
+    head_teacher_temperature: Above0
+
+    epochs: Count
+    warmup_epochs: Amount
+    batch_size: Positive
+    learning_rate: Amount
+    temporal_learning_rate: Amount
+    feature_learning_rate_scale: Amount
+    final_learning_rate: Amount
+    weight_decay: Amount
+    final_weight_decay: Amount
+    clip_gradient: Above0
+    teacher_momentum: Share
+    final_teacher_momentum: Share
+    train_precision: Literal["float32", "bfloat16"]
+    threads: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AdaptParams":
+        if self.alignment_weight > 0 and self.objective == "concept" and len(self.concept_spaces) < 2:
+            raise ValueError("alignment_weight needs both concept_spaces; set it to 0 or give both")
+        if self.temporal == "none" and self.trained == "temporal":
+            raise ValueError("trained: temporal needs temporal weights, but temporal is none")
+        if {"sinkhorn", "centring"} <= set(self.prior):
+            raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
+        if self.objective == "feature" and self.prior != ["centring"]:
+            raise ValueError("objective feature uses SVT's head, whose prior is [centring]")
+        if self.concept_labels == "dataset" and not set(self.concepts) <= set(self.class_vocabularies):
+            raise ValueError(
+                f"concept_labels: dataset looks into class_vocabularies, {self.class_vocabularies}: concepts, "
+                f"{self.concepts}, would not be looked at"
+            )
+        if self.epochs and self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs, {self.warmup_epochs:g}, is above epochs, {self.epochs}: the learning rate would never "
+                "reach its peak; lower it"
+            )
+        if self.epochs and 0 < self.train_videos < self.batch_size:
+            raise ValueError(f"train_videos: {self.train_videos} make no batch of {self.batch_size}; lower batch_size")
+        if self.dataset == "charades" and (self.objective == "label" or self.imbalance > 1):
+            what = "objective: label" if self.objective == "label" else f"imbalance: {self.imbalance:g}"
+            raise ValueError(
+                f"{what} needs one label a clip, and those of charades have several; adapt to another dataset"
+            )
+        return self
+
+
+class EvaluateParams(AdaptParams):
+    evaluate_model: Literal["student", "teacher"]
+    evaluate_on: Annotated[list[DataSet], Field(min_length=1), Once]
+    evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1), Once]
+    evaluate_splits: Annotated[list[Split], Field(min_length=1), Once]
+    zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1), Once]
+    zero_shot_prompts: str
+    zero_shot_views: EvalViews
+    still_views: Annotated[list[Annotated[ViewName, AfterValidator(still)]], Once]
+    probe_on: Annotated[list[DataSet], Once]
+    probe_views: EvalViews
+    probe_shots: Annotated[list[Positive], Once]
+    probe_shot_draws: Positive
+    probe_seed: Count
+    average_views: Literal["features", "probabilities"]
+    eval_precision: Literal["float32", "bfloat16"]
+    score_spaces: Spaces
+    balance_predictions: bool
+    balance_temperature: Above0
+    probe_feature: Literal["features", "embedding"]
+    probe_normalise: Literal["raw", "standardise", "l2"]
+    probe_c: Annotated[list[Above0], Field(min_length=1), Once]
+    probe_refinements: Count
+    probe_held_out: Annotated[float, Field(gt=0, lt=1)]
+    probe_max_iter: Positive
+    probe_tolerance: Above0
+    knn_k: Annotated[Choices, Once]
+    bootstrap_rounds: Positive
+
+    @model_validator(mode="after")
+    def _can_be_evaluated(self) -> "EvaluateParams":
+        if other := set(self.probe_on) - set(self.evaluate_on):
+            raise ValueError(f"probe_on: {sorted(other)} must stand in evaluate_on too")
+        if "charades" in self.probe_on:
+            raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
+        if "charades" in self.evaluate_on and self.score_spaces != ["category"]:
+            raise ValueError(
+                "evaluate_on: there are no descriptions of the classes of charades; set score_spaces to [category]"
+            )
+        whole = set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"}
+        if whole and "split" not in self.zero_shot_protocols:
+            raise ValueError(
+                f"zero_shot_protocols: full and half are of ucf101 and hmdb51, and {sorted(whole)} would have no "
+                "zero-shot; add split"
+            )
+        if self.balance_predictions and self.average_views != "features":
+            raise ValueError("balance_predictions takes cosines: it needs average_views: features")
+        return self
+
+
+class Params(EvaluateParams):
+    """Every parameter; the last ones say how the work is done here. They change no result but in how sums are rounded."""
+
+    allow_missing: bool
+    max_bad_videos: Count
+    manifests: str
+    device: str
+    devices: Positive
+    micro_batch: Count
+    activation_checkpointing: bool
+    compile: bool
+    workers: Count
+    loader_timeout: Positive
+    views_on_device: bool
+    checkpoint_every: Positive
+    eval_batch_size: Positive
+    collapse_window: Positive
+    collapse_teacher_entropy: Share
+    collapse_batch_entropy: Share
+    collapse_feature_spread: Share
+    collapse_concepts_used: Share
+
+    @model_validator(mode="after")
+    def _batch_fits_devices(self) -> "Params":
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size, {self.batch_size}, is over all devices: make it a multiple of {self.devices}"
+            )
+        if self.micro_batch * self.devices > self.batch_size:
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} videos on each of {self.devices} devices exceed "
+                f"batch_size, {self.batch_size}"
+            )
+        return self
+
+    def stage_hash(self, stage: type[SceneParams]) -> str:
+        """Twelve hex digits over the parameters that a stage (one of the classes above) and the stages before it use."""
+        return stage_hash(dict(self), stage)
+
+    def places(self, stage: type[SceneParams]) -> dict[str, str]:
+        """Those of the parameters that say where what a stage reads lies: its real data sets, and a CLIP of one's own."""
+        names = [
+            f"{kind}_{name}"
+            for kind in ("data", "lists")
+            for name in sorted(_data_sets(dict(self), stage) - {"embedded"})
+        ]
+        names += ["clip"] * Path(self.clip).is_absolute()
+        return {
+            name: getattr(self, name) for name in names if name in AdaptParams.model_fields
+        }  # a folder has no lists
+
+    def made(self, record: Mapping[str, Any], stage: type[SceneParams]) -> bool:
+        """Whether a record (`adapt.json`, `metrics.json`) is of these parameters and of the same places.
+
+        Places are no part of the hash, so that moved videos cost no adaptation: whether what lies in another place is the
+        same, the stage finds out, which then takes up what it has made of it (`runs.take_up`).
+        """
+        recorded = record.get("params", {})
+        return record.get("params_hash") == self.stage_hash(stage) and all(
+            recorded.get(name, place) == place for name, place in self.places(stage).items()
+        )
+
+
+def stage_hash(values: Mapping[str, Any], stage: type[SceneParams]) -> str:
+    """What `Params.stage_hash` is of parameters in a mapping, as a record holds them. KeyError: it lacks one that counts."""
+    left_out = {
+        name
+        for name, field in stage.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Neutral) and values.get(name, mark.value) == mark.value
+    }
+    if issubclass(stage, AdaptParams):
+        left_out |= _unused(values, stage)
+        values = {**values, "clip": Path(clip).name if Path(clip := values["clip"]).is_absolute() else clip}
+    chosen = {name: values[name] for name in stage.model_fields if name not in left_out}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _data_sets(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
+    return {values["dataset"], *(values["evaluate_on"] if issubclass(stage, EvaluateParams) else ())}
+
+
+def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
+    """The parameters that an adaptation or an evaluation has but does not use, and those that say where data lie.
+
+    What lies there is recorded by its content: the videos, and the weights of a CLIP, whatever made them
+    (`runs.sources_of`). Of the embedded world, the parameters say it before anything is rendered: there they count.
+    """
+
+    def named(*prefixes: str) -> set[str]:
+        return {name for name in values if name.startswith(prefixes)}
+
+    embedded_clip = ClipParams.model_fields.keys() - SceneParams.model_fields.keys() - {"clip"}
+    return set().union(
+        *(
+            names
+            for names, used in (
+                (named("data_", "lists_"), False),
+                (WorldParams.model_fields.keys(), "embedded" in _data_sets(values, stage)),
+                (embedded_clip, values["dataset"] == "embedded"),
+                (named("local_"), values["local_views"] > 0),
+                (named("head_") | {"feature_learning_rate_scale"}, values["objective"] == "feature"),
+                ({"centre_momentum"}, "centring" in values["prior"]),
+                ({"trained_last_blocks"}, values["trained"] == "last_blocks"),
+                ({"balance_temperature"}, values.get("balance_predictions", False)),
+            )
+            if not used
+        )
+    )

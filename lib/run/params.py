@@ -1,0 +1,168 @@
+"""What a run is told: flat parameters, read from YAML, checked before any compute.
+
+`params/base.yaml` holds every parameter with its unit and its source. A profile changes what a place needs (data,
+sizes), an ablation what a row of a table needs, overrides what one run needs. Later layers win; all must fit `Params`.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lib.run.fields import EvaluateParams, Params, WorldParams
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "params"
+
+
+class ParamsError(ValueError):
+    """A parameter is unknown, missing, or has a value that it cannot have."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping. Raises ParamsError naming the file (and line) otherwise."""
+    try:
+        node = (loader := yaml.CSafeLoader(path.read_bytes())).get_single_node()
+        content = loader.construct_document(node) if node else None
+    except FileNotFoundError:
+        raise ParamsError(no_such_file(path)) from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected a mapping of parameter names to values, found {type(content).__name__}")
+    keys = [key.value for key, _ in node.value]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ParamsError(f"{path}: {', '.join(twice)}: given more than once; keep one")
+    return content
+
+
+def no_such_file(path: Path) -> str:
+    """That a YAML file is absent, and which ones are there."""
+    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    return f"{path}: no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {names}")
+
+
+def layers(profile: str, ablation: str | None = None) -> list[Path]:
+    """The files that are merged, the first one first."""
+    files = [FOLDER / "base.yaml", *(FOLDER / "profiles" / f"{name}.yaml" for name in profile.split("+"))]
+    return files + ([FOLDER / "ablations" / f"{ablation}.yaml"] if ablation else [])
+
+
+def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Params:
+    """Merges base, profile, ablation and overrides, and checks the result.
+
+    Args:
+        profile: name of a file under `params/profiles/`, or several: "paper+mine" is `paper` with the changes of `mine`.
+        ablation: name of a file under `params/ablations/`; None for the profile as it stands.
+        overrides: single parameters of this run.
+    Raises:
+        ParamsError: naming file, key and reason of every problem, and for an unknown key the nearest valid one.
+    """
+    merged, origin = {}, {}
+    for source, content in [
+        *((str(p.relative_to(ROOT)), read_yaml(p)) for p in layers(profile, ablation)),
+        ("overrides", overrides),
+    ]:
+        merged |= content
+        origin |= dict.fromkeys(content, source)
+    merged |= {
+        key: os.path.expanduser(value)
+        for key, value in merged.items()  # ~/videos
+        if isinstance(value, str) and key.startswith(("data_", "lists_", "clip", "manifests"))
+    }
+    try:
+        params = Params.model_validate(merged)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+    # the two paths that depend on other parameters
+    world = {
+        "{world_seed}": str(params.world_seed),
+        "{world}": f"{params.world_seed}-{params.stage_hash(WorldParams)[:6]}",
+    }
+    places = {key: getattr(params, key) for key in ("clip", "data_embedded")}
+    for key, (name, value) in itertools.product(places, world.items()):
+        places[key] = places[key].replace(name, value)
+    return params.model_copy(update=places)
+
+
+def absent_files(params: Params) -> list[str]:
+    """The vocabularies and prompt files that parameters name and that are not there, a text each."""
+    files = {
+        "concepts": ("concepts", params.concepts),
+        "class_vocabularies": ("concepts", params.class_vocabularies),
+        "prompts": ("prompts", [params.prompts]),
+        "zero_shot_prompts": ("prompts", [params.zero_shot_prompts]),
+    }
+    return [
+        f"{key}: {no_such_file(path)}"
+        for key, (folder, names) in files.items()
+        for name in names
+        if not (path := FOLDER / folder / f"{name}.yaml").exists()
+    ]
+
+
+def place_of(params: Params, dataset: str) -> Path:
+    """The folder of a data set."""
+    return ROOT / getattr(params, f"data_{dataset}")
+
+
+def lists_of(params: Params, dataset: str) -> Path | None:
+    """The folder of a data set's lists; None for those that are shipped, or that lie beside the videos."""
+    place = getattr(params, f"lists_{dataset}", "")
+    return ROOT / place if place else None
+
+
+def elsewhere(profile: str, folder: str) -> dict[str, str]:
+    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none.
+
+    Raises ParamsError for a profile that has no use for one.
+    """
+    if not folder:
+        return {}
+    params = load(profile=profile)
+    if params.dataset == "embedded":
+        raise ParamsError(
+            f"DATA={folder}: profile {profile!r} renders its videos and reads no others. Name a profile that reads "
+            "them: PROFILE=ucf101 for classes of UCF-101, or one with `dataset: folder` (README, your own videos)"
+        )
+    same = (ROOT / folder).resolve() == place_of(params, params.dataset).resolve()
+    return {} if same else {f"data_{params.dataset}": folder}
+
+
+def overrides_hash(overrides: dict[str, Any]) -> str:
+    """Six hex digits over those overrides that choose what is computed, and of which videos; "" if there are none.
+
+    Those that say how the work is done here (`device`, `workers`: what `Params` adds to `EvaluateParams`) do not count.
+    """
+    chosen = {name: value for name, value in overrides.items() if name in EvaluateParams.model_fields}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6] if chosen else ""
+
+
+def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
+    if not problem["loc"]:
+        return "parameters do not fit together: " + problem["msg"].removeprefix("Value error, ")
+    key = str(problem["loc"][0])
+    where = f"{origin.get(key, 'params/base.yaml')}: {key}"
+    return f"{where}: {explain(problem, Params.model_fields)}"
+
+
+def explain(problem: dict[str, Any], names: Iterable[str]) -> str:
+    """What is wrong with one parameter, from pydantic's account of it; `names` are the valid ones."""
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][0]), names, n=1)
+        return "unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
+    if problem["type"] == "missing":
+        return "missing"
+    is_text = isinstance(problem["input"], str) and "float" in problem["type"]
+    return (
+        f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+        + " (YAML reads 3e-5 as text: write 3.0e-5)" * is_text
+    )

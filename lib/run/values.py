@@ -1,0 +1,50 @@
+"""The kinds of values that parameters have (`lib/run/fields.py`), each with its check."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+
+def once(values: list) -> list:
+    """Nothing is named twice: a list without repetitions."""
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"{', '.join(map(str, twice))}: named more than once; keep one")
+    return values
+
+
+def low_high(values: list[float]) -> list[float]:
+    """The share of a picture's area that a crop takes, from the least to the most."""
+    if not 0 < values[0] <= values[1]:
+        raise ValueError("two shares of the picture's area, the lower one first and above 0")
+    return values
+
+
+def view(text: str) -> str:
+    """An evaluation view, as the field writes it."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*", text):
+        raise ValueError("write frames x clips x crops @ pixels, e.g. 16x1x1@224; crops is 1 or 3, no number is 0")
+    return text
+
+
+def still(text: str) -> str:
+    """An evaluation view of the middle frame."""
+    if not text.startswith("1x1x"):
+        raise ValueError("a still is one frame of one clip: 1x1x1@ and the pixels")
+    return text
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+Range = Annotated[list[Share], Field(min_length=2, max_length=2), AfterValidator(low_high)]
+Choices = Annotated[list[Positive], Field(min_length=1)]
+Once = AfterValidator(once)
+Names = Annotated[list[str], Field(min_length=1), Once]
+Split = Annotated[int, Field(ge=1, le=3)]
+Spaces = Annotated[list[Literal["category", "description"]], Field(min_length=1), Once]
+DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "charades"]
+ViewName = Annotated[str, AfterValidator(view)]  # frames x clips x crops @ pixels
+EvalViews = Annotated[list[ViewName], Field(min_length=1), Once]

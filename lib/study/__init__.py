@@ -1,0 +1,4 @@
+"""Many runs: suites, their results with intervals, tables, figures, the report.
+
+Imports every other room.
+"""
