@@ -2,9 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pytest
+from safetensors.numpy import save_file
 
 from lib.run.files import write_json
 from lib.study import results, suites
+from lib.study.bootstrap import paired_bootstrap
 
 
 def test_runs_lie_on_the_curve_of_the_amount_that_alone_sets_them_apart(tmp_path, monkeypatch):
@@ -57,3 +60,28 @@ def test_probes_are_ordered_by_row_and_the_one_on_all_examples_is_at_infinity():
     points = results.shots(values, ["image_clip", "no_language", "lss"])
     assert list(points["run"].unique()) == ["image_clip", "lss"]
     assert dict(zip(points["amount"], points["value"])) == {np.inf: 0, 4: 1, 16: 3}
+
+
+def leave(folder, right, data="0f0f0f"):
+    """The files of a run that `compare` reads: 40 test clips, of which so many are right, and validation clips."""
+    folder.mkdir()
+    write_json(folder / "metrics.json", {"datasets": {"mine": {"data": data}}})
+    answers = {"mine/test/clips": np.arange(40), "mine/validation/clips": np.arange(9)}
+    answers |= {f"mine/{part}/zero_shot": np.zeros(9, np.uint8) for part in ("test", "validation")}
+    save_file(
+        answers | {"mine/test/zero_shot": (np.arange(40) < right).astype(np.uint8)}, folder / "correct.safetensors"
+    )
+    return folder
+
+
+def test_two_run_folders_are_compared_on_their_test_clips_without_a_suite(tmp_path):
+    a, b = leave(tmp_path / "a", 30), leave(tmp_path / "b", 20)
+    (row,) = results.compare(a, b, resamples=500, seed=3).to_dict("records")
+    clips = np.arange(40)
+    interval = paired_bootstrap([(clips < 30, clips < 20, clips)], rounds=500, seed=3)
+    assert row == {
+        "dataset": "mine", "protocol": "zero_shot", "a": 75.0, "b": 50.0,
+        "difference": interval.mean, "low": interval.low, "high": interval.high,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="b and .*c were evaluated on different files of mine"):
+        results.compare(b, leave(tmp_path / "c", 20, data="f0f0f0"))

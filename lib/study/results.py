@@ -5,6 +5,7 @@
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -165,23 +166,18 @@ def _place(run: Run) -> str:
     return str(run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder)
 
 
-def _answers(run: Run, dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which clips of the reported parts a run has right, one part after the other, and which clips these are: the test parts
-    of HMDB-51's splits share some. None if it was not asked."""
-    answers = load_file(run.folder / "correct.safetensors")
+def answers_of(answers: dict[str, np.ndarray], dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """From a run's `correct.safetensors`: which answers of the reported parts are right, and their clips (the test parts of
+    HMDB-51's splits share some). None if the protocol was not evaluated."""
     keys = [
         key
         for key in sorted(answers)
         if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}") and reported(*key.split("/")[:2])
     ]
-    return (
-        (
-            np.concatenate([answers[key] for key in keys]),
-            np.concatenate([answers[key.removesuffix(protocol) + "clips"] for key in keys]),
-        )
-        if keys
-        else None
-    )
+    if not keys:
+        return None
+    clips = [answers[key.removesuffix(protocol) + "clips"] for key in keys]
+    return np.concatenate([answers[key] for key in keys]), np.concatenate(clips)
 
 
 def differences(runs: list[Run], collected: Collected, reference: str) -> pd.DataFrame:
@@ -193,9 +189,12 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
     names = collected.states.set_index(["run", "world_seed", "seed"])["dataset"]
     correct: dict[tuple[str, str, str], dict[str, list]] = {}  # (set, run, protocol) -> its name -> answers by seed
     for run in (run for run in runs if state_of(run)[0] == "done"):
-        own = names.loc[[(run.ablation, run.world_seed, run.seed)]]
+        own, right = (
+            names.loc[[(run.ablation, run.world_seed, run.seed)]],
+            load_file(run.folder / "correct.safetensors"),
+        )
         for (dataset, name), protocol in itertools.product(zip(run.params.evaluate_on, own), PROTOCOLS):
-            if (answers := _answers(run, dataset, protocol)) is not None:
+            if (answers := answers_of(right, dataset, protocol)) is not None:
                 correct.setdefault((dataset, run.ablation, protocol), {}).setdefault(name, []).append(answers)
     rows, rounds = [], runs[0].params.bootstrap_rounds
     for (dataset, run, protocol), by_name in correct.items():
@@ -219,6 +218,26 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
             for name, chosen in compared.items()
         ]
     return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
+
+
+def compare(run_a: Path, run_b: Path, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Top-1 of two run folders on the same clips: dataset, protocol, a, b, difference (a - b, in points), low, high.
+
+    The 95 % interval is that of `paired_bootstrap`, with one seed each. Raises ValueError if the runs share no data set.
+    """
+    data_a, data_b = (read_json(folder / "metrics.json")["datasets"] for folder in (run_a, run_b))
+    answers_a, answers_b = (load_file(folder / "correct.safetensors") for folder in (run_a, run_b))
+    rows = []
+    for dataset, protocol in itertools.product([name for name in data_a if name in data_b], PROTOCOLS):
+        if data_a[dataset]["data"] != data_b[dataset]["data"]:
+            raise ValueError(f"{run_a} and {run_b} were evaluated on different files of {dataset}: evaluate one again")
+        a, b = (answers_of(answers, dataset, protocol) for answers in (answers_a, answers_b))
+        if a is not None and b is not None:
+            difference = paired_bootstrap([(a[0], b[0], a[1])], rounds=resamples, seed=seed)
+            rows.append((dataset, protocol, 100 * a[0].mean(), 100 * b[0].mean(), *difference))
+    if not rows:
+        raise ValueError(f"{run_a} and {run_b} share no data set with zero-shot or linear-probe answers")
+    return pd.DataFrame(rows, columns=["dataset", "protocol", "a", "b", "difference", "low", "high"])
 
 
 def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFrame:
