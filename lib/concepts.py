@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
+from lib.language.tokens import token_ids
 from lib.language.vocabulary import Concept, ConceptError, read_prompts
 from lib.run.fields import Params
 from lib.run.params import FOLDER
@@ -25,37 +26,12 @@ from lib.run.params import FOLDER
 # ---- texts to directions -------------------------------------------------------------------------------------------
 
 
-def token_ids(model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of texts, special ones included.
-
-    Raises `ConceptError`, which lists every text that the model would not read whole and as written: longer than its
-    text tower (special tokens counted), with words the tokenizer does not know, or with tokens foreign to the model.
-    """
-    config = model.config.text_config
-    limit = min(config.max_position_embeddings, tokenizer.model_max_length)
-    tokens, problems = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"], []
-    for text, ids in zip(texts, tokens, strict=True):
-        # CLIP pools at the first end-of-text token; by convention (Hugging Face's), 2 stands for the highest id.
-        end = max(ids) if config.eos_token_id == 2 else config.eos_token_id
-        if len(ids) > limit:
-            problems.append(f"{text!r} is {len(ids)} tokens long, of at most {limit}")
-        elif max(ids) >= config.vocab_size:
-            problems.append(f"{text!r} has token {max(ids)} of a model with {config.vocab_size}: wrong tokenizer")
-        elif tokenizer.unk_token_id in ids[1:-1]:
-            problems.append(f"{text!r} has words that the tokenizer does not know")
-        elif end not in ids or ids.index(end) != len(ids) - 1:
-            problems.append(f"{text!r} does not end in the model's end-of-text token {end}: wrong tokenizer")
-    if problems:
-        raise ConceptError("texts for the text tower", problems)
-    return tokens
-
-
 @torch.no_grad()
 def encode_texts(
     model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:
     """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError` as `token_ids` does."""
-    ids, embeddings = token_ids(model, tokenizer, texts), []
+    ids, embeddings = token_ids(texts, tokenizer, model.config.text_config), []
     for start in tqdm(
         range(0, len(ids), batch_size), desc="texts", unit="batch", leave=False, disable=len(ids) <= batch_size
     ):

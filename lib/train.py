@@ -179,7 +179,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
         seed=params.seed,
     ).to(device)
     tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
-    check_model(params, student, tokenizer, lists, adapt=True)
+    check_model(params, student.config, tokenizer, lists, adapt=True)
     # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
     made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
     if done := distributed.gather_objects(

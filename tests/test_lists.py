@@ -12,9 +12,9 @@ import layouts
 import pytest
 
 from lib.datasets.folders import VIDEO_SUFFIXES, walk
-from lib.datasets.lists import ListError, Video, data_hash, defects, list_folder, recogniser, report, spoken_name
+from lib.datasets.lists import ListError, Video, data_hash, defects, list_folder, recogniser, report
 from lib.datasets.official import OFFICIAL, list_charades, list_hmdb51, list_kinetics400, list_ucf101, list_videos
-from lib.language.vocabulary import read_vocabulary
+from lib.language.vocabulary import read_vocabulary, readable_name
 from lib.run.params import FOLDER
 
 
@@ -43,7 +43,7 @@ def make_files(root, *names):
     ],
 )
 def test_spoken_names_are_words(label, spoken):
-    assert spoken_name(label) == spoken
+    assert readable_name(label) == spoken
 
 
 def test_videos_are_told_apart_by_their_names_and_sizes(tmp_path):
@@ -59,8 +59,8 @@ def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies():
         labels = layouts.class_names(name)
         concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
         assert [c.label for c in concepts] == labels and len(labels) == count
-        assert [spoken_name(label) for label in labels] == [c.spoken for c in concepts]
-        assert len({spoken_name(label) for label in labels}) == count
+        assert [readable_name(label) for label in labels] == [c.spoken for c in concepts]
+        assert len({readable_name(label) for label in labels}) == count
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-from transformers import PreTrainedTokenizerBase
+from transformers import CLIPConfig, PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
 from lib.datasets.lists import defects
@@ -50,10 +50,10 @@ def problems_of(runs: list[Run], *, here: bool = True) -> list[str]:
 
 
 @cache
-def _image_clip(clip: str) -> tuple[VideoCLIP, PreTrainedTokenizerBase]:
+def _image_clip(clip: str) -> tuple[CLIPConfig, PreTrainedTokenizerBase]:
     """The checkpoint that runs start from."""
     model = VideoCLIP.from_image_clip(checkpoint_name(clip))
-    return model, load_tokenizer(checkpoint_name(clip), model.config.text_config)
+    return model.config, load_tokenizer(checkpoint_name(clip), model.config.text_config)
 
 
 def _looker() -> Callable[[Params, str], Parts]:

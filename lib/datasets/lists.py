@@ -55,14 +55,6 @@ class VideoList:
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def spoken_name(label: str) -> str:
-    """A label as words: "ApplyEyeMakeup" -> "apply eye makeup", "brush_hair" -> "brush hair", brackets dropped:
-    "hurling (sport)" -> "hurling sport", slashes spoken: "Holding a phone/camera" -> "holding a phone or camera"."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
-    words = re.sub(r"/e?s\b", "", words).replace("/", " or ")
-    return " ".join(re.sub(r"[_()\[\]]", " ", words).lower().split())
-
-
 def name_key(text: str, *, gap: str = "") -> str:
     """A name without capitals, accents, blanks and punctuation, in which releases of one data set differ; `gap` stands where
     these were."""

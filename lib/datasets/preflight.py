@@ -10,15 +10,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import CLIPConfig, PreTrainedTokenizerBase
 
-from lib.backbone import VideoCLIP
-from lib.concepts import token_ids
-from lib.datasets.lists import VideoList, spoken_name
+from lib.datasets.draws import HALVES, hold_out, in_class_half
+from lib.datasets.lists import VideoList
 from lib.datasets.samples import groups_of, list_dataset, probe_part, test_parts, training_videos
-from lib.evaluation.metrics import half_class_accuracies
-from lib.evaluation.probes import hold_out
-from lib.language.vocabulary import Concept, ConceptError, class_concepts, read_concepts, read_prompts
+from lib.language.tokens import token_ids
+from lib.language.vocabulary import Concept, ConceptError, class_concepts, read_concepts, read_prompts, readable_name
 from lib.run.fields import Params
 from lib.run.files import read_json
 from lib.run.params import FOLDER, ROOT
@@ -94,7 +92,8 @@ def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
     if "half" in params.zero_shot_protocols and "all" in parts:
         labels = [video.label for video in parts["all"].videos]
         with _said_of(f"{dataset}: zero_shot_protocols: half"):  # a half without clips is an error
-            half_class_accuracies(np.zeros((len(labels), len(parts["all"].classes))), labels)
+            for seed in HALVES:
+                in_class_half(labels, len(parts["all"].classes), seed=seed)
     for part in tests if dataset in params.probe_on else ():
         check_probe(params, dataset, probe_part(part), parts[probe_part(part)], parts[part])
 
@@ -158,13 +157,13 @@ def concepts_of(params: Params, dataset: str, parts: Parts) -> list[Concept]:
     """
     classes = parts[test_parts(params, dataset)[0]].classes
     if dataset == "charades":
-        return [Concept(name, spoken_name(name), ()) for name in classes]
+        return [Concept(name, readable_name(name), ()) for name in classes]
     with _said_of(dataset):
         return class_concepts(params, classes)
 
 
 def check_model(
-    params: Params, model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, lists: dict[str, Parts], *, adapt: bool
+    params: Params, config: CLIPConfig, tokenizer: PreTrainedTokenizerBase, lists: dict[str, Parts], *, adapt: bool
 ) -> None:
     """Whether a checkpoint can take the views in, and read the words of every data set that is evaluated on.
 
@@ -180,11 +179,11 @@ def check_model(
             ("image_size", params.image_size),
             *([("local_image_size", params.local_image_size)] if params.local_views else []),
         ]
-        if params.trained == "last_blocks" and params.trained_last_blocks > len(model.visual.blocks):
+        if params.trained == "last_blocks" and params.trained_last_blocks > config.vision_config.num_hidden_layers:
             raise ValueError(
-                f"trained_last_blocks is {params.trained_last_blocks}, but {params.clip} has {len(model.visual.blocks)}"
+                f"trained_last_blocks is {params.trained_last_blocks}, but {params.clip} has {config.vision_config.num_hidden_layers}"
             )
-    patch = model.config.vision_config.patch_size
+    patch = config.vision_config.patch_size
     if wrong := [f"{name}: {size}" for name, size in views if size % patch]:
         raise ValueError(
             f"{', '.join(dict.fromkeys(wrong))} pixels: a view's must be a multiple of the patch of {params.clip}, {patch}"
@@ -196,7 +195,7 @@ def check_model(
             texts += [template.replace("{}", concept.spoken) for concept in concepts for template in templates]
         if "description" in params.score_spaces:
             texts += [text for concept in concepts for text in concept.descriptions[: params.num_descriptions]]
-    token_ids(model, tokenizer, texts)
+    token_ids(texts, tokenizer, config.text_config)
 
 
 class Length(NamedTuple):

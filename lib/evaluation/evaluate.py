@@ -134,7 +134,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
     everything = check_run(params, adapt=False)
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = load_tokenizer(folder / params.evaluate_model, model.config.text_config)
-    check_model(params, model, tokenizer, everything, adapt=False)
+    check_model(params, model.config, tokenizer, everything, adapt=False)
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
     record, datasets, warnings = Record(), {}, warnings_of(params, everything)
     if warnings:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, confusion_matrix
 from sklearn.preprocessing import normalize
 
+from lib.datasets.draws import HALVES, in_class_half
 from lib.losses import sinkhorn
 
 # Accuracy ------------------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def pair_correct(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int
     return np.concatenate(answers)
 
 
-def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = range(10)) -> np.ndarray:
+def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = HALVES) -> np.ndarray:
     """Top-1 in percent on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
 
     As Text4Vis and BIKE have it (`multi_split_test` in test_zeroshot.py of whwu95/Text4Vis and whwu95/BIKE): each seed
@@ -82,10 +83,7 @@ def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterab
     scores, labels = _checked(scores, labels)
     accuracies = []
     for seed in seeds:
-        half = np.random.RandomState(seed).permutation(scores.shape[1])[: scores.shape[1] // 2]
-        clips = np.isin(labels, half)
-        if not clips.any():
-            raise ValueError(f"none of the {len(labels)} clips has a class in the half of the classes of seed {seed}")
+        clips = in_class_half(labels, scores.shape[1], seed=seed)
         candidates, truth = np.unique(labels[clips], return_inverse=True)
         accuracies.append(topk_accuracy(scores[clips][:, candidates], truth, 1))
     return np.array(accuracies)

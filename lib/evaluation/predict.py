@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.concepts import ConceptSpace, category_space
 from lib.datasets.folders import VIDEO_SUFFIXES, existing_folder, insist_on_name
-from lib.datasets.lists import Video, VideoList, list_folder, spoken_name
+from lib.datasets.lists import Video, VideoList, list_folder
 from lib.evaluation.features import extract
 from lib.evaluation.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.evaluation.probes import LinearProbe, fit_linear_probe
-from lib.language.vocabulary import MERGE, Concept, read_prompts, read_vocabulary
+from lib.language.vocabulary import MERGE, Concept, read_prompts, read_vocabulary, readable_name
 from lib.run.clip_files import VOCABULARY, checkpoint_name, load_tokenizer, model_type
 from lib.run.devices import usable_device
 from lib.run.params import FOLDER, ROOT, load
@@ -154,7 +154,7 @@ def label_space(
             f"no labels to choose among{f' but {labels[0]!r}' if labels else ''}: give two or more, or a folder with a "
             "folder per class"
         )
-    names = [spoken_name(word) for word in words]
+    names = [readable_name(word) for word in words]
     for number, (label, name) in enumerate(zip(labels, names)):
         if not name:
             raise ValueError(f"labels: entry {number + 1} is {label!r}, no word")
@@ -188,8 +188,10 @@ def zero_shot(
     scores = zero_shot_probabilities(
         zero_shot_scores(rows.embedding, space.directions().cpu().numpy()), logit_scale=model.logit_scale.exp().item()
     )
-    means = {spoken_name(label): label for label in labels}
-    truth = [means.get(spoken_name(name), means.get(spoken_name(word))) for name, word in zip(videos.classes, spoken)]
+    means = {readable_name(label): label for label in labels}
+    truth = [
+        means.get(readable_name(name), means.get(readable_name(word))) for name, word in zip(videos.classes, spoken)
+    ]
     return _table(videos, scores, labels, truth, rows.errors)
 
 
@@ -265,7 +267,7 @@ def _spoken(classes: list[str]) -> list[str]:
         words = {concept.label: concept.spoken for concept in read_vocabulary(path, num_descriptions=1)}
         if set(classes) <= set(words):
             return [words[name] for name in classes]
-    return [spoken_name(name) for name in classes]
+    return [readable_name(name) for name in classes]
 
 
 def _not_columns(labels: Sequence[str]) -> None:

@@ -15,8 +15,7 @@ import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from lib.datasets.lists import spoken_name
-from lib.language.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary
+from lib.language.vocabulary import Concept, ConceptError, guideline_problems, read_vocabulary, readable_name
 from lib.run.devices import usable_device
 from lib.run.files import append_line, read_lines, write_lines, write_text
 from lib.run.params import FOLDER, ROOT
@@ -109,7 +108,7 @@ def check_request(path: Path, labels: Sequence[str], language_model: str) -> Non
         raise ValueError(
             "labels need a language_model that describes them: the folder or hub id of an instruction-tuned causal language model, "
             f"e.g. Qwen/Qwen2.5-7B-Instruct. Or write {path} by hand, after {path.with_name('GUIDELINE.md')}, with all labels like\n"
-            f"  {json.dumps(labels[0])}:\n    spoken: {spoken_name(labels[0])}\n    descriptions: [four sentences]\n"
+            f"  {json.dumps(labels[0])}:\n    spoken: {readable_name(labels[0])}\n    descriptions: [four sentences]\n"
             f'and read it without labels, by overrides = {{"concepts": ["{path.stem}"], "concept_labels": "vocabulary"}}'
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith("# Written by "):
@@ -162,7 +161,7 @@ def generate_vocabulary(
 
 
 def _spoken(labels: Sequence[str]) -> list[str]:
-    names = [spoken_name(label) for label in labels]
+    names = [readable_name(label) for label in labels]
     problems = [
         f"label {label!r} {'is empty' if not name else 'stands there twice'}"
         for i, (label, name) in enumerate(zip(labels, names))

@@ -65,6 +65,14 @@ class Concept:
     action: str = ""  # what it is called across vocabularies (`merge.yaml`, else as it is spoken)
 
 
+def readable_name(label: str) -> str:
+    """A label as words: "ApplyEyeMakeup" -> "apply eye makeup", "hurling (sport)" -> "hurling sport", "Holding a
+    phone/camera" -> "holding a phone or camera"."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+    words = re.sub(r"/e?s\b", "", words).replace("/", " or ")
+    return " ".join(re.sub(r"[_()\[\]]", " ", words).lower().split())
+
+
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
