@@ -15,8 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib.video import manifest
 from lib.datasets.check import absent, datasets_of
+from lib.datasets.official import manifest_of
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.run.files import results_folder
 from lib.run.params import ParamsError, elsewhere
@@ -150,8 +150,8 @@ for record, run in clips.items():
         shell: PAPERMILL
 
 
-def manifest_of(params, dataset):
-    path = manifest.path_of(params, dataset)
+def manifest_path(params, dataset):
+    path = manifest_of(params, dataset)
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
@@ -159,7 +159,7 @@ for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run
 
     rule:
         name: f"check_{dataset}"
-        output: update(manifest_of(run.params, dataset))  # what it knows of unchanged files is kept
+        output: update(manifest_path(run.params, dataset))  # what it knows of unchanged files is kept
         log: f"{OUT}/check_{dataset}.log"
         threads: workflow.cores or 8  # no limit where a cluster runs it
         # what is missing or broken stops the runs themselves, unless `allow_missing`

@@ -24,7 +24,7 @@ from lib.concepts import ConceptSpace, concept_spaces, random_space
 from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.loader import batches_of
 from lib.datasets.preflight import check_model, check_run, length_of, warnings_of
-from lib.datasets.samples import BatchPlan, TrainingViews, cut_views, training_videos
+from lib.datasets.samples import BatchPlan, TrainingViews, cut_views, training_videos, view_settings
 from lib.gradients import backward
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
@@ -48,7 +48,6 @@ from lib.run.records import (
     take_up,
 )
 from lib.run.watch import Watch, memory_gb
-from lib.video.views import ViewSettings
 
 COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8 blocks would silently run as they are
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
@@ -158,7 +157,7 @@ def adapt(params: Params, folder: Path) -> dict:
             f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
             f"torchrun --nproc-per-node {params.devices} -m lib.train ..."
         )
-    ViewSettings.of(params)  # views that cannot be cut are told before anything is made
+    view_settings(params)  # views that cannot be cut are told before anything is made
     with alone_in(folder) if distributed.rank() == 0 else nullcontext():
         distributed.gather_objects(None)  # the other processes wait for the first
         record = _adapt(params, folder, device)
@@ -270,7 +269,7 @@ def _train(
         for block in [*student.visual.blocks, *teacher.visual.blocks]:
             block.compile(dynamic=True)  # a graph serves all sizes and numbers of frames, and all blocks but the last
 
-    settings = ViewSettings.of(params)
+    settings = view_settings(params)
     plan = BatchPlan(
         len(videos),
         settings,

@@ -12,6 +12,7 @@ import pytest
 from conftest import svt_settings
 
 from lib.datasets import check
+from lib.datasets.official import manifest_of
 from lib.datasets.samples import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
 from lib.run.params import ROOT, load
 from lib.video import manifest
@@ -38,7 +39,7 @@ def folder(write_video, gray_frames, tmp_path):
 
 
 def test_a_file_that_kills_its_process_is_named_and_never_opened_again(folder, monkeypatch):
-    root, path = Path(folder.data_folder), manifest.path_of(folder, "folder")
+    root, path = Path(folder.data_folder), manifest_of(folder, "folder")
     videos = [video.path for part in list_dataset(folder, "folder").values() for video in part.videos]
     monkeypatch.setattr(manifest, "entry", deadly.entry)
     manifest.write(manifest.check(videos, root=root, workers=2), path)
@@ -73,7 +74,7 @@ def test_no_file_is_blamed_where_no_process_can_work(write_video, gray_frames, t
 
 
 def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
-    path = manifest.path_of(folder, "folder")
+    path = manifest_of(folder, "folder")
     check.check_data(folder, "folder", workers=1)
     assert "anew" not in capsys.readouterr().out
     known = [video.index for video in list_dataset(folder, "folder")["train"].videos]
@@ -82,8 +83,8 @@ def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
     check.check_data(folder, "folder", workers=1)
     assert f"every file is read anew: {path.name} was made by other code" in capsys.readouterr().out
-    old = manifest.read(manifest.path_of(folder, "folder")).drop(columns="key_spacing")
-    old.to_csv(manifest.path_of(folder, "folder"), index=False, errors="surrogateescape")
+    old = manifest.read(manifest_of(folder, "folder")).drop(columns="key_spacing")
+    old.to_csv(manifest_of(folder, "folder"), index=False, errors="surrogateescape")
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
     assert "the manifest of another version, not used; make check-data makes it anew" in capsys.readouterr().err
     check.check_data(folder, "folder", workers=1)
@@ -122,7 +123,7 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
         "is not whole",
     ):
         assert line in text
-    table = manifest.read(manifest.path_of(params, "ucf101"))
+    table = manifest.read(manifest_of(params, "ucf101"))
     assert table["path"].tolist() == [
         "JumpingJack/v_JumpingJack_g01_c01.mp4",
         "Lunges/v_Lunges_g01_c01.mp4",
@@ -137,7 +138,7 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
 
 def test_a_check_that_was_stopped_goes_on_from_the_files_that_it_had_read(two_classes, tmp_path, capsys, monkeypatch):
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
-    path = manifest.path_of(params, "ucf101")
+    path = manifest_of(params, "ucf101")
     unfinished = path.with_name(path.name + ".unfinished")
     monkeypatch.setattr(manifest, "KEPT_EVERY", 2)
     manifest.check(sorted(two_classes.glob("*/v_*.mp4")), root=two_classes, workers=1, unfinished=unfinished)
@@ -233,8 +234,8 @@ def add(path, content=b"\0"):
 def test_a_run_stops_exactly_where_check_data_says_not_whole(sound, tmp_path, capsys, slip, named):
     shutil.copytree(sound / "mine", tmp_path / "mine")
     params = own(tmp_path)
-    manifest.path_of(params, "folder").parent.mkdir()
-    shutil.copy(manifest.path_of(own(sound), "folder"), manifest.path_of(params, "folder"))
+    manifest_of(params, "folder").parent.mkdir()
+    shutil.copy(manifest_of(own(sound), "folder"), manifest_of(params, "folder"))
     slip(tmp_path / "mine")
     assert check.check_data(params, "folder", workers=1) == (not named)
     text = capsys.readouterr().out

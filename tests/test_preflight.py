@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib.datasets import preflight
+from lib.datasets.official import manifest_of
 from lib.datasets.preflight import check_run, length_of, warnings_of
 from lib.datasets.samples import DataError
 from lib.evaluation.evaluate import evaluate
@@ -169,7 +170,7 @@ def test_what_check_data_has_found_broken_does_not_count(tmp_path):
     videos = [video.path for video in check_run(own, adapt=True)["folder"]["train"].videos]
     manifest.write(
         pd.DataFrame([manifest.entry(path, str(path.relative_to(data))) for path in videos[1:]]),
-        manifest.path_of(own, "folder"),
+        manifest_of(own, "folder"),
     )
     with pytest.raises(
         ValueError,

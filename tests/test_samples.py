@@ -10,7 +10,7 @@ from conftest import svt_settings
 from torch.utils.data import DataLoader
 
 from lib.datasets.lists import Video, VideoList, list_folder
-from lib.datasets.official import list_ucf101
+from lib.datasets.official import list_ucf101, manifest_of
 from lib.datasets.samples import (
     BatchPlan,
     DataError,
@@ -187,7 +187,7 @@ def own_folder(small_videos, tmp_path):
 def test_a_manifest_is_used_until_a_file_changes_and_knows_what_is_broken(own_folder):
     paths = [v.path for videos in list_dataset(own_folder, "folder").values() for v in videos.videos]
     table = manifest.check(paths, root=Path(own_folder.data_folder), workers=2)
-    manifest.write(table, manifest.path_of(own_folder, "folder"))
+    manifest.write(table, manifest_of(own_folder, "folder"))
     assert [row.error for row in table.itertuples() if row.path.endswith("5.mp4")] == [
         "Invalid data found when processing input"
     ] * 2
@@ -214,7 +214,7 @@ def test_a_manifest_is_used_until_a_file_changes_and_knows_what_is_broken(own_fo
 def test_a_file_that_was_mended_since_is_not_broken(own_folder, small_videos):
     params = own_folder.model_copy(update={"allow_missing": False})
     paths = [v.path for videos in list_dataset(own_folder, "folder").values() for v in videos.videos]
-    manifest.write(manifest.check(paths, root=Path(params.data_folder), workers=1), manifest.path_of(params, "folder"))
+    manifest.write(manifest.check(paths, root=Path(params.data_folder), workers=1), manifest_of(params, "folder"))
     with pytest.raises(DataError, match="2 of 12"):
         list_dataset(params, "folder")
     for path in paths:
@@ -231,7 +231,7 @@ def test_a_part_that_is_asked_for_and_not_there_is_an_error_before_anything_is_m
 def test_views_are_the_same_with_a_manifest_and_without(own_folder):
     plain = list_dataset(own_folder, "folder")["train"]
     table = manifest.check([v.path for v in plain.videos], root=Path(own_folder.data_folder), workers=1)
-    manifest.write(table, manifest.path_of(own_folder, "folder"))
+    manifest.write(table, manifest_of(own_folder, "folder"))
     known = list_dataset(own_folder, "folder")["train"]
     key = SampleKey(0, 1, (4, 2, 1, 2))
     for first, second in zip(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import svt_settings
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from lib.video.views import (
     CLIP_MEAN,
@@ -118,6 +119,7 @@ def test_views_have_their_sizes_and_frames():
 
 
 def test_without_augmentation_a_view_is_the_normalised_picture():
+    assert (list(CLIP_MEAN), list(CLIP_STD)) == (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     frames = plain_frames((10, 128, 250))
     view = training_views(torch.from_numpy(frames), [np.array([1, 0])], PLAIN, np.random.default_rng(0))[0]
     expected = (torch.tensor([10, 128, 250]) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)

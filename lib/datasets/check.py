@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib.datasets.lists import defects, report
-from lib.datasets.official import OFFICIAL, list_videos
+from lib.datasets.official import OFFICIAL, list_videos, manifest_of
 from lib.run.fields import Params
 from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
 from lib.video import manifest
@@ -84,7 +84,7 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
         insist_on_parts,  # here: the workflow, which imports this module for its plan, needs no torch
     )
 
-    place, path = place_of(params, dataset), manifest.path_of(params, dataset)
+    place, path = place_of(params, dataset), manifest_of(params, dataset)
     parts = list_videos(dataset, place, lists=lists_of(params, dataset))
     insist_on_parts(params, dataset, parts)
     print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")

@@ -13,6 +13,9 @@ from lib.datasets.folders import entries, existing_folder, is_video_name, same_c
 from lib.datasets.kinetics import list_charades, list_kinetics400
 from lib.datasets.lists import ListError, Once, VideoList, in_folders, list_folder, recogniser
 from lib.datasets.splits import SIZES, list_hmdb51, list_ucf101
+from lib.run.fields import Params
+from lib.run.params import ROOT, place_of
+from lib.video import manifest
 
 # What the official lists name. Kinetics' copies have shrunk since: these are the sizes of its lists of 2017.
 OFFICIAL = SIZES | {"kinetics400": {"train": 246534, "validation": 19906}, "charades": {"train": 7985, "test": 1863}}
@@ -21,6 +24,11 @@ OWN = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }  # folders
+
+
+def manifest_of(params: Params, dataset: str) -> Path:
+    """The manifest of a data set, whether or not it exists."""
+    return manifest.path_of(ROOT / params.manifests, dataset, place_of(params, dataset))
 
 
 def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = None) -> dict[str, VideoList]:

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from lib.datasets.lists import Video, VideoList, defects, examples
-from lib.datasets.official import list_videos
+from lib.datasets.official import list_videos, manifest_of
 from lib.run.fields import Params
 from lib.run.params import lists_of, place_of
 from lib.video import manifest
@@ -61,6 +61,12 @@ def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
     return None
 
 
+def view_settings(params: Params) -> ViewSettings:
+    """The view parameters. Raises ValueError for views that cannot be cut."""
+    values = {field.name: getattr(params, field.name) for field in fields(ViewSettings)}
+    return ViewSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
     """The parts of a data set (`official.list_videos`), what the manifest knows of its files attached.
 
@@ -68,7 +74,7 @@ def list_dataset(params: Params, dataset: str) -> dict[str, VideoList]:
     there is no such data set, ListError for lists that are no good; DataError if it lacks a part that the parameters ask for,
     or if files are missing, left out, or broken as far as the manifest knows, unless `allow_missing`.
     """
-    place, path = place_of(params, dataset), manifest.path_of(params, dataset)
+    place, path = place_of(params, dataset), manifest_of(params, dataset)
     lists, broken = list_videos(dataset, place, lists=lists_of(params, dataset)), {}
     if path.exists():
         table = manifest.read(path)

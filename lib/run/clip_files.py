@@ -25,11 +25,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import cached_file
 
 from lib.run.params import ROOT
 from lib.run.records import listed, not_finite, save_model
-from lib.video.views import CLIP_MEAN, CLIP_STD
 
 CONTEXT, VOCABULARY = 77, 49408  # tokens of a text, and of CLIP's byte-pair encoding
 POINTER = b"version https://git-lfs"  # how the stand-in of a file begins that Git LFS has not fetched
@@ -227,7 +227,7 @@ def normalisation(name_or_path: str) -> dict[str, tuple[float, ...]]:
         if problems:
             raise ValueError(
                 f"{name_or_path}: {name}: {'; '.join(problems)}. Mend image_mean and image_std there: of red, green and "
-                f"blue, with which its pictures in 0..1 were normalised (OpenAI's: {CLIP_MEAN}, {CLIP_STD}; "
+                f"blue, with which its pictures in 0..1 were normalised (OpenAI's: {OPENAI_CLIP_MEAN}, {OPENAI_CLIP_STD}; "
                 f"not at all: 0, 0, 0 and 1, 1, 1), and leave out {', '.join(USUAL)}"
             )
         return {"image_mean": tuple(map(float, mean)), "image_std": tuple(map(float, std))}
@@ -257,8 +257,8 @@ class Architecture(NamedTuple):
     text_width: int
     projection: int
     activation: str = "quick_gelu"
-    mean: tuple[float, ...] = CLIP_MEAN
-    std: tuple[float, ...] = CLIP_STD
+    mean: tuple[float, ...] = tuple(OPENAI_CLIP_MEAN)
+    std: tuple[float, ...] = tuple(OPENAI_CLIP_STD)
 
 
 # LAION's are trained by open_clip, with the exact GELU; its ViT-L/14 of LAION-2B sees pixels in -1..1.

@@ -5,6 +5,7 @@ needs to jump to the wanted frames of a sound file. An entry speaks of a file as
 modification are what they were, and a manifest as long as the code that counts and decodes is: other code has another.
 """
 
+import ast
 import hashlib
 import json
 import multiprocessing
@@ -21,9 +22,6 @@ import av
 import pandas as pd
 from tqdm import tqdm
 
-from lib.run.code import code_hash
-from lib.run.fields import Params
-from lib.run.params import ROOT, place_of
 from lib.video.container import VideoError, VideoIndex
 from lib.video.inspection import inspect
 
@@ -32,10 +30,10 @@ KEPT_EVERY = 1000  # files: so many are checked again after a kill
 COLUMNS = ["path", "bytes", "modified_ns", "frames", "fps", "width", "height", "codec", "key_spacing", "error", "index"]
 
 
-def path_of(params: Params, dataset: str) -> Path:
-    """The manifest of a data set at its place, by today's code; another place has another, and so has other code."""
-    place = hashlib.sha256(os.fsencode(place_of(params, dataset).resolve())).hexdigest()[:8]
-    return ROOT / params.manifests / f"{dataset}-{place}-{_code()}.csv"
+def path_of(folder: Path, dataset: str, root: Path) -> Path:
+    """The manifest in `folder` of the data set at `root`. Its name depends on the root and on the decoding code."""
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
+    return folder / f"{dataset}-{place}-{_code()}.csv"
 
 
 def of_other_code(path: Path) -> list[Path]:
@@ -44,8 +42,11 @@ def of_other_code(path: Path) -> list[Path]:
 
 
 def _code() -> str:
-    """Eight hex digits over the code that entries depend on, and the version of the library that decodes."""
-    return hashlib.sha256(f"{av.__version__} {code_hash('video.inspection')}".encode()).hexdigest()[:8]
+    """Eight hex digits over PyAV's version and the code that entries depend on, comments and layout aside."""
+    modules = ("bitstream", "codecs", "container", "decode", "inspection")
+    sources = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in modules]
+    trees = "\n".join(ast.dump(ast.parse(source)) for source in sources)
+    return hashlib.sha256(f"{av.__version__} {trees}".encode()).hexdigest()[:8]
 
 
 def entry(path: Path, name: str) -> dict[str, Any]:

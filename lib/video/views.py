@@ -5,7 +5,7 @@ cropping are apart: `*_indices` say which frames a view needs, `*_views` make te
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
-
-from lib.run.fields import Params
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that OpenAI's CLIP was trained on, RGB in 0..1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,12 +48,6 @@ class ViewSettings:
     contrast: float
     saturation: float
     gray_probability: float
-
-    @classmethod
-    def of(cls, params: Params) -> "ViewSettings":
-        """The view parameters, picked out of all."""
-        chosen = {field.name: getattr(params, field.name) for field in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
 
     def __post_init__(self):
         if self.global_views < 1 or self.local_views < 0:
