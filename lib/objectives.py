@@ -35,11 +35,11 @@ class Result(NamedTuple):
 
 def _teacher_prior(params: Params, num_concepts: int) -> nn.Module | None:
     """What keeps the teacher's distributions from collapsing: Sinkhorn balancing, centring, or nothing."""
-    if "sinkhorn" in params.prior:
+    if params.target_normalisation == "sinkhorn":
         return SinkhornBalance(
-            num_concepts, global_views=params.global_views, rounds=params.sinkhorn_rounds, memory=params.prior_memory
+            num_concepts, global_views=params.global_views, rounds=params.sinkhorn_iterations, memory=params.queue_size
         )
-    if "centring" in params.prior:
+    if params.target_normalisation == "centring":
         return Centring(num_concepts, momentum=params.centre_momentum)
     return None
 
@@ -60,9 +60,9 @@ class ConceptObjective(nn.Module):
         )
         self.penalties = nn.ModuleDict(
             {
-                name: UniformPrior(k, memory=params.prior_memory)
+                name: UniformPrior(k, memory=params.queue_size)
                 for name, k in sizes.items()
-                if "penalty" in params.prior
+                if params.uniform_prior_weight > 0
             }
         )
 
@@ -88,7 +88,7 @@ class ConceptObjective(nn.Module):
             loss = loss + p.alignment_weight * terms["alignment"]
         for name, penalty in self.penalties.items():
             terms[f"prior_{name}"] = penalty(p_s[name])
-            loss = loss + p.prior_weight * terms[f"prior_{name}"]
+            loss = loss + p.uniform_prior_weight * terms[f"prior_{name}"]
         first = next(iter(p_t))
         return Result(loss, terms, p_t[first], p_s[first])
 

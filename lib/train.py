@@ -360,7 +360,7 @@ def _train(
                     "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature"
                 )
             trained = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(trained, params.clip_gradient)
+            norm = nn.utils.clip_grad_norm_(trained, params.max_gradient_norm)
             if not math.isfinite(norm.item()):
                 raise AdaptationError(
                     f"step {step}: the loss is {result.loss.item()}, but the norm of its gradient is "

@@ -204,7 +204,7 @@ TINY = {  # the whole method in a second: a world of 128 videos, a CLIP of a few
     "batch_size": 20,
     "epochs": 2,
     "checkpoint_every": 3,
-    "prior_memory": 8,
+    "queue_size": 8,
     "local_views": 1,
     "head_hidden": 16,
     "head_bottleneck": 8,

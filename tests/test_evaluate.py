@@ -159,7 +159,7 @@ def test_without_a_finished_adaptation_there_is_nothing_to_evaluate(tiny, tmp_pa
 
 
 def test_balanced_predictions_spread_over_the_classes(tiny, tmp_path):
-    params = tiny("image_clip_balanced", sinkhorn_rounds=50)
+    params = tiny("image_clip_balanced", sinkhorn_iterations=50)
     adapt(params, tmp_path)
     plain = evaluate(params.model_copy(update={"balance_predictions": False}), tmp_path)
     balanced = evaluate(params, tmp_path)

@@ -1,4 +1,4 @@
-"""Runs that were finished under the former hash are finished under today's, without anything being computed."""
+"""Records of finished runs under former names of parameters are renamed; nothing is computed again."""
 
 import json
 import os
@@ -10,22 +10,17 @@ import pytest
 from lib.run.fields import AdaptParams, EvaluateParams
 from lib.run.files import read_json, write_json, write_text
 from lib.run.params import ROOT, load
-from workflow.migrate import former_hash, migrate
+from workflow.migrate import renamed
 
 PUBLISHED = ROOT / "outputs/published/embedded/study/records"
-
-
-def test_the_former_hash_is_that_of_the_runs_of_then():
-    run = PUBLISHED / "lss/world0-seed0"
-    recorded = read_json(run / "adapt.json")["params"] | read_json(run / "metrics.json")["params"]
-    assert (former_hash(recorded, AdaptParams), former_hash(recorded, EvaluateParams)) == (
-        "3ab6e7fb5926",
-        "d5c8c35949f5",
-    )
-    paper, moved = (
-        former_hash(dict(load(profile="paper", data_kinetics400=place)), AdaptParams) for place in ("here", "there")
-    )
-    assert paper != moved
+FORMER = {
+    "uniform_prior_weight": "prior_weight",
+    "queue_size": "prior_memory",
+    "sinkhorn_iterations": "sinkhorn_rounds",
+    "max_gradient_norm": "clip_gradient",
+    "bootstrap_resamples": "bootstrap_rounds",
+    "flip_probability": "flip",
+}
 
 
 def test_published_records_are_of_todays_parameters():
@@ -33,62 +28,55 @@ def test_published_records_are_of_todays_parameters():
     for run in runs:
         world_seed, seed = map(int, run.name.removeprefix("world").split("-seed"))
         p = load(profile="embedded", ablation=run.parent.name, world_seed=world_seed, seed=seed)
-        assert p.made(read_json(run / "adapt.json"), AdaptParams) and p.made(
-            read_json(run / "metrics.json"), EvaluateParams
-        ), run
+        assert p.made(read_json(run / "adapt.json"), AdaptParams), run
+        assert p.made(read_json(run / "metrics.json"), EvaluateParams), run
     assert len(runs) == 99
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """A run of the paper's profile on videos elsewhere, as it was left by the code of then."""
+@pytest.mark.parametrize(
+    "prior, normalisation, weight",
+    [
+        (["sinkhorn", "penalty"], "sinkhorn", 0.5),
+        (["penalty"], "none", 0.5),
+        (["centring"], "centring", 0.0),
+        ([], "none", 0.0),
+    ],
+)
+def test_the_list_of_priors_becomes_a_normalisation_and_a_weight(prior, normalisation, weight):
+    new = renamed({"prior": prior, "prior_weight": 0.5, "seed": 3})
+    assert new == {"target_normalisation": normalisation, "uniform_prior_weight": weight, "seed": 3}
+
+
+def test_a_finished_run_is_done_after_the_migration(tmp_path):
     p = load(profile="paper", ablation="lss", data_kinetics400="/old/disk")
     run = tmp_path / "lss" / "world0-seed0"
-    record = {"params": p.model_dump(), "params_hash": former_hash(dict(p), AdaptParams)}
-    for path in (run / "adapt.json", run / "student" / "adapt.json", run / "teacher" / "adapt.json"):
-        write_json(path, record)
-    write_text(run / "teacher" / "README.md", f"parameters {record['params_hash']}\n")
-    write_json(run / "metrics.json", {"metrics": [1.5], "params_hash": former_hash(dict(p), EvaluateParams)})
+    former = {FORMER.get(name, name): value for name, value in p.model_dump().items()}
+    del former["target_normalisation"]
+    former["prior"] = ["sinkhorn", "penalty"]
+    record = {"params": former, "params_hash": "0123456789ab"}
+    for folder in (run, run / "student", run / "teacher"):
+        write_json(folder / "adapt.json", record)
+    write_text(run / "teacher" / "README.md", "parameters 0123456789ab\n")
+    write_json(run / "metrics.json", {"metrics": [1.5], **record})
     os.utime(run / "metrics.json", ns=(10**18, 10**18))
-    return p, run
-
-
-def test_a_finished_run_stays_one(finished, tmp_path):
-    p, run = finished
     assert not p.made(read_json(run / "adapt.json"), AdaptParams)
-    said = subprocess.run(
-        [sys.executable, "-m", "workflow.migrate", "paper", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert len(said.stdout.splitlines()) == 2
+
+    command = [sys.executable, "-m", "workflow.migrate", str(tmp_path)]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert len(output.splitlines()) == 2
     adapted, measured = read_json(run / "adapt.json"), read_json(run / "metrics.json")
-    assert p.made(adapted, AdaptParams) and adapted["params"] == p.model_dump()
-    assert (
-        p.made(measured, EvaluateParams)
-        and measured["metrics"] == [1.5]
-        and measured["params"]["data_kinetics400"] == "/old/disk"
-    )
+    assert p.made(adapted, AdaptParams) and adapted["params"] == json.loads(json.dumps(p.model_dump()))
+    assert p.made(measured, EvaluateParams) and measured["metrics"] == [1.5]
     assert read_json(run / "teacher" / "adapt.json") == read_json(run / "student" / "adapt.json") == adapted
     assert adapted["params_hash"] in (run / "teacher" / "README.md").read_text()
-    assert (run / "metrics.json").stat().st_mtime_ns == 10**18  # what was made from it is not out of date
-    assert migrate(run, dict(p)) == []
+    assert (run / "metrics.json").stat().st_mtime_ns == 10**18  # tables made from it are not out of date
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == ""
 
 
-def test_what_came_after_the_adaptation_is_todays_and_what_does_not_fit_is_left(finished):
-    p, run = finished
-    adapted = read_json(run / "adapt.json")
-    del adapted["params"]["probe_seed"]  # a parameter of the evaluation that is younger than the adaptation
-    write_json(run / "adapt.json", adapted)
-    assert len(migrate(run, dict(p))) == 2 and p.made(read_json(run / "metrics.json"), EvaluateParams)
-    for name in ("adapt.json", "metrics.json"):
-        write_json(
-            run / name,
-            {key: value for key, value in read_json(run / name).items() if key != "params" or name == "adapt.json"}
-            | {"params_hash": "0123456789ab"},
-        )
-        before = (run / name).read_text()
-        (line,) = [line for line in migrate(run, dict(p)) if f"{name}: 0123456789ab is not the hash" in line]
-        assert (run / name).read_text() == before and json.loads(before)["params_hash"] == "0123456789ab"
+def test_a_record_that_lacks_a_parameter_is_left_unchanged(tmp_path):
+    path = tmp_path / "lss" / "world0-seed0" / "adapt.json"
+    write_json(path, {"params": {"prior": [], "prior_weight": 0.5, "dataset": "folder"}, "params_hash": "0123456789ab"})
+    before = path.read_bytes()
+    command = [sys.executable, "-m", "workflow.migrate", str(tmp_path)]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "older than the parameter" in output and path.read_bytes() == before

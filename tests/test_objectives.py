@@ -21,7 +21,7 @@ def outputs(count, seed, b=5, w=7, d=6):
 
 
 def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
-    params = tiny(alignment_weight=0.7, prior_weight=0.3, distillation_weight=1.5, prior=["penalty"])
+    params = tiny(alignment_weight=0.7, uniform_prior_weight=0.3, distillation_weight=1.5, target_normalisation="none")
     spaces = {"category": space(0), "description": space(1)}
     teacher, student = outputs(2, 2), outputs(3, 3)
     result = ConceptObjective(params, spaces)(teacher, student, torch.zeros(5))
@@ -75,7 +75,7 @@ def test_the_supervised_loss_is_the_cross_entropy_of_every_view(tiny):
 
 def test_sinkhorn_balances_both_spaces_and_its_memory_is_in_the_checkpoint(tiny):
     spaces = {"category": space(0), "description": space(1)}
-    objective = ConceptObjective(tiny(prior=["sinkhorn"], sinkhorn_rounds=50), spaces)
+    objective = ConceptObjective(tiny(uniform_prior_weight=0.0, sinkhorn_iterations=50), spaces)
     result = objective(outputs(2, 2), outputs(3, 3), torch.zeros(5))
     torch.testing.assert_close(result.teacher.mean((0, 1)), torch.full((4,), 0.25), atol=0.02, rtol=0)
     kept = {key.split(".")[1] for key in objective.state_dict() if key.startswith("teacher_priors")}

@@ -51,15 +51,17 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
         ({"epochs": "4"}, r"overrides: epochs: .*integer.*'4'"),
         ({"learning_rate": "3e-5"}, r"learning_rate: .*write 3.0e-5"),
         ({"epochs": True}, r"epochs"),
-        ({"flip": 1.5}, r"flip: .*less than or equal to 1"),
+        ({"flip_probability": 1.5}, r"flip_probability: .*less than or equal to 1"),
         ({"temporal": "divded"}, r"temporal: .*'divided'"),
-        ({"prior": ["sinkhorn", "centring"]}, r"both act on the teacher"),
+        ({"target_normalisation": "sinkhorm"}, r"target_normalisation: .*'sinkhorn'"),
+        ({"prior": ["sinkhorn"]}, r"overrides: prior: renamed; now 'target_normalisation'"),
+        ({"prior_memory": 8}, r"overrides: prior_memory: renamed; now 'queue_size'"),
         ({"concept_spaces": ["category"]}, r"alignment_weight needs both"),
         ({"zero_shot_views": ["16x1x2@224"]}, r"zero_shot_views"),
         ({"probe_on": ["ucf101"]}, r"must stand in evaluate_on"),
         ({"batch_size": 30, "devices": 4}, r"batch_size, 30, is over all devices: make it a multiple of 4"),
         ({"batch_size": 8, "devices": 4, "micro_batch": 3}, r"3 videos on each of 4 devices exceed batch_size, 8"),
-        ({"objective": "feature"}, r"prior is \[centring\]"),
+        ({"objective": "feature"}, r"set target_normalisation: centring and uniform_prior_weight: 0.0"),
         ({"num_frames": 0}, r"overrides: num_frames: .*greater than or equal to 1, got 0"),
         (
             {"zero_shot_views": ["0x1x1@48"]},
@@ -88,7 +90,6 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
             for name, value, *others in (
                 ("concept_spaces", "category"),
                 ("score_spaces", "category"),
-                ("prior", "penalty", "sinkhorn"),
                 ("zero_shot_views", "6x1x1@48"),
                 ("still_views", "1x1x1@48"),
                 ("probe_views", "6x1x1@48"),
@@ -130,7 +131,7 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         ("embedded", {"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
         ("embedded", {"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
         ("embedded", {"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
-        ("embedded", {"clip_gradient": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
+        ("embedded", {"max_gradient_norm": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
         ("embedded", {"knn_k": [7]}, {EvaluateParams}),
         ("embedded", {"workers": 5}, set()),
         ("embedded", {"max_bad_videos": 5}, set()),  # raised to go on with a run that it has stopped

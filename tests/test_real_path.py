@@ -46,7 +46,7 @@ SMALL = {
     "temporal_learning_rate": 1.0e-2,
     "teacher_momentum": 0.5,
     "final_teacher_momentum": 0.5,
-    "prior_memory": 16,
+    "queue_size": 16,
     "head_hidden": 16,
     "head_bottleneck": 8,
     "head_prototypes": 32,
@@ -58,7 +58,7 @@ SMALL = {
     "probe_c": [1.0],
     "probe_refinements": 0,
     "knn_k": [3],
-    "bootstrap_rounds": 100,
+    "bootstrap_resamples": 100,
 }
 OWN_WORDS = {
     name: {
@@ -343,7 +343,7 @@ def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tm
             "probe_held_out": 0.34,
             "probe_c": [1.0],
             "knn_k": [3],
-            "bootstrap_rounds": 100,
+            "bootstrap_resamples": 100,
         },
     )
     status, said = make(copy, "reproduce", "PROFILE=ucf101+mine", f"DATA={folder}", "SUITE=rehearsal")

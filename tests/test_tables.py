@@ -464,7 +464,10 @@ def test_a_table_whose_reference_is_no_row_of_it_is_refused():
         ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
         ({"workers": 3}, "mine.yaml: changes nothing in profile 'embedded': .* only how the work is done"),
         ({"seed": 5}, r"mine.yaml: \['seed'\] are the replicas' of a suite"),
-        ({"prior": []}, "mine.yaml: has the same parameters as distillation_alignment.yaml"),
+        (
+            {"target_normalisation": "none", "uniform_prior_weight": 0.0},
+            "mine.yaml: has the same parameters as distillation_alignment.yaml",
+        ),
     ],
 )
 def test_rows_that_change_nothing_or_the_same_are_found_before_anything_runs(tmp_path, monkeypatch, content, message):

@@ -22,7 +22,7 @@ PLAIN = svt_settings(
     local_views=0,
     image_size=32,
     global_scale=(1.0, 1.0),
-    flip=0,
+    flip_probability=0,
     jitter_probability=0,
     gray_probability=0,
 )
@@ -157,7 +157,7 @@ def test_crop_that_never_fits_is_the_centre():
 
 def test_flip_mirrors_the_columns():
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    assert torch.equal(one_view(replace(PLAIN, flip=1), frames), one_view(PLAIN, frames).flip(-1))
+    assert torch.equal(one_view(replace(PLAIN, flip_probability=1), frames), one_view(PLAIN, frames).flip(-1))
 
 
 def test_gray_is_the_luma_of_the_picture():

@@ -24,10 +24,14 @@ HEALTHY = {
     "changes, limit, cure",
     [
         ({"teacher_entropy": 0.95 * math.log(16)}, "collapse_teacher_entropy", "Lower teacher_temperature"),
-        ({"batch_entropy": 0.4 * math.log(16)}, "collapse_batch_entropy", "Raise prior_weight"),
-        ({"batch_entropy": 0.6, "videos": 4, "concepts_used": 2}, "collapse_batch_entropy", "Raise prior_weight"),
+        ({"batch_entropy": 0.4 * math.log(16)}, "collapse_batch_entropy", "Raise uniform_prior_weight"),
+        (
+            {"batch_entropy": 0.6, "videos": 4, "concepts_used": 2},
+            "collapse_batch_entropy",
+            "Raise uniform_prior_weight",
+        ),
         ({"feature_spread": 0.1}, "collapse_feature_spread", "Lower teacher_temperature"),
-        ({"concepts_used": 3}, "collapse_concepts_used", "Raise prior_weight"),
+        ({"concepts_used": 3}, "collapse_concepts_used", "Raise uniform_prior_weight"),
     ],
 )
 def test_every_sign_of_collapse_is_named_with_its_value_and_its_cure(tiny, changes, limit, cure):

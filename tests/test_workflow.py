@@ -49,7 +49,7 @@ TINY = {
     "probe_c": [1.0],
     "probe_held_out": 0.5,
     "knn_k": [5],
-    "bootstrap_rounds": 100,
+    "bootstrap_resamples": 100,
 }
 RUN = Path("outputs/tiny/runs/lss/world0-seed0")
 

@@ -263,7 +263,7 @@ def _zero_shot(
         for part, videos in tests.items():
             own = scores[part]
             if params.balance_predictions:
-                own = balanced_scores(own, temperature=params.balance_temperature, rounds=params.sinkhorn_rounds)
+                own = balanced_scores(own, temperature=params.balance_temperature, rounds=params.sinkhorn_iterations)
             record.scores(dataset, part, "zero_shot", own, videos)
             if params.still_views:
                 record.scores(

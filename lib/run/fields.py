@@ -115,7 +115,7 @@ class AdaptParams(WorldParams, ClipParams):
     local_span: Annotated[float, Field(gt=0, le=1)]
     local_image_size: Positive
     local_scale: Range
-    flip: Share
+    flip_probability: Share
     jitter_probability: Share
     brightness: Share
     contrast: Share
@@ -146,10 +146,10 @@ class AdaptParams(WorldParams, ClipParams):
     alignment_weight: Amount
     student_temperature: Above0
     teacher_temperature: Above0
-    prior: Annotated[list[Literal["penalty", "sinkhorn", "centring"]], Once]
-    prior_weight: Amount
-    prior_memory: Count
-    sinkhorn_rounds: Positive
+    target_normalisation: Literal["none", "sinkhorn", "centring"]
+    uniform_prior_weight: Amount
+    queue_size: Count
+    sinkhorn_iterations: Positive
     centre_momentum: Share
     head_hidden: Positive
     head_bottleneck: Positive
@@ -166,7 +166,7 @@ class AdaptParams(WorldParams, ClipParams):
     final_learning_rate: Amount
     weight_decay: Amount
     final_weight_decay: Amount
-    clip_gradient: Above0
+    max_gradient_norm: Above0
     teacher_momentum: Share
     final_teacher_momentum: Share
     train_precision: Literal["float32", "bfloat16"]
@@ -178,10 +178,10 @@ class AdaptParams(WorldParams, ClipParams):
             raise ValueError("alignment_weight needs both concept_spaces; set it to 0 or give both")
         if self.temporal == "none" and self.trained == "temporal":
             raise ValueError("trained: temporal needs temporal weights, but temporal is none")
-        if {"sinkhorn", "centring"} <= set(self.prior):
-            raise ValueError("prior: sinkhorn and centring both act on the teacher; choose one")
-        if self.objective == "feature" and self.prior != ["centring"]:
-            raise ValueError("objective feature uses SVT's head, whose prior is [centring]")
+        if self.objective == "feature" and (self.target_normalisation, self.uniform_prior_weight) != ("centring", 0):
+            raise ValueError(
+                "objective: feature is SVT's: set target_normalisation: centring and uniform_prior_weight: 0.0"
+            )
         if self.concept_labels == "dataset" and not set(self.concepts) <= set(self.class_vocabularies):
             raise ValueError(
                 f"concept_labels: dataset looks into class_vocabularies, {self.class_vocabularies}: concepts, "
@@ -229,7 +229,7 @@ class EvaluateParams(AdaptParams):
     probe_max_iter: Positive
     probe_tolerance: Above0
     knn_k: Annotated[Choices, Once]
-    bootstrap_rounds: Positive
+    bootstrap_resamples: Positive
 
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> "EvaluateParams":
@@ -354,7 +354,7 @@ def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
                 (embedded_clip, values["dataset"] == "embedded"),
                 (named("local_"), values["local_views"] > 0),
                 (named("head_") | {"feature_learning_rate_scale"}, values["objective"] == "feature"),
-                ({"centre_momentum"}, "centring" in values["prior"]),
+                ({"centre_momentum"}, values["target_normalisation"] == "centring"),
                 ({"trained_last_blocks"}, values["trained"] == "last_blocks"),
                 ({"balance_temperature"}, values.get("balance_predictions", False)),
             )

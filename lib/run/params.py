@@ -22,6 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
 
 
+# former name -> today's; `python -m workflow.migrate` renames them in records
+RENAMED = {
+    "prior": "target_normalisation",  # its "penalty" is uniform_prior_weight above 0
+    "prior_weight": "uniform_prior_weight",
+    "prior_memory": "queue_size",
+    "sinkhorn_rounds": "sinkhorn_iterations",
+    "clip_gradient": "max_gradient_norm",
+    "bootstrap_rounds": "bootstrap_resamples",
+    "flip": "flip_probability",
+}
+
+
 class ParamsError(ValueError):
     """A parameter is unknown, missing, or has a value that it cannot have."""
 
@@ -157,7 +169,10 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
 def explain(problem: dict[str, Any], names: Iterable[str]) -> str:
     """What is wrong with one parameter, from pydantic's account of it; `names` are the valid ones."""
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][0]), names, n=1)
+        name = str(problem["loc"][0])
+        if name in RENAMED:
+            return f"renamed; now {RENAMED[name]!r}"
+        near = difflib.get_close_matches(name, names, n=1)
         return "unknown parameter" + (f"; the nearest valid name is {near[0]!r}" if near else "")
     if problem["type"] == "missing":
         return "missing"

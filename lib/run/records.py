@@ -218,7 +218,8 @@ def model_card(record: dict[str, Any], role: str) -> str:
         else f"""\
 | concepts | {record["concepts"]}, of {", ".join(p["concepts"])} |
 | temperatures | teacher {p["teacher_temperature"]}, student {p["student_temperature"]} |
-| weights | alignment {p["alignment_weight"]}; prior {"+".join(p["prior"]) or "none"}, {p["prior_weight"]} |
+| weights | alignment {p["alignment_weight"]}; uniform prior {p["uniform_prior_weight"]} |
+| targets | {p["target_normalisation"]} |
 """
     )
     lost = f"{record['missing']} listed ones had no file, {len(record['bad_videos'])} could not be decoded"

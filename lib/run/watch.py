@@ -26,11 +26,11 @@ from lib.run.files import append_line, read_lines, write_lines, writing
 CURES = {
     "collapse_teacher_entropy": "the teacher says nothing, its distributions are nearly uniform. Lower teacher_temperature (DINO's code: try "
     "less if the loss does not fall; above 0.07, for its head, training is unstable)",
-    "collapse_batch_entropy": "few concepts take all videos. Raise prior_weight, or put sinkhorn or centring into prior (DINO, section 5.3: "
+    "collapse_batch_entropy": "few concepts take all videos. Raise uniform_prior_weight, or set target_normalisation (DINO, section 5.3: "
     "centring keeps one dimension from dominating)",
-    "collapse_feature_spread": "the features of all videos are alike. Lower teacher_temperature and the learning rates, raise prior_weight "
+    "collapse_feature_spread": "the features of all videos are alike. Lower teacher_temperature and the learning rates, raise uniform_prior_weight "
     "(SimSiam, figure 2: the spread of a collapsed model is 0, of a healthy one near 1)",
-    "collapse_concepts_used": "few concepts come first for any video. Raise prior_weight, or put sinkhorn or centring into prior (SwAV, "
+    "collapse_concepts_used": "few concepts come first for any video. Raise uniform_prior_weight, or set target_normalisation (SwAV, "
     "NeurIPS 2020: equal use keeps the trivial solution away)",
 }
 

@@ -196,7 +196,7 @@ def differences(runs: list[Run], collected: Collected, reference: str) -> pd.Dat
         for (dataset, name), protocol in itertools.product(zip(run.params.evaluate_on, own), PROTOCOLS):
             if (answers := answers_of(right, dataset, protocol)) is not None:
                 correct.setdefault((dataset, run.ablation, protocol), {}).setdefault(name, []).append(answers)
-    rows, rounds = [], runs[0].params.bootstrap_rounds
+    rows, rounds = [], runs[0].params.bootstrap_resamples
     for (dataset, run, protocol), by_name in correct.items():
         base = correct.get((dataset, reference, protocol), {})
         pairs = {

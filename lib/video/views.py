@@ -42,7 +42,7 @@ class ViewSettings:
     local_span: float  # of the clip's duration
     local_scale: tuple[float, float]  # of the picture's area
     local_image_size: int  # pixels
-    flip: float  # probability
+    flip_probability: float
     jitter_probability: float
     brightness: float  # factors in 1 +- this
     contrast: float
@@ -121,7 +121,7 @@ def training_views(
         top, left, height, width = _random_crop(*pixels.shape[1:3], scale, generator)
         crop = pixels[:, top : top + height, left : left + width][torch.from_numpy(chosen).to(pixels.device)]
         view = _resize(rearrange(crop, "t h w c -> t c h w").float().div_(255), (size, size))
-        if generator.random() < settings.flip:
+        if generator.random() < settings.flip_probability:
             view = view.flip(-1)
         if generator.random() < settings.jitter_probability:
             view = _jitter(view, settings, generator)
