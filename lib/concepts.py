@@ -87,8 +87,8 @@ class ConceptSpace(nn.Module):
 def category_space(
     model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: Sequence[Concept], templates: Sequence[str]
 ) -> ConceptSpace:
-    """Row k = L2(mean over templates of L2(text(template with spoken_k))): CLIP's prompt ensemble, 'k d'."""
-    texts = [template.replace("{}", concept.spoken) for concept in concepts for template in templates]
+    """Row k = L2(mean over templates of L2(text(template with class_name_k))): CLIP's prompt ensemble, 'k d'."""
+    texts = [template.replace("{}", concept.class_name) for concept in concepts for template in templates]
     each = encode_texts(model, tokenizer, texts)
     rows = reduce(each, "(k m) d -> k d", "mean", m=len(templates))
     return ConceptSpace([concept.label for concept in concepts], F.normalize(rows, dim=-1))

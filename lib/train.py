@@ -31,6 +31,7 @@ from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.run import distributed
 from lib.run.clip_files import checkpoint_name, load_tokenizer
+from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, Params
 from lib.run.files import alone_in, run_folder, write_json
 from lib.run.params import load
@@ -47,7 +48,7 @@ from lib.run.records import (
     sources_of,
     take_up,
 )
-from lib.run.watch import Watch, memory_gb
+from lib.run.watch import Watch
 
 COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8 blocks would silently run as they are
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
@@ -311,7 +312,12 @@ def _train(
         distributed.stop_requests() as stopping,
         Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch,
         batches_of(
-            samples, params, stop=lambda: bool(stopping), batch_sampler=plan, pin_memory=labels.device.type == "cuda"
+            samples,
+            workers=params.workers,
+            loader_timeout=params.loader_timeout,
+            stop=lambda: bool(stopping),
+            batch_sampler=plan,
+            pin_memory=labels.device.type == "cuda",
         ) as batches,
     ):
         for step in range(first_step, steps):

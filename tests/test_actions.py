@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from lib.world.actions import ACTIONS, CONFUSABLE_PAIRS, POSTURES, perform, postures, skeleton
+from lib.language.vocabulary import read_confusable_pairs
+from lib.run.params import FOLDER
+from lib.world.actions import ACTIONS, POSTURES, perform, postures, skeleton
 
 BUILD = {"limb": 1.0, "broad": 1.0}
 SECONDS = np.arange(24) / 12
@@ -13,7 +15,8 @@ def performed(action, seed=0):
 
 
 def test_the_pairs_are_actions():
-    assert len(ACTIONS) >= 16 and {name for pair in CONFUSABLE_PAIRS for name in pair} <= set(ACTIONS)
+    pairs = read_confusable_pairs(FOLDER / "concepts" / "embedded.yaml")
+    assert len(ACTIONS) >= 16 and len(pairs) == 4 and {name for pair in pairs for name in pair} <= set(ACTIONS)
 
 
 @pytest.mark.parametrize("action", ACTIONS)

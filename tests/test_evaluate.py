@@ -42,7 +42,7 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
     videos = list_dataset(params, "embedded")["test"]
     (view,) = map(EvalView.parse, getattr(params, views))
     (template,) = read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
-    prompts = [template.format(concept.spoken) for concept in class_concepts(params, videos.classes)]
+    prompts = [template.format(concept.class_name) for concept in class_concepts(params, videos.classes)]
     texts = tokenizer(prompts, padding=True, return_tensors="pt")
     text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     predicted = []
@@ -141,7 +141,7 @@ def test_a_corrupt_test_video_counts_as_wrong_and_is_listed(tiny, tmp_path):
 def test_scores_of_nan_belong_to_clips_that_cannot_be_decoded_and_to_no_others(image_clip):
     params, folder, _ = image_clip
     videos = list_dataset(params, "embedded")["test"]
-    scores, record = np.zeros((32, 16)), Record()
+    scores, record = np.zeros((32, 16)), Record([])
     scores[5] = np.nan
     with pytest.raises(ValueError, match="embedded/test/zero_shot: scores are NaN of clips that were decoded"):
         record.scores("embedded", "test", "zero_shot", scores, videos)

@@ -27,15 +27,15 @@ LABELS = ["PettingCat", "petting dog", "feeding_birds"]
 SETTINGS = {"writer": "scripted", "seed": 0, "attempts": 2, "batch_size": 2}
 
 
-def answer(spoken: str) -> str:
+def answer(name: str) -> str:
     rest = "while the other hand lies still on the knee beside it."
     return (
-        f"Here they are:\n1. For {spoken}, one palm strokes forward and back {rest}\n2. With {spoken}, the fur bends {rest}\n"
-        f"3) In {spoken}, a sofa stands in a room {rest}\n4: As {spoken} goes on, ears turn {rest}\n\nAction: more"
+        f"Here they are:\n1. For {name}, one palm strokes forward and back {rest}\n2. With {name}, the fur bends {rest}\n"
+        f"3) In {name}, a sofa stands in a room {rest}\n4: As {name} goes on, ears turn {rest}\n\nAction: more"
     )
 
 
-def spoken_in(prompt: str) -> str:
+def class_name_in(prompt: str) -> str:
     return prompt.rsplit("Action: ", 1)[1].strip()
 
 
@@ -45,8 +45,8 @@ def script():
     calls = []
 
     def write(prompts, seed):
-        calls.append(([spoken_in(prompt) for prompt in prompts], seed))
-        return [answer(spoken_in(prompt)) for prompt in prompts]
+        calls.append(([class_name_in(prompt) for prompt in prompts], seed))
+        return [answer(class_name_in(prompt)) for prompt in prompts]
 
     return write, calls
 
@@ -84,9 +84,9 @@ def test_only_labels_with_problems_are_written_again_with_another_seed(tmp_path)
     calls = []
 
     def write(prompts, seed):
-        calls.append(([spoken_in(prompt) for prompt in prompts], seed))
+        calls.append(([class_name_in(prompt) for prompt in prompts], seed))
         first = len(calls) == 1
-        return ["no list" if first and spoken_in(p) == "petting dog" else answer(spoken_in(p)) for p in prompts]
+        return ["no list" if first and class_name_in(p) == "petting dog" else answer(class_name_in(p)) for p in prompts]
 
     concepts, problems = generate_vocabulary(LABELS, write, cache=tmp_path / "c.jsonl", **SETTINGS)
     assert problems == [] and calls[-1][0] == ["petting dog"] and len({seed for _, seed in calls}) == len(calls)
@@ -131,7 +131,7 @@ def test_an_interrupted_call_goes_on_and_a_repeated_one_writes_nothing(script, t
         (["PushUps", "push_ups"], "label 'push_ups' stands there twice"),
     ],
 )
-def test_labels_that_are_empty_or_spoken_alike_are_refused(script, tmp_path, labels, problem):
+def test_labels_that_are_empty_or_named_alike_are_refused(script, tmp_path, labels, problem):
     with pytest.raises(ConceptError, match=problem):
         generate_vocabulary(labels, script[0], cache=tmp_path / "c.jsonl", **SETTINGS)
     with pytest.raises(ConceptError, match=problem):
@@ -149,7 +149,9 @@ def test_without_a_language_model_the_error_says_how_to_write_the_file_by_hand(t
     )
     shown = message[message.index('  "PettingCat"') : message.index("and read it")]
     path.write_text(shown.replace("[four sentences]", "[One., Two., Three., Four.]"))
-    assert read_vocabulary(path, num_descriptions=4)[0].spoken == "petting cat"  # the form that it shows can be read
+    assert (
+        read_vocabulary(path, num_descriptions=4)[0].class_name == "petting cat"
+    )  # the form that it shows can be read
     assert load(profile="embedded", **json.loads(message.rsplit("overrides = ", 1)[1])).concepts == ["mine"]
 
 
@@ -240,7 +242,7 @@ def test_the_notebook_makes_a_vocabulary_from_its_parameters_alone(random_model,
         assert not own.exists()
         cache.unlink()
         written_by = f"{random_model}@main, temperature 0.7, up to 20 tokens"
-        good = lambda prompts, seed: [answer(spoken_in(prompt)) for prompt in prompts]  # noqa: E731
+        good = lambda prompts, seed: [answer(class_name_in(prompt)) for prompt in prompts]  # noqa: E731
         generate_vocabulary(LABELS, good, cache=cache, **SETTINGS | {"writer": written_by, "attempts": 1})
         run()
         assert [concept.label for concept in read_vocabulary(own, num_descriptions=4)] == LABELS

@@ -26,7 +26,7 @@ def make_files(root, *names):
 
 
 @pytest.mark.parametrize(
-    "label, spoken",
+    "label, name",
     [
         ("ApplyEyeMakeup", "apply eye makeup"),
         ("YoYo", "yo yo"),
@@ -42,8 +42,8 @@ def make_files(root, *names):
         ("skiing (not slalom or crosscountry)", "skiing not slalom or crosscountry"),
     ],
 )
-def test_spoken_names_are_words(label, spoken):
-    assert readable_name(label) == spoken
+def test_readable_names_are_words(label, name):
+    assert readable_name(label) == name
 
 
 def test_videos_are_told_apart_by_their_names_and_sizes(tmp_path):
@@ -54,12 +54,12 @@ def test_videos_are_told_apart_by_their_names_and_sizes(tmp_path):
     assert data_hash(videos) != first
 
 
-def test_the_spoken_names_of_all_552_labels_are_those_of_the_vocabularies():
+def test_the_readable_names_of_all_552_labels_are_those_of_the_vocabularies():
     for name, count in (("ucf101", 101), ("hmdb51", 51), ("kinetics400", 400)):
         labels = layouts.class_names(name)
         concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
         assert [c.label for c in concepts] == labels and len(labels) == count
-        assert [readable_name(label) for label in labels] == [c.spoken for c in concepts]
+        assert [readable_name(label) for label in labels] == [c.class_name for c in concepts]
         assert len({readable_name(label) for label in labels}) == count
 
 

@@ -12,7 +12,6 @@ import torch
 from lib.datasets.lists import Video
 from lib.datasets.loader import DecodingError, batches_of
 from lib.datasets.samples import EvaluationViews, Sample
-from lib.run.params import load
 from lib.video.views import EvalView
 
 VIDEOS = [Video(Path(f"/videos/clip{number}.mp4"), f"clip{number}") for number in range(6)]
@@ -40,12 +39,12 @@ def allow(limit, most):
 
 
 def settings(**changes):
-    return load(profile="paper", **{"workers": 2, "loader_timeout": 1} | changes)
+    return {"workers": 2, "loader_timeout": 1} | changes
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_come_whole_and_in_order(workers):
-    with batches_of(Views(), settings(workers=workers), batch_size=2) as batches:
+    with batches_of(Views(), **settings(workers=workers), batch_size=2) as batches:
         for number, batch in enumerate(batches):
             assert batch.indices.tolist() == [2 * number, 2 * number + 1]
             assert batch.views[0][:, 0, 0, 0, 0, 0].tolist() == batch.indices.tolist()
@@ -81,7 +80,7 @@ def test_batches_come_whole_and_in_order(workers):
 )
 def test_a_process_that_delivers_no_more_is_an_error_with_file_cause_and_parameter(accident, message):
     with pytest.raises(DecodingError, match=f"(?s){message}"):
-        with batches_of(Views(accident), settings(), batch_size=2) as batches:
+        with batches_of(Views(accident), **settings(), batch_size=2) as batches:
             list(batches)
     assert not multiprocessing.active_children()
 
@@ -89,14 +88,14 @@ def test_a_process_that_delivers_no_more_is_an_error_with_file_cause_and_paramet
 def test_a_run_that_waits_hears_that_it_is_to_stop():
     answers = iter([False, False, True])  # before the first batch, before the second, and while that is awaited
     with batches_of(
-        Views(signal.pause), settings(workers=1, loader_timeout=60), batch_size=2, stop=lambda: next(answers)
+        Views(signal.pause), **settings(workers=1, loader_timeout=60), batch_size=2, stop=lambda: next(answers)
     ) as batches:
         assert [batch.indices.tolist() for batch in batches] == [[0, 1]]
 
 
 def test_processes_that_hang_end_with_the_run_that_fails():
     with pytest.raises(ZeroDivisionError):
-        with batches_of(Views(signal.pause), settings(), batch_size=2) as batches:
+        with batches_of(Views(signal.pause), **settings(), batch_size=2) as batches:
             next(batches)
             1 / 0
     assert not multiprocessing.active_children()

@@ -208,7 +208,7 @@ def texts_of(vocabulary: str) -> list[str]:
     concepts = read_vocabulary(FOLDER / "concepts" / f"{vocabulary}.yaml", num_descriptions=4)
     assert len(concepts) == LABELS[vocabulary]
     templates = [t for path in sorted((FOLDER / "prompts").glob("*.yaml")) for t in read_prompts(path)]
-    return [t.replace("{}", c.spoken) for c in concepts for t in templates] + [
+    return [t.replace("{}", c.class_name) for c in concepts for t in templates] + [
         text for c in concepts for text in c.descriptions
     ]
 

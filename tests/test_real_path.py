@@ -62,7 +62,7 @@ SMALL = {
 }
 OWN_WORDS = {
     name: {
-        "spoken": name.replace("_", " "),
+        "class_name": name.replace("_", " "),
         "descriptions": [
             f"{start} {name.replace('_', ' ')} is seen here on a carpet of a room."
             for start in ("Someone who is", "A person while", "The body in", "All that")

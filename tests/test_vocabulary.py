@@ -7,6 +7,7 @@ from lib.language.vocabulary import (
     class_concepts,
     guideline_problems,
     read_concepts,
+    read_confusable_pairs,
     read_merge,
     read_prompts,
     read_vocabulary,
@@ -16,10 +17,10 @@ from lib.run.params import FOLDER, load
 
 VOCABULARY = """\
 JumpRope:
-  spoken: jump rope
+  class_name: jump rope
   descriptions: [feet leave the floor, a rope swings]
 Lunges:
-  spoken: lunges
+  class_name: lunges
   descriptions:
     - one knee bends
     - >-
@@ -37,35 +38,58 @@ def test_a_vocabulary_is_read_in_its_order(tmp_path):
     ]
 
 
+def test_pairs_that_are_hard_to_tell_apart_stand_in_the_vocabulary(tmp_path):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text(VOCABULARY)
+    assert read_confusable_pairs(path) == []
+    path.write_text(VOCABULARY + "confusable_pairs: [[JumpRope, Lunges]]\n")
+    assert (
+        read_confusable_pairs(path) == [("JumpRope", "Lunges")] and len(read_vocabulary(path, num_descriptions=2)) == 2
+    )
+    path.write_text(VOCABULARY + "confusable_pairs: [[JumpRope, Squats]]\n")
+    with pytest.raises(ConceptError, match="Squats.* is no pair of labels"):
+        read_vocabulary(path, num_descriptions=2)
+    path.write_text(VOCABULARY + "confusable_pairs: [[Lunges, Lunges], Squats]\n")
+    with pytest.raises(ConceptError, match="(?s)line 11: .*pairs of two labels.*line 11: a pair must be a list"):
+        read_vocabulary(path, num_descriptions=2)
+
+
+def test_the_former_name_of_a_key_is_refused_with_the_new_one(tmp_path):
+    path = tmp_path / "vocabulary.yaml"
+    path.write_text(VOCABULARY.replace("class_name", "spoken"))
+    with pytest.raises(ConceptError, match="line 2: label 'JumpRope' has an unknown key 'spoken'.*'class_name'"):
+        read_vocabulary(path, num_descriptions=2)
+
+
 def test_every_problem_of_a_vocabulary_is_listed_with_its_line(tmp_path):
     path = tmp_path / "vocabulary.yaml"
     path.write_text(
         "A:\n"
-        "  spoken: yes\n"
+        "  class_name: yes\n"
         "  descriptions: [one, two]\n"
         "B:\n"
-        "  spoken: ''\n"
+        "  class_name: ''\n"
         "  descriptions: [three, Three]\n"
         "A:\n"
-        "  spoken: a\n"
+        "  class_name: a\n"
         "  descriptions: [one, 5]\n"
         "C:\n"
-        "  spoken: c\n"
+        "  class_name: c\n"
         "  descriptions: [four]\n"
         "  extra: x\n"
-        "D: {spoken: d}\n"
+        "D: {class_name: d}\n"
         "E: text\n"
         "no:\n"
-        "  spoken: [f]\n"
-        "  spoken: f\n"
+        "  class_name: [f]\n"
+        "  class_name: f\n"
         "  descriptions: six\n"
     )
     with pytest.raises(ConceptError) as caught:
         read_vocabulary(path, num_descriptions=2)
     assert str(path) in str(caught.value)
     assert caught.value.problems == [
-        "line 2: the spoken yes is no text to YAML but a value (bool): quote it",
-        "line 5: the spoken is empty",
+        "line 2: the class_name yes is no text to YAML but a value (bool): quote it",
+        "line 5: the class_name is empty",
         "line 6: the description 'Three' stands already in line 6",
         "line 7: the label 'A' stands already in line 1",
         "line 9: the description 'one' stands already in line 3",
@@ -74,11 +98,11 @@ def test_every_problem_of_a_vocabulary_is_listed_with_its_line(tmp_path):
         "line 12: label 'C' has 1 descriptions of 2",
         "line 14: label 'D' has no 'descriptions'",
         "line 15: label 'E' must be a mapping of keys to values",
-        "line 15: label 'E' has no 'spoken'",
+        "line 15: label 'E' has no 'class_name'",
         "line 15: label 'E' has no 'descriptions'",
         "line 16: the label no is no text to YAML but a value (bool): quote it",
-        "line 18: label 'no' has 'spoken' twice",
-        "line 17: the spoken must be a text, not a list or mapping",
+        "line 18: label 'no' has 'class_name' twice",
+        "line 17: the class_name must be a text, not a list or mapping",
         "line 19: descriptions of 'no' must be a list",
         "line 19: label 'no' has 0 descriptions of 2",
     ]
@@ -224,7 +248,7 @@ def test_an_action_of_several_vocabularies_appears_once_as_the_first_has_it():
     assert [concept.label for concept in other_way if concept.action == "push up"] == ["pushup"]
     assert len(other_way) == 472
     # equal names merge without an entry
-    assert len([concept for concept in merged if concept.spoken.casefold() == "fencing"]) == 1
+    assert len([concept for concept in merged if concept.class_name.casefold() == "fencing"]) == 1
 
 
 def test_concepts_of_the_data_sets_classes_follow_their_order_and_unknown_ones_are_named():
@@ -254,7 +278,7 @@ def test_concepts_are_chosen_by_name_or_by_a_seeded_draw():
 def test_shuffled_descriptions_are_all_those_of_another_label():
     written = read_concepts(load(profile="embedded"), [])
     altered = read_concepts(load(profile="embedded", concept_texts="shuffled"), [])
-    assert [c.spoken for c in altered] == [c.spoken for c in written]
+    assert [c.class_name for c in altered] == [c.class_name for c in written]
     assert sorted(c.descriptions for c in altered) == sorted(c.descriptions for c in written)
     assert all(a.descriptions != w.descriptions for a, w in zip(altered, written))
 
@@ -264,7 +288,7 @@ def test_random_words_keep_the_number_of_words_and_come_from_the_vocabulary():
     altered = read_concepts(load(profile="embedded", concept_texts="random_words"), [])
     texts = " ".join(text for c in written for text in c.descriptions).casefold()
     for a, w in zip(altered, written, strict=True):
-        assert a.label == w.label and len(a.spoken.split()) == len(w.spoken.split())
+        assert a.label == w.label and len(a.class_name.split()) == len(w.class_name.split())
         assert [len(text.split()) for text in a.descriptions] == [len(text.split()) for text in w.descriptions]
         assert all(word in texts for text in a.descriptions for word in text.split())
     again = read_concepts(load(profile="embedded", concept_texts="random_words"), [])

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from lib.datasets.samples import Batch, EvaluationViews, Sample, SampleKey, TrainingViews, Uncut, collate
-from lib.run.fields import Params
 
 GLANCE = 1  # seconds between two looks at the decoding processes while no batch arrives
 SHM = "/dev/shm"
@@ -34,12 +33,13 @@ class DecodingError(RuntimeError):
 @contextmanager
 def batches_of(
     samples: TrainingViews | EvaluationViews,
-    params: Params,
     *,
+    workers: int,
+    loader_timeout: int,
     stop: Callable[[], bool] = lambda: False,
     **loading: Any,
 ) -> Iterator[Iterator[Batch]]:
-    """The batches of `samples`, made by `params.workers` decoding processes, which end with it.
+    """The batches of `samples`, made by `workers` decoding processes, which end with it.
 
     stop: asked before every batch and while one is awaited; once it is true, no batch comes any more. loading: of torch's
     DataLoader: `batch_sampler` or `batch_size`, `pin_memory`.
@@ -48,33 +48,33 @@ def batches_of(
     """
     others = active_children()
     try:
-        noted = _Noted(samples, params.workers)
+        noted = _Noted(samples, workers)
         parcels = iter(
             DataLoader(
                 noted,
                 collate_fn=_packed,
-                num_workers=params.workers,
+                num_workers=workers,
                 worker_init_fn=_outlive_sigterm,
-                timeout=GLANCE if params.workers else 0,
+                timeout=GLANCE if workers else 0,
                 **loading,
             )
         )
-        workers = getattr(parcels, "_workers", [])
+        processes = getattr(parcels, "_workers", [])
     except OSError as error:
         _end([process for process in active_children() if process not in others])
-        raise DecodingError(f"{params.workers} decoding processes cannot be started: {_cause(error)}") from error
-    batches = _opened(parcels, noted, params.loader_timeout, stop)
+        raise DecodingError(f"{workers} decoding processes cannot be started: {_cause(error)}") from error
+    batches = _opened(parcels, noted, loader_timeout, stop)
     try:
         yield batches
     except RuntimeError as error:  # torch's handler of SIGCHLD raises it, wherever the run happens to be
-        codes = [worker.exitcode for worker in workers]
+        codes = [process.exitcode for process in processes]
         if "DataLoader worker (pid" in str(error) and any(codes):
             raise DecodingError(_why_dead(noted, codes)) from error
         raise
     finally:
-        _end(workers)
+        _end(processes)
         batches.close()
-        del parcels, workers  # also where an error's traceback holds this frame
+        del parcels, processes  # also where an error's traceback holds this frame
 
 
 class _Noted(Dataset):

@@ -192,7 +192,7 @@ def check_model(
     for dataset in params.evaluate_on:
         concepts = concepts_of(params, dataset, lists[dataset])
         if "category" in params.score_spaces:
-            texts += [template.replace("{}", concept.spoken) for concept in concepts for template in templates]
+            texts += [template.replace("{}", concept.class_name) for concept in concepts for template in templates]
         if "description" in params.score_spaces:
             texts += [text for concept in concepts for text in concept.descriptions[: params.num_descriptions]]
     token_ids(texts, tokenizer, config.text_config)

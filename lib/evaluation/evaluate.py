@@ -10,7 +10,7 @@ listed; the test part is looked at once, after every choice was made inside the 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,13 @@ from lib.evaluation.metrics import (
     zero_shot_scores,
 )
 from lib.evaluation.probes import few_per_class, fit_linear_probe, knn, mean_over_views, refit
-from lib.language.vocabulary import Concept
+from lib.language.vocabulary import Concept, read_confusable_pairs
 from lib.run.clip_files import load_tokenizer
+from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, EvaluateParams, Params
 from lib.run.files import alone_in, file_hash, read_json, whole_file, write_json
 from lib.run.params import FOLDER
 from lib.run.records import provenance
-from lib.run.watch import memory_gb
-from lib.world.actions import CONFUSABLE_PAIRS
 
 Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
@@ -51,7 +50,8 @@ Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 class Record:
     """What was measured, as `metrics.json` and `correct.safetensors` hold it."""
 
-    def __init__(self):
+    def __init__(self, confusable_pairs: Sequence[tuple[str, str]]):
+        self.confusable_pairs = confusable_pairs  # of class names
         self.metrics: list[dict[str, Any]] = []
         self.failed: set[str] = set()  # paths of the clips that cannot be decoded: no other clip's scores may be NaN
         # "<dataset>/<part>/<protocol>" -> 'n', for paired comparisons; ".../clips": which clips these are, over all parts
@@ -81,7 +81,7 @@ class Record:
             **({"top5": 100 * topk_correct(scores, truth, top).mean()} if len(classes) > 5 else {}),
             "prediction_entropy": summary["prediction_entropy"],
         }
-        pairs = [(classes.index(a), classes.index(b)) for a, b in CONFUSABLE_PAIRS if {a, b} <= set(classes)]
+        pairs = [(classes.index(a), classes.index(b)) for a, b in self.confusable_pairs if {a, b} <= set(classes)]
         if np.isin(truth, pairs).any():
             of_pairs = pair_correct(scores, truth, pairs)
             values["pair_top1"] = 100 * of_pairs.mean()
@@ -136,7 +136,9 @@ def _evaluate(params: Params, folder: Path) -> dict:
     tokenizer = load_tokenizer(folder / params.evaluate_model, model.config.text_config)
     check_model(params, model.config, tokenizer, everything, adapt=False)
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is not whole
-    record, datasets, warnings = Record(), {}, warnings_of(params, everything)
+    vocabularies = [FOLDER / "concepts" / f"{name}.yaml" for name in params.class_vocabularies]
+    pairs = dict.fromkeys(pair for path in vocabularies for pair in read_confusable_pairs(path))
+    record, datasets, warnings = Record(list(pairs)), {}, warnings_of(params, everything)
     if warnings:
         print(*warnings, sep="\n")
     for dataset, lists in everything.items():

@@ -64,9 +64,22 @@ def insist_on_finite(rows: np.ndarray, name: str, paths: Sequence[str]) -> None:
 
 
 @torch.inference_mode()
-def extract(params: Params, model: VideoCLIP, videos: Sequence[Video], title: str) -> Features:
-    """Runs every video through the model once, with all views of zero-shot and probes."""
-    names = list(dict.fromkeys([*params.zero_shot_views, *params.still_views, *params.probe_views]))
+def extract(
+    model: VideoCLIP,
+    videos: Sequence[Video],
+    view_names: Sequence[str],
+    *,
+    batch_size: int,
+    precision: str,
+    workers: int,
+    loader_timeout: int,
+    title: str,
+) -> Features:
+    """Decodes every video once and runs all its views through the model.
+
+    view_names: as `EvalView.parse` reads them; precision: float32 or bfloat16; loader_timeout: seconds.
+    """
+    names = list(dict.fromkeys(view_names))
     views = [EvalView.parse(name) for name in names]
     sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}
     arrays = {
@@ -74,15 +87,15 @@ def extract(params: Params, model: VideoCLIP, videos: Sequence[Video], title: st
         for name, view in zip(names, views)
         for kind, size in sizes.items()
     }
-    failed, device = {}, torch.device(params.device)
-    with (
-        batches_of(EvaluationViews(videos, views), params, batch_size=params.eval_batch_size) as batches,
-        tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress,
-    ):
+    failed, device = {}, model.device
+    loading = batches_of(
+        EvaluationViews(videos, views), workers=workers, loader_timeout=loader_timeout, batch_size=batch_size
+    )
+    with loading as batches, tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
         for batch in batches:
             failed |= {str(videos[i].path): error.reason for i, error in batch.errors}
             for name, clips in zip(names, batch.views):
-                with torch.autocast(device.type, torch.bfloat16, enabled=params.eval_precision == "bfloat16"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                     output = model(rearrange(clips.to(device), "b v c t h w -> (b v) c t h w"))
                 for kind, rows in (
                     ("features", output.features.float()),
@@ -122,7 +135,16 @@ def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[
     if record.exists() and (known := read_json(record))["files"] == files:
         return Features(paths, load_file(path), known["failed"])
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).to(params.device).eval()
-    found = extract(params, model, videos, dataset)
+    found = extract(
+        model,
+        videos,
+        [*params.zero_shot_views, *params.still_views, *params.probe_views],
+        batch_size=params.eval_batch_size,
+        precision=params.eval_precision,
+        workers=params.workers,
+        loader_timeout=params.loader_timeout,
+        title=dataset,
+    )
     record.parent.mkdir(exist_ok=True)
     for other in record.parent.glob(f"{dataset}-*.json"):
         if other == record or not made_by.items() <= read_json(other)["settings"].items():

@@ -29,8 +29,9 @@ from lib.evaluation.probes import LinearProbe, fit_linear_probe
 from lib.language.vocabulary import MERGE, Concept, read_prompts, read_vocabulary, readable_name
 from lib.run.clip_files import VOCABULARY, checkpoint_name, load_tokenizer, model_type
 from lib.run.devices import usable_device
-from lib.run.params import FOLDER, ROOT, load
+from lib.run.params import FOLDER, ROOT
 
+LOADER_TIMEOUT = 50  # seconds
 COLUMNS = ["video", "truth", "prediction", "score", "error"]
 
 
@@ -117,17 +118,16 @@ def video_features(
     workers: decoding processes; batch_size: videos.
     """
     view = f"{num_frames}x1x1@{model.config.vision_config.image_size}"
-    params = load(
-        profile="paper",
-        zero_shot_views=[view],
-        still_views=[],
-        probe_views=[view],
-        device=str(model.device),
+    found = extract(
+        model,
+        videos.videos,
+        [view],
+        batch_size=batch_size,
+        precision="float32",
         workers=workers,
-        eval_batch_size=batch_size,
-        eval_precision="float32",
+        loader_timeout=LOADER_TIMEOUT,
+        title="the videos",
     )
-    found = extract(params, model, videos.videos, "the videos")
     kinds = [found.of(videos, kind, [view], average=True)[:, 0] for kind in ("embedding", "features")]
     return VideoRows(*kinds, [found.failed.get(str(video.path), "") for video in videos.videos])
 
@@ -142,12 +142,12 @@ def label_space(
 ) -> ConceptSpace:
     """The directions of the words that `zero_shot` chooses among; with them labels and prompts are known to be good.
 
-    Raises ValueError, naming the labels, for fewer than two, an empty one, two that are spoken alike or one that is a column
+    Raises ValueError, naming the labels, for fewer than two, an empty one, two that read alike or one that is a column
     of the table; ConceptError for words that the text tower cannot read or prompts that are not there.
     """
     labels, words = (
         [str(label) for label in labels] or videos.classes,
-        [str(label) for label in labels] or _spoken(videos.classes),
+        [str(label) for label in labels] or _class_names(videos.classes),
     )
     if len(labels) < 2:
         raise ValueError(
@@ -160,7 +160,7 @@ def label_space(
             raise ValueError(f"labels: entry {number + 1} is {label!r}, no word")
         if name in names[:number]:
             raise ValueError(
-                f"labels: {label!r} is spoken as {labels[names.index(name)]!r} is: they must differ from one another"
+                f"labels: {label!r} reads like {labels[names.index(name)]!r}: they must differ from one another"
             )
     _not_columns(labels)
     concepts = [Concept(label, word, ()) for label, word in zip(labels, words)]
@@ -178,19 +178,19 @@ def zero_shot(
 ) -> pd.DataFrame:
     """What each video shows, chosen among words: columns video, truth, prediction, score, error, and one per label.
 
-    labels: words, used as they are; none: the folder's class names, spoken as in the first of this repository's
+    labels: words, used as they are; none: the folder's class names, as in the first of this repository's
     vocabularies that has them all, else split into words. prompts: a file under `params/prompts`. Scores are the
     softmax of the cosines at CLIP's own temperature. `truth` is None where no label means the video's class.
     Raises what `label_space` raises.
     """
     space = label_space(model, tokenizer, videos, labels, prompts=prompts)
-    spoken, labels = _spoken(videos.classes), list(space.labels)
+    names, labels = _class_names(videos.classes), list(space.labels)
     scores = zero_shot_probabilities(
         zero_shot_scores(rows.embedding, space.directions().cpu().numpy()), logit_scale=model.logit_scale.exp().item()
     )
     means = {readable_name(label): label for label in labels}
     truth = [
-        means.get(readable_name(name), means.get(readable_name(word))) for name, word in zip(videos.classes, spoken)
+        means.get(readable_name(name), means.get(readable_name(word))) for name, word in zip(videos.classes, names)
     ]
     return _table(videos, scores, labels, truth, rows.errors)
 
@@ -262,9 +262,9 @@ def few_shot_probe(
     return table[asked].reset_index(drop=True), probe
 
 
-def _spoken(classes: list[str]) -> list[str]:
+def _class_names(classes: list[str]) -> list[str]:
     for path in sorted({*(FOLDER / "concepts").glob("*.yaml")} - {MERGE}) if classes else []:
-        words = {concept.label: concept.spoken for concept in read_vocabulary(path, num_descriptions=1)}
+        words = {concept.label: concept.class_name for concept in read_vocabulary(path, num_descriptions=1)}
         if set(classes) <= set(words):
             return [words[name] for name in classes]
     return [readable_name(name) for name in classes]

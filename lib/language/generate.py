@@ -24,11 +24,11 @@ Writer = Callable[[list[str], int], list[str]]  # prompts of a batch, seed -> wh
 EXAMPLES = ("BabyCrawling", "Archery")  # of the vocabulary ucf101, in the prompt
 
 
-def prompt_for(spoken: str, others: Sequence[str]) -> str:
+def prompt_for(class_name: str, others: Sequence[str]) -> str:
     """The guideline, two labels of ours as examples, and the label; `others` are those that it may be taken for."""
     examples = {c.label: c for c in read_vocabulary(FOLDER / "concepts" / "ucf101.yaml", num_descriptions=4)}
     shown = "\n\n".join(
-        f"Action: {examples[name].spoken}\n"
+        f"Action: {examples[name].class_name}\n"
         + "\n".join(f"{number}. {text}" for number, text in enumerate(examples[name].descriptions, start=1))
         for name in EXAMPLES
     )
@@ -36,7 +36,7 @@ def prompt_for(spoken: str, others: Sequence[str]) -> str:
     near = f"Other actions of the vocabulary: {', '.join(others)}.\n" if others else ""
     return (
         f"{rules}\nWrite the four descriptions of an action, numbered 1 to 4, one a line, and nothing else.\n{near}\n"
-        f"{shown}\n\nAction: {spoken}\n"
+        f"{shown}\n\nAction: {class_name}\n"
     )
 
 
@@ -103,12 +103,12 @@ def check_request(path: Path, labels: Sequence[str], language_model: str) -> Non
     Raises ValueError, which says how to write it by hand, FileExistsError, and ConceptError for labels that are fewer than two,
     empty or there twice.
     """
-    _spoken(labels)
+    _class_names(labels)
     if not language_model:
         raise ValueError(
             "labels need a language_model that describes them: the folder or hub id of an instruction-tuned causal language model, "
             f"e.g. Qwen/Qwen2.5-7B-Instruct. Or write {path} by hand, after {path.with_name('GUIDELINE.md')}, with all labels like\n"
-            f"  {json.dumps(labels[0])}:\n    spoken: {readable_name(labels[0])}\n    descriptions: [four sentences]\n"
+            f"  {json.dumps(labels[0])}:\n    class_name: {readable_name(labels[0])}\n    descriptions: [four sentences]\n"
             f'and read it without labels, by overrides = {{"concepts": ["{path.stem}"], "concept_labels": "vocabulary"}}'
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith("# Written by "):
@@ -129,7 +129,7 @@ def generate_vocabulary(
 
     Raises ConceptError for labels that are fewer than two, empty or there twice.
     """
-    names = _spoken(labels)
+    names = _class_names(labels)
     prompts = {
         label: prompt_for(name, [other for other in names if other != name]) for label, name in zip(labels, names)
     }
@@ -152,7 +152,7 @@ def generate_vocabulary(
                 progress.update(len(batch))
         for label in todo:
             descriptions = parse_descriptions(answers[keys[label]])
-            concepts[label] = Concept(label, concepts[label].spoken, descriptions)
+            concepts[label] = Concept(label, concepts[label].class_name, descriptions)
         problems = guideline_problems(list(concepts.values()))
         todo = [label for label in labels if any(problem.startswith(f"{label}: ") for problem in problems)]
         if not todo:
@@ -160,7 +160,7 @@ def generate_vocabulary(
     return list(concepts.values()), problems
 
 
-def _spoken(labels: Sequence[str]) -> list[str]:
+def _class_names(labels: Sequence[str]) -> list[str]:
     names = [readable_name(label) for label in labels]
     problems = [
         f"label {label!r} {'is empty' if not name else 'stands there twice'}"
@@ -179,6 +179,7 @@ def _hash(*parts: str | int) -> str:
 def write_vocabulary(path: Path, concepts: Sequence[Concept], *, origin: str) -> None:
     """Writes a vocabulary file with a first line that says where it comes from; renamed into place when it is whole."""
     content = {
-        concept.label: {"spoken": concept.spoken, "descriptions": list(concept.descriptions)} for concept in concepts
+        concept.label: {"class_name": concept.class_name, "descriptions": list(concept.descriptions)}
+        for concept in concepts
     }
     write_text(path, f"# {origin}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))

@@ -1,7 +1,7 @@
-"""Vocabularies: which actions there are, how each is spoken, and descriptions of it; read, checked, merged, altered.
+"""Vocabularies: actions with class names and descriptions; read, checked, merged, altered.
 
-A vocabulary is a file `params/concepts/<name>.yaml` of `label: {spoken: text, descriptions: [text, ...]}`, written after
-`GUIDELINE.md` beside it. `merge.yaml` says which labels of different vocabularies are the same action.
+A vocabulary is a file `params/concepts/<name>.yaml` of `label: {class_name: text, descriptions: [text, ...]}`, written
+after `GUIDELINE.md` beside it. `merge.yaml` says which labels of different vocabularies are the same action.
 """
 
 import re
@@ -19,6 +19,7 @@ from lib.run.params import FOLDER, no_such_file
 WORDS = (8, 25)  # of a description; GUIDELINE.md
 MERGE = FOLDER / "concepts" / "merge.yaml"
 TOKENS = 77  # of CLIP's text tower, its two special tokens included
+PAIRS = "confusable_pairs"  # key of a vocabulary file: pairs of labels that are hard to tell apart
 # what no picture shows
 UNSEEN = {
     "sound",
@@ -60,9 +61,9 @@ class Concept:
     """One action: its label in the data, the words put into a prompt, and descriptions of it."""
 
     label: str
-    spoken: str
+    class_name: str
     descriptions: tuple[str, ...]
-    action: str = ""  # what it is called across vocabularies (`merge.yaml`, else as it is spoken)
+    action: str = ""  # what it is called across vocabularies (`merge.yaml`, else its class name)
 
 
 def readable_name(label: str) -> str:
@@ -77,7 +78,7 @@ def readable_name(label: str) -> str:
 
 
 def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]:
-    """Reads a YAML file of `label: {spoken: text, descriptions: [text, ...]}`, in the order of the file.
+    """Reads a YAML file of `label: {class_name: text, descriptions: [text, ...]}`, in the order of the file.
 
     num_descriptions: how many descriptions every label must have at least. Raises `ConceptError`, which lists every
     problem with its line: a text that is empty or that YAML takes for something else (an unquoted yes, 1, null), a
@@ -85,12 +86,15 @@ def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]
     """
     path, problems, concepts, seen = Path(path), [], [], {}
     for label_node, entry in _mapping(_compose(path), "the file", problems):
+        if label_node.value == PAIRS:
+            continue
         label = _text(label_node, "label", problems, seen)
-        fields = dict.fromkeys(("spoken", "descriptions"))
+        fields = dict.fromkeys(("class_name", "descriptions"))
         for key, value in _mapping(entry, f"label {label!r}", problems):
             name = str(key.value)
             if name not in fields:
-                problems.append(f"line {_line(key)}: label {label!r} has an unknown key {name!r}")
+                renamed = " (it is called 'class_name' now)" if name == "spoken" else ""
+                problems.append(f"line {_line(key)}: label {label!r} has an unknown key {name!r}{renamed}")
             elif fields[name] is not None:
                 problems.append(f"line {_line(key)}: label {label!r} has {name!r} twice")
             else:
@@ -99,13 +103,15 @@ def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]
         problems.extend(f"line {_line(label_node)}: label {label!r} has no {name!r}" for name in missing)
         if missing:
             continue
-        spoken = _text(fields["spoken"], "spoken", problems, seen)
+        class_name = _text(fields["class_name"], "class_name", problems, seen)
         items = _sequence(fields["descriptions"], f"descriptions of {label!r}", problems)
         descriptions = tuple(_text(item, "description", problems, seen) for item in items)
         if len(descriptions) < num_descriptions:
             line = _line(fields["descriptions"])
             problems.append(f"line {line}: label {label!r} has {len(descriptions)} descriptions of {num_descriptions}")
-        concepts.append(Concept(label, spoken, descriptions))
+        concepts.append(Concept(label, class_name, descriptions))
+    labels = {concept.label for concept in concepts}
+    problems.extend(f"{PAIRS}: {pair} is no pair of labels" for pair in read_confusable_pairs(path) if {*pair} - labels)
     if not concepts and not problems:
         problems.append("line 1: no labels")
     if problems:
@@ -113,8 +119,22 @@ def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]
     return concepts
 
 
+def read_confusable_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """The pairs of labels under the key `confusable_pairs` of a vocabulary file; none without that key."""
+    problems, pairs = [], []
+    for key, value in _mapping(_compose(Path(path)), "the file", problems):
+        for item in _sequence(value, PAIRS, problems) if key.value == PAIRS else []:
+            labels = [_text(label, "label", problems, {}) for label in _sequence(item, "a pair", problems)]
+            if len(set(labels)) != 2 or len(labels) != 2:
+                problems.append(f"line {_line(item)}: {PAIRS} must be pairs of two labels")
+            pairs.append(tuple(labels))
+    if problems:
+        raise ConceptError(path, problems)
+    return pairs
+
+
 def read_prompts(path: str | Path) -> list[str]:
-    """Reads a YAML file of `templates: [text, ...]`, each with '{}' exactly once, where the spoken action goes.
+    """Reads a YAML file of `templates: [text, ...]`, each with '{}' exactly once, where the class name goes.
 
     Raises `ConceptError`, which lists every problem with its line.
     """
@@ -199,7 +219,7 @@ def guideline_problems(concepts: Sequence[Concept], tokenizer: PreTrainedTokeniz
     for concept in concepts:
         if len(concept.descriptions) != 4:
             problems.append(f"{concept.label}: {len(concept.descriptions)} descriptions instead of 4")
-        name = set(_words(concept.spoken))
+        name = set(_words(concept.class_name))
         for text in concept.descriptions:
             words, what = _words(text), f"{concept.label}: {text!r}"
             if not WORDS[0] <= len(text.split()) <= WORDS[1]:
@@ -248,7 +268,7 @@ def _vocabularies(params: Params, names: Sequence[str]) -> dict[str, list[Concep
     merge = read_merge()
     return {
         name: [
-            replace(concept, action=merge.get((name, concept.label), concept.spoken.casefold()))
+            replace(concept, action=merge.get((name, concept.label), concept.class_name.casefold()))
             for concept in read_vocabulary(
                 FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions
             )
@@ -320,7 +340,7 @@ def shuffled(concepts: Sequence[Concept], generator: np.random.Generator) -> lis
 
 def random_words(concepts: Sequence[Concept], generator: np.random.Generator) -> list[Concept]:
     """A control: names and descriptions of as many words as before, each drawn from those of the whole vocabulary."""
-    names = [word for concept in concepts for word in concept.spoken.split()]
+    names = [word for concept in concepts for word in concept.class_name.split()]
     others = [word for concept in concepts for text in concept.descriptions for word in _words(text)]
 
     def drawn(words: list[str], text: str) -> str:
@@ -329,7 +349,7 @@ def random_words(concepts: Sequence[Concept], generator: np.random.Generator) ->
     return [
         replace(
             concept,
-            spoken=drawn(names, concept.spoken),
+            class_name=drawn(names, concept.class_name),
             descriptions=tuple(drawn(others, text) for text in concept.descriptions),
         )
         for concept in concepts

@@ -7,6 +7,7 @@ command's process lives: the system releases it however that ends, also by a kil
 
 import fcntl
 import os
+import resource
 import socket
 import sys
 import time
@@ -67,6 +68,16 @@ def usable_device(name: str) -> "torch.device":
             f"Set device to one of these ({shorten(str(error), 120)})"
         ) from None
     return device
+
+
+def memory_gb(device: "torch.device") -> float:
+    """The most memory so far: that tensors took on an accelerator; on the CPU, that the process took."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def take(count: int, place: Path) -> list[str]:

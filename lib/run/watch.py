@@ -6,7 +6,6 @@ against the first, balancing and centring (here: the priors) against the second.
 """
 
 import math
-import resource
 import shutil
 import sys
 from collections import deque
@@ -15,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -139,11 +137,3 @@ class Watch:
         self.ongoing = set(found)
         self.warnings += new
         return new
-
-
-def memory_gb(device: torch.device) -> float:
-    """The most memory so far: that tensors took on an accelerator; on the CPU, that the process took."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -6,7 +6,7 @@ points forward, 180 points up; abduction opens to the side. Lengths are in body 
 person's left, z is up.
 
 Three pairs of actions are one movement run forwards and backwards (sit down / stand up, raise arms / lower arms, pick
-up / put down) and one pair differs in tempo and amplitude (walk / run): `CONFUSABLE_PAIRS`. As with real people the two
+up / put down) and one pair differs in tempo and amplitude (walk / run): `confusable_pairs` in `params/concepts/embedded.yaml`. As with real people the two
 directions are not exact mirror images (one leans further forward to stand up than to sit down), but the difference is
 within the spread between persons, so that single frames stay ambiguous.
 """
@@ -14,8 +14,6 @@ within the spread between persons, so that single frames stay ambiguous.
 from collections.abc import Callable
 
 import numpy as np
-
-CONFUSABLE_PAIRS = [("sit down", "stand up"), ("raise arms", "lower arms"), ("pick up", "put down"), ("walk", "run")]
 
 Pose = dict[str, np.ndarray]  # angle or offset by name, each 't'
 

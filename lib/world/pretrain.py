@@ -30,7 +30,7 @@ from lib.world.render import COLOURS, SCENES, TROUSERS, render
 
 CONTEXT = 77  # CLIP's
 
-# how people write of an action; the first is the spoken form of the label
+# how people write of an action; the first is the class name
 PHRASES = {
     "sit down": ["sitting down", "sitting down on a chair", "taking a seat"],
     "stand up": ["standing up", "standing up from a chair", "getting up from a seat"],
