@@ -37,17 +37,16 @@ from lib.run.files import alone_in, run_folder, write_json
 from lib.run.params import load
 from lib.run.records import (
     continued,
-    listed,
     load_checkpoint,
     look_for_room,
     model_card,
-    not_finite,
     provenance,
     save_checkpoint,
     save_model,
     sources_of,
     take_up,
 )
+from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
 
 COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8 blocks would silently run as they are

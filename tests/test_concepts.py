@@ -21,7 +21,7 @@ from lib.concepts import (
     similarity,
 )
 from lib.language.vocabulary import Concept, ConceptError
-from lib.run.clip_files import clip_tokenizer
+from lib.run.random_clip import clip_tokenizer
 
 CONCEPTS = [
     Concept("JumpRope", "jump rope", ("feet leave the floor", "a rope swings", "not read")),

@@ -20,8 +20,9 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 from lib.backbone import VideoCLIP
 from lib.concepts import ConceptSpace, category_space, encode_texts
 from lib.language.vocabulary import read_prompts, read_vocabulary
-from lib.run.clip_files import CONTEXT, HUB, clip_tokenizer, hub_config, normalisation, random_clip
+from lib.run.clip_files import CONTEXT, normalisation
 from lib.run.params import FOLDER, ROOT
+from lib.run.random_clip import HUB, clip_tokenizer, hub_config, random_clip
 from lib.video.views import CLIP_MEAN, CLIP_STD
 from lib.world.actions import ACTIONS
 from lib.world.pretrain import normalise

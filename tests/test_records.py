@@ -32,7 +32,8 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
         return state and state["x"].tolist()
 
     def save(step, params_hash=mine.stage_hash(AdaptParams)):
-        save_checkpoint(tmp_path, {"params_hash": params_hash, "sources": {}, "step": step, "x": torch.tensor([step])})
+        state = {"params": mine.model_dump(), "params_hash": params_hash, "sources": {}, "step": step}
+        save_checkpoint(tmp_path, state | {"x": torch.tensor([step])})
 
     assert found() is None
     for step in (3, 6, 10):

@@ -12,8 +12,8 @@ from lib.language.vocabulary import (
     read_prompts,
     read_vocabulary,
 )
-from lib.run.clip_files import clip_tokenizer
 from lib.run.params import FOLDER, load
+from lib.run.random_clip import clip_tokenizer
 
 VOCABULARY = """\
 JumpRope:

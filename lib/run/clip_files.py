@@ -1,35 +1,24 @@
-"""Image CLIPs as files: what is read of a checkpoint, and random ones laid out as those on the hub.
+"""Image CLIPs as files: reads a checkpoint, and names what is wrong with it.
 
 A checkpoint is a folder, or a hub id, with `config.json`, weights and tokenizer. Nothing in it can run: weights are
 read from `model.safetensors`, or from `pytorch_model.bin` as tensors alone.
 """
 
-import gzip
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import (
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPModel,
-    CLIPTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import cached_file
 
 from lib.run.params import ROOT
-from lib.run.records import listed, not_finite, save_model
+from lib.run.tensors import listed, not_finite
 
 CONTEXT, VOCABULARY = 77, 49408  # tokens of a text, and of CLIP's byte-pair encoding
 POINTER = b"version https://git-lfs"  # how the stand-in of a file begins that Git LFS has not fetched
@@ -39,8 +28,6 @@ USUAL = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
 }  # of an image processor: pixels in 0..1, normalised
-
-# ---- reading -------------------------------------------------------------------------------------------------------
 
 
 def checkpoint_name(clip: str) -> str:
@@ -243,132 +230,3 @@ def is_rgb(values: Any, low: float, high: float) -> bool:
             isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high for value in values
         )
     )
-
-
-# ---- random checkpoints of real sizes ------------------------------------------------------------------------------
-
-
-class Architecture(NamedTuple):
-    """The sizes by which the hub's CLIPs differ; heads are 64 wide, a layer's hidden features four times its width."""
-
-    patch: int
-    width: int
-    layers: int
-    text_width: int
-    projection: int
-    activation: str = "quick_gelu"
-    mean: tuple[float, ...] = tuple(OPENAI_CLIP_MEAN)
-    std: tuple[float, ...] = tuple(OPENAI_CLIP_STD)
-
-
-# LAION's are trained by open_clip, with the exact GELU; its ViT-L/14 of LAION-2B sees pixels in -1..1.
-HUB = {
-    "openai/clip-vit-base-patch32": Architecture(32, 768, 12, 512, 512),
-    "openai/clip-vit-base-patch16": Architecture(16, 768, 12, 512, 512),
-    "openai/clip-vit-large-patch14": Architecture(14, 1024, 24, 768, 768),
-    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": Architecture(32, 768, 12, 512, 512, "gelu"),
-    "laion/CLIP-ViT-B-16-laion2B-s34B-b88K": Architecture(16, 768, 12, 512, 512, "gelu"),
-    "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": Architecture(14, 1024, 24, 768, 768, "gelu", (0.5,) * 3, (0.5,) * 3),
-}
-
-# Of the fields that transformers wrote into both towers' configurations in 2022, those that mean nothing to a CLIP.
-LEFT_OVER = {
-    "add_cross_attention": False,
-    "architectures": None,
-    "do_sample": False,
-    "dropout": 0.0,
-    "early_stopping": False,
-    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
-    "is_decoder": False,
-    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-    "max_length": 20,
-    "num_beams": 1,
-    "prefix": None,
-    "pruned_heads": {},
-    "return_dict": True,
-    "temperature": 1.0,
-    "tie_word_embeddings": True,
-    "tokenizer_class": None,
-    "top_k": 50,
-    "torch_dtype": None,
-    "use_bfloat16": False,
-    "transformers_version": "4.16.0.dev0",
-}
-
-
-def hub_config(architecture: Architecture) -> dict[str, Any]:
-    """`config.json` as the hub has it: written in 2022, with token ids (0, 2) that CLIP's tokenizer does not have."""
-    a = architecture
-
-    def tower(width: int, layers: int) -> dict[str, Any]:
-        return LEFT_OVER | {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_attention_heads": width // 64,
-            "num_hidden_layers": layers,
-            "hidden_act": a.activation,
-            "projection_dim": a.projection,
-            "attention_dropout": 0.0,
-            "initializer_factor": 1.0,
-            "initializer_range": 0.02,
-            "layer_norm_eps": 1e-05,
-        }
-
-    text = {
-        "model_type": "clip_text_model",
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": CONTEXT,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    }
-    vision = {
-        "model_type": "clip_vision_model",
-        "image_size": 224,
-        "patch_size": a.patch,
-        "num_channels": 3,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
-    return {
-        "architectures": ["CLIPModel"],
-        "initializer_factor": 1.0,
-        "logit_scale_init_value": 2.6592,
-        "model_type": "clip",
-        "projection_dim": a.projection,
-        "text_config": tower(a.text_width, 12) | text,
-        "text_config_dict": None,
-        "torch_dtype": "float32",
-        "transformers_version": None,
-        "vision_config": tower(a.width, a.layers) | vision,
-        "vision_config_dict": None,
-    }
-
-
-def clip_tokenizer(bpe: str | Path) -> CLIPTokenizer:
-    """CLIP's own tokenizer from OpenAI's `bpe_simple_vocab_16e6.txt.gz`: the one of every CLIP on the hub.
-
-    Ids: 256 bytes, 256 bytes that end a word, 48,894 merges, start and end of text.
-    """
-    with gzip.open(bpe, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : VOCABULARY - 512 - 2 + 1]]  # the first line is a title
-    bytes_ = sorted(ByteLevel.alphabet())
-    tokens = [*bytes_, *(b + "</w>" for b in bytes_), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=CONTEXT)
-
-
-def random_clip(architecture: Architecture, folder: str | Path, *, bpe: str | Path, seed: int = 0) -> None:
-    """Writes a checkpoint of a `HUB` architecture with the hub's files and random weights: for tests and dry runs."""
-    config = hub_config(architecture)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIPModel(CLIPConfig.from_dict(config))
-    pixels = {
-        "image_processor_type": "CLIPImageProcessor",
-        "image_mean": architecture.mean,
-        "image_std": architecture.std,
-    }
-    # the record replaces the config.json that this transformers writes by the hub's
-    save_model(model, clip_tokenizer(bpe), Path(folder), config=config, preprocessor_config=pixels)

@@ -4,14 +4,12 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData, try_to_load_from_cache
-from torch import Tensor
 
 from lib.run.code import code_hash, commit
 from lib.run.devices import usable_device
@@ -19,6 +17,7 @@ from lib.run.distributed import say
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, Params, SceneParams, stage_hash
 from lib.run.files import file_hash, read_json, sha256, whole_file, whole_folder, write_json, write_text
 from lib.run.params import FOLDER, ROOT
+from lib.run.tensors import listed, not_finite, num_bytes
 
 MODULES = {
     EvaluateParams: "evaluation.evaluate",
@@ -79,20 +78,25 @@ def load_checkpoint(
             say(f"{path} is not whole (its SHA-256 is {found[:12]}, not {known[:12]}): looking for the one before")
             continue
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] == params_hash and state.get("sources") == sources:
+        same_params = params_hash in (state["params_hash"], _hash_of(state))
+        if same_params and state.get("sources") == sources:
             if bad := not_finite(state):
                 raise ValueError(
                     f"{path} holds numbers that are not finite: {listed(bad)}. The run had diverged before it was "
                     "written: lower learning_rate, or remove this file, and the one before it is taken"
                 )
             return state
-        what = (
-            "another CLIP, concepts, prompts or list of videos"
-            if state["params_hash"] == params_hash
-            else "other parameters"
-        )
+        what = "another CLIP, concepts, prompts or list of videos" if same_params else "other parameters"
         say(f"{path} was made with {what}: it is not used")
     return None
+
+
+def _hash_of(state: dict[str, Any]) -> str:
+    """The hash, by today's rules, of the parameters that a checkpoint or record holds; "" if one that counts is missing."""
+    try:
+        return stage_hash(state["params"], AdaptParams)
+    except KeyError:
+        return ""
 
 
 def _checksum(path: Path) -> Path:
@@ -144,36 +148,6 @@ def take_up(folder: Path, params: Params, sources: dict[str, str]) -> dict[str, 
     write_json(folder / "adapt.json", record)
     say(f"finished at commit {record['commit']} with these parameters and videos: taken up ({folder})")
     return record
-
-
-def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested mappings and lists, with its name: "student/blocks.0.fc1.weight"."""
-    if isinstance(state, Tensor):
-        yield name, state
-    elif isinstance(state, dict | list | tuple):
-        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
-            yield from tensors_in(value, f"{name}/{key}" if name else str(key))
-
-
-def num_bytes(state: Any) -> int:
-    """The bytes of all tensors of a state: about what its file takes."""
-    return sum(tensor.nbytes for _, tensor in tensors_in(state))
-
-
-def not_finite(state: Any) -> dict[str, str]:
-    """The tensors of a state with NaN or infinite numbers: name -> "1 of 36,864"."""
-    found = {}
-    for name, tensor in tensors_in(state):
-        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-            found[name] = f"{int((~finite).sum()):,} of {tensor.numel():,}"
-    return found
-
-
-def listed(names: dict[str, str]) -> str:
-    """The first few of some names with what is said of them."""
-    return ", ".join(f"{name} ({what})" for name, what in list(names.items())[:5]) + (
-        f", and {len(names) - 5} more" if len(names) > 5 else ""
-    )
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, card: str | None = None, **records: dict) -> None:
