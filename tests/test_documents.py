@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 
@@ -20,9 +19,12 @@ import yaml
 from lib.run.params import load
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PARAMS = ROOT / "params/README.md"
 DOCUMENTS = [
-    ROOT / name
-    for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/published/speed/README.md")
+    README,
+    *(ROOT / name for name in ("MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / room / "README.md" for room in ("lib", "params", "notebooks", "outputs", "outputs/published/speed")),
 ]
 PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:make|papermill|pip|conda|python3?|torchrun|tensorboard|\.venv/bin/\w+)(?: |$)"
 
@@ -100,12 +102,16 @@ def test_a_command_of_the_documents_is_one(command, tmp_path):
         assert (ROOT / arguments[1]).exists()
     elif program == "tensorboard":
         assert arguments[0] in run(sys.executable, "-m", "tensorboard.main", "--help")
-    elif program not in ("mkdir", "touch"):
+    elif program == "git":
+        assert arguments[0] == "clone"
+    elif program == "lint-imports":
+        assert Path(sys.executable).with_name(program).exists()
+    elif program not in ("mkdir", "touch", "cd"):
         assert program == "conda" and (ROOT / arguments[arguments.index("-f") + 1]).exists()
 
 
 def test_the_citation_file_is_valid():
-    """By cffconvert, which needs older versions of what the notebooks need: an environment of its own (`pipx install cffconvert`)."""
+    """By cffconvert, which conflicts with the notebooks' versions: `pipx install cffconvert`."""
     if not shutil.which("cffconvert"):
         pytest.skip("no cffconvert: pipx install cffconvert")
     assert "valid" in run("cffconvert", "--validate")
@@ -126,20 +132,97 @@ def test_the_models_in_the_card_have_the_accuracies_of_their_records():
         ]
 
 
-def test_the_results_in_the_readme_are_the_generated_table():
-    readme = (ROOT / "README.md").read_text()
-    shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", readme, re.DOTALL)[1]
-    table = ROOT / "outputs/published/embedded/objectives/tables/objectives.md"
-    assert shown.strip() == (table.read_text().strip() if table.exists() else "not run")
+def test_the_readme_is_short():
+    assert len(README.read_text().split()) <= 1000
+
+
+def test_the_figures_and_the_table_of_the_readme_are_those_that_its_notebook_makes(tmp_path):
+    published = ROOT / "outputs/published/readme"
+    notebook = str(ROOT / "notebooks/92_readme.ipynb")
+    run(
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(tmp_path / "out.ipynb"),
+        "-k",
+        "python3",
+        "-p",
+        "output",
+        str(tmp_path),
+    )
+    for file in published.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), (
+            f"run 92_readme: {file.name} is of other numbers"
+        )
+    shown = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", README.read_text(), re.DOTALL)[1]
+    assert shown == (published / "results.md").read_text()
+
+
+def test_the_gains_in_the_table_are_differences_of_its_accuracies():
+    rows = [line.strip("| \n").split("|") for line in (ROOT / "outputs/published/readme/results.md").open()][2:]
+    accuracies = {name.strip(): [float(cell) for cell in cells[:2]] for name, *cells in rows}
+    for name, *cells in rows:
+        for cell, ours, theirs in zip(cells[2:], accuracies["LSS"], accuracies[name.strip()]):
+            if gain := re.search(r"[+−][\d.]+", cell):
+                assert float(gain[0].replace("−", "-")) == pytest.approx(ours - theirs, abs=0.11)
+
+
+def test_the_headline_of_the_readme_is_that_of_its_table():
+    text = README.read_text()
+    (row,) = re.findall(r"^\| image CLIP .*$", text, re.MULTILINE)
+    expected = [number for gain in row.split("|")[4:6] for number in re.findall(r"\d+\.\d", gain)]
+    headline = re.search(r"\*\*Does it work\?\*\*.*", text)[0]
+    assert re.findall(r"\d+\.\d", headline) == expected
+
+
+def test_the_equations_of_the_readme_link_to_their_lines():
+    links = re.findall(r"\[`(\w+)`\]\(([\w/.]+)#L(\d+)\)", README.read_text())
+    assert {name for name, *_ in links} >= {"pairwise_cross_entropy", "concept_alignment", "UniformPrior"}
+    for name, file, line in links:
+        shown = (ROOT / file).read_text().splitlines()[int(line) - 1]
+        assert re.match(rf"(def|class) {name}\b", shown), f"{name} is not in line {line} of {file}: {shown}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_path_and_notebook_that_a_document_names_exists(path):
     text = path.read_text()
-    named = [ROOT / name for name in re.findall(r"`((?:lib|params|notebooks|tests)/[\w./-]*)`", text)]
-    named += [ROOT / "notebooks" / f"{name}.ipynb" for name in re.findall(r"`(\d\d_\w+)`", text)]
-    named += [path.parent / name for name in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:lib|params|notebooks|tests|workflow)/[\w./-]*)`", text)]
+    notebooks = {notebook.stem for notebook in (ROOT / "notebooks").rglob("*.ipynb")}
+    assert set(re.findall(r"`(\d\d_\w+)`", text)) <= notebooks
+    links = re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", text)
+    links += [(name, "") for name in re.findall(r'src(?:set)?="([\w./-]+)"', text)]
+    named += [path.parent / name for name, _ in links]
     assert named and not [place for place in named if not place.exists() and place.stem != "mine"]  # the reader's own
+    for name, anchor in links:
+        if anchor and not re.match(r"L\d+$", anchor):
+            assert anchor in anchors(path.parent / name if name else path), (name, anchor)
+
+
+def test_every_room_file_and_notebook_has_its_place_in_the_readme_of_its_folder():
+    house = (ROOT / "lib/README.md").read_text()
+    methods = [path.name for path in (ROOT / "lib").glob("[a-z]*.py")]
+    rooms = [f"{path.parent.name}/" for path in (ROOT / "lib").glob("*/__init__.py")]
+    assert [name for name in methods + rooms if f"[{name}](" not in house] == []
+    page = (ROOT / "notebooks/README.md").read_text()
+    notebooks = [str(path.relative_to(ROOT / "notebooks")) for path in (ROOT / "notebooks").rglob("*_*.ipynb")]
+    assert [name for name in notebooks if f"({name})" not in page] == []
+    page = PARAMS.read_text()
+    names = [path.stem for folder in ("suites", "profiles") for path in (ROOT / "params" / folder).glob("*.yaml")]
+    assert [name for name in names if f"`{name}`" not in page and name != "mine"] == []
+
+
+def test_the_layers_of_the_house_are_those_that_are_checked():
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = " > ".join(contract["layers"]).replace("lib.", "")
+    text = " ".join((ROOT / "lib/README.md").read_text().replace("`", "").split())
+    assert layers in text
 
 
 def test_what_the_papers_run_costs_is_said_as_it_was_computed():
@@ -150,39 +233,42 @@ def test_what_the_papers_run_costs_is_said_as_it_was_computed():
         (f"{row[0]:.0f}", f"{row[1]:.0f}", f"{row[3]:.3g}", f"{row[4]:.1f}", f"{row[5]:.1f}") for row in cost.to_numpy()
     ]
     measured = pd.read_csv(ROOT / "outputs/published/speed/gpu.csv").set_index("variant").loc["as shipped"]
-    for page in (text, (ROOT / "README.md").read_text().replace("**", "")):
-        assert (
-            f"{measured['videos_per_s']:.1f} videos a second" in page
-            and f"{measured['hours_of_the_run']:.0f} hours" in page
-        )
+    hours = f"{measured['hours_of_the_run']:.0f} hours"
+    for page in (text, (ROOT / "outputs/README.md").read_text().replace("**", "")):
+        assert f"{measured['videos_per_s']:.1f} videos a second" in page and hours in page
+    assert hours in README.read_text()
 
 
 def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text()
-    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "zero_shot" in block)
-    assert len(lines.splitlines()) <= 10
+    (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(lines.splitlines()) <= 8
+    world = load(profile="embedded").data_embedded
+    files = re.findall(r'"([\w/.-]+\.mp4)"', lines)
+    assert len(files) == 2 and all(name.startswith(f"{world}/test/") for name in files)
     monkeypatch.chdir(tmp_path)
-    files = [name for name in re.findall(r'"([\w/]+\.mp4)"', lines)]
     for clip, name in zip(layouts.clips(), files):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True)
         shutil.copy(clip, tmp_path / name)
     names = {}
-    exec(lines, names)
-    table, labels = names["table"], list(names["table"].columns[5:])
-    assert len(files) >= 2 and table["video"].tolist() == files and (table["error"] == "").all()
+    exec(lines.replace("outputs/embedded/runs/lss/world0-seed0/teacher", "outputs/embedded/clip/0"), names)
+    table = names["table"]
+    labels = list(table.columns[5:])
+    assert table["video"].tolist() == files and (table["error"] == "").all()
     assert set(table["prediction"]) <= set(labels) and np.allclose(table[labels].sum(axis=1), 1)
-    assert all(name in capsys.readouterr().out for name in files[:1])
+    printed = [line.split() for line in capsys.readouterr().out.strip().splitlines()[-3:]]
+    shown = re.search(r"```\n( +prediction.*?)```", README.read_text(), re.DOTALL)[1].splitlines()
+    assert printed[0] == shown[0].split() and len(printed) == len(shown)
 
 
-def test_the_ablation_that_the_readme_adds_can_be_added_as_it_stands():
-    diff = re.search(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+def test_the_ablation_that_the_documents_add_can_be_added_as_it_stands():
+    diff = re.search(r"```diff\n(.*?)```", PARAMS.read_text(), re.DOTALL)[1]
     name = re.search(r"\+\+\+ b/(params/ablations/\w+\.yaml)", diff)[1]
     assert not (ROOT / name).exists()
-    load(profile="embedded", **yaml.safe_load(re.search(r"^ *\+(\w+: .*)$", diff, re.MULTILINE)[1]))
-    (removed,) = re.findall(r"^  -( .*)$", diff, re.MULTILINE)
+    load(profile="embedded", **yaml.safe_load(re.search(r"^\+(\w+: .*)$", diff, re.MULTILINE)[1]))
+    (removed,) = re.findall(r"^-( .*)$", diff, re.MULTILINE)
     assert f"\n{removed}\n" in (ROOT / "params/suites/embedded.yaml").read_text()
 
 
 def test_the_profile_of_ones_own_videos_fits_on_the_papers():
-    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    assert load(profile="paper", **yaml.safe_load(textwrap.dedent("  " + block.lstrip()))).dataset == "folder"
+    block = re.search(r"```yaml\n(.*?)```", PARAMS.read_text(), re.DOTALL)[1]
+    assert load(profile="paper", **yaml.safe_load(block)).dataset == "folder"

@@ -24,7 +24,7 @@ from test_workflow import ROOT, Copy
 
 from lib.run.files import read_lines
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "params/README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 99, "long_tailed": 3, "objectives": 20, "paper": 23, "rehearsal": 2, "reproduce": 3}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
