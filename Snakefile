@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lib.datasets.check import absent, datasets_of
-from lib.datasets.official import manifest_of
+from lib.datasets.parts import manifest_of
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.run.files import results_folder
 from lib.run.params import ParamsError, elsewhere

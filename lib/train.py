@@ -23,8 +23,9 @@ from lib.backbone import VideoCLIP, is_temporal
 from lib.concepts import ConceptSpace, concept_spaces, random_space
 from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.loader import batches_of
+from lib.datasets.parts import training_videos
 from lib.datasets.preflight import check_model, check_run, length_of, warnings_of
-from lib.datasets.samples import BatchPlan, TrainingViews, cut_views, training_videos, view_settings
+from lib.datasets.samples import BatchPlan, TrainingViews, cut_views, view_settings
 from lib.gradients import backward
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
@@ -170,7 +171,7 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     lists = check_run(params, adapt=True)
     videos = training_videos(params, lists[params.dataset])
     length = length_of(params, len(videos))
-    distributed.say("\n".join([*(length.warnings or [length.said]), *warnings_of(params, lists)]))
+    distributed.say("\n".join([*(length.warnings or [length.text]), *warnings_of(params, lists)]))
     student = VideoCLIP.from_image_clip(
         checkpoint_name(params.clip),
         temporal=params.temporal,

@@ -12,8 +12,8 @@ import pytest
 from conftest import svt_settings
 
 from lib.datasets import check
-from lib.datasets.official import manifest_of
-from lib.datasets.samples import DataError, EvaluationViews, SampleKey, TrainingViews, collate, list_dataset
+from lib.datasets.parts import DataError, list_dataset, manifest_of
+from lib.datasets.samples import EvaluationViews, SampleKey, TrainingViews, collate
 from lib.run.params import ROOT, load
 from lib.video import manifest
 from lib.video.views import EvalView
@@ -76,13 +76,13 @@ def test_no_file_is_blamed_where_no_process_can_work(write_video, gray_frames, t
 def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
     path = manifest_of(folder, "folder")
     check.check_data(folder, "folder", workers=1)
-    assert "anew" not in capsys.readouterr().out
+    assert "read again" not in capsys.readouterr().out
     known = [video.index for video in list_dataset(folder, "folder")["train"].videos]
     assert [index.num_frames for index in known] == [8] * 4
     monkeypatch.setattr(manifest, "_code", lambda: "12345678")
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
     check.check_data(folder, "folder", workers=1)
-    assert f"every file is read anew: {path.name} was made by other code" in capsys.readouterr().out
+    assert f"every file is read again: {path.name} was made by other code" in capsys.readouterr().out
     old = manifest.read(manifest_of(folder, "folder")).drop(columns="key_spacing")
     old.to_csv(manifest_of(folder, "folder"), index=False, errors="surrogateescape")
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
@@ -205,28 +205,25 @@ def add(path, content=b"\0"):
         (lambda root: add(root / "train/notes.txt"), ""),
         (lambda root: add(root / "train/run/._0.mp4"), ""),
         (lambda root: add(root / "train/clips/a.dav"), "train/clips/: no video in it"),
-        (
-            lambda root: add(root / "train/run/a.dav"),
-            "train/run/a.dav: .dav is no suffix of a video that is known here",
-        ),
+        (lambda root: add(root / "train/run/a.dav"), "train/run/a.dav: its suffix is not a known video suffix"),
         (lambda root: (root / "test/jump").mkdir(), "test/jump/: no video in it"),
         (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep: move them up"),
         (
             lambda root: add(root / "train/a.MTS"),
-            "train/a.MTS: beside the class folders, so of no class: move it into one",
+            "train/: 1 video, beside the class folders, so of no class: move it into one",
         ),
         (
             lambda root: (root / "train/run/b.mp4").symlink_to("gone.mp4"),
-            "train/run/b.mp4: a link to 'gone.mp4', which is not there",
+            "train/run/b.mp4: a link to 'gone.mp4', which does not exist",
         ),
-        (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which is not there"),
+        (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which does not exist"),
         (
             lambda root: shutil.copy(root / "test/run/0.mp4", root / "test/run/2.mp4"),
             "test/run/2.mp4: the same file as test/run/0.mp4",
         ),
         (
             lambda root: add(root / "test/run/0.mkv"),
-            "test/run/0.mkv: a second file of one clip, run/0.mp4, which is used",
+            "test/run/0.mkv: a second file of one clip; test/run/0.mp4 is used",
         ),
         (lambda root: shutil.rmtree(root / "test/run"), "1 of 2 classes have no clip in test: run"),
     ],

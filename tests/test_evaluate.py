@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, CLIPModel
 
-from lib.datasets.samples import DataError, list_dataset
+from lib.datasets.parts import DataError, list_dataset
 from lib.evaluation import features
 from lib.evaluation.evaluate import Record, evaluate
 from lib.language.vocabulary import class_concepts, read_prompts

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from lib.datasets import preflight
-from lib.datasets.official import manifest_of
+from lib.datasets.parts import DataError, manifest_of
 from lib.datasets.preflight import check_run, length_of, warnings_of
-from lib.datasets.samples import DataError
 from lib.evaluation.evaluate import evaluate
 from lib.language.vocabulary import ConceptError
 from lib.run.files import read_json, write_json
@@ -69,11 +68,7 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
             r"folder, train: .*two classes or more, and all 9 training clips are of class 'walk': .*probe_on",
         ),
         ({"walk": 1}, {"epochs": 0}, r"all 1 training clips are of class 'walk'"),
-        (
-            ENOUGH,
-            {"knn_k": [5, 31]},
-            r"folder, train: knn_k: 31 neighbours are asked for, but there are only 30 training clips",
-        ),
+        (ENOUGH, {"knn_k": [5, 31]}, r"folder, train: knn_k: 31 neighbours need more than 30 training clips"),
         (ENOUGH, {"batch_size": 32}, r"folder: 30 training videos make no batch of 32; lower batch_size"),
         (ENOUGH, {"train_videos": 31}, r"train_videos is 31, but there are only 30"),
         (
@@ -101,9 +96,7 @@ def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_
     own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}
     with pytest.raises(DataError, match="(?s)folder is not whole.*no clip in train: wave.*no clip in test: walk"):
         check_run(load(profile="embedded", **own), adapt=True)
-    with pytest.raises(
-        ValueError, match="folder, train: class 'wave' has no training clip, but is asked for: .*probe_on"
-    ):
+    with pytest.raises(ValueError, match="folder, train: class 'wave' has no training clip, but is tested: .*probe_on"):
         check_run(load(profile="embedded", allow_missing=True, **own), adapt=True)
     lists = check_run(load(profile="embedded", allow_missing=True, **own | {"probe_on": []}), adapt=True)
     assert {part: len(videos) for part, videos in lists["folder"].items()} == {"train": 18, "test": 4}
@@ -120,12 +113,12 @@ def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_
         (
             {"Lunges": range(1, 20), "JumpingJack": [1]},
             {},
-            r"ucf101, train-1: class 'JumpingJack' has no training clip, but is asked for",
+            r"ucf101, train-1: class 'JumpingJack' has no training clip, but is tested",
         ),
         (
             {"Lunges": range(8, 20), "JumpingJack": range(8, 20)},
             {},
-            r"ucf101: the part test-1 has no clips .*evaluate_splits",
+            r"ucf101: the part test-1 has no labelled clips: .*evaluate_splits",
         ),
         (
             {"Lunges": range(1, 20)},
@@ -153,7 +146,8 @@ def test_subsets_of_an_official_set_are_checked_by_groups_and_splits(tmp_path, g
 def test_all_problems_are_said_at_once(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 1, "juggle": 5}, "test": {"walk": 1, "juggle": 1}})
     with pytest.raises(
-        ValueError, match=r"(?s)^3 things are.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip"
+        ValueError,
+        match=r"(?s)^3 problems stop this run.*no batch of 8.*lacks \['juggle'\].*'walk' has 1 training clip",
     ):
         check_run(load(profile="embedded", data_folder=str(data), **OWN), adapt=True)
 
@@ -186,10 +180,10 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path, caps
     untrained, trained = problems_of(runs)
     assert untrained.startswith("image_clip: ucf101, train-1: 4 groups are too few")
     assert capsys.readouterr().out.startswith(
-        "ucf101: goes on without what is missing: 244 of 250 listed clips have no file; 99 of 101 classes"
+        "ucf101: runs without what is missing: 244 of 250 listed clips have no file; 99 of 101 classes"
     )
     assert (
-        trained.startswith("no_language, lss: 2 things are in the way")
+        trained.startswith("no_language, lss: 2 problems stop this run")
         and "4 training videos make no batch of 5" in trained
     )
     assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"batch_size": 4, "probe_held_out": 0.5})) == []
@@ -289,23 +283,23 @@ def test_five_classes_of_real_videos_under_the_embedded_clip(tiny, tmp_path):
     assert {m["metric"] for m in record["metrics"]} == {"top1", "pair_top1", "prediction_entropy"}  # no top-5 of five
     blind, few = record["warnings"]
     assert blind == (
-        "folder: the embedded CLIP knows nothing but rendered people: figures on real videos are near chance by design"
+        "folder: the embedded CLIP has seen only rendered people: results on real videos are near chance by design"
     )
     assert (
         few
-        == "folder, train: 5 of 5 classes have fewer than 6 training clips (at least 5): of these the probe on 6 has all"
+        == "folder, train: 5 of 5 classes have fewer than 6 training clips (at least 5): the probe on 6 uses all of theirs"
     )
 
 
 def test_a_run_says_its_steps_and_unused_clips_and_warns_where_they_are_few(tiny, tmp_path, capsys):
     params = load(profile="ucf101")
     few = length_of(params, 59)
-    assert few.said == "59 training clips make 16 steps of 32; 27 clips of each epoch are left over" and few.steps == 16
-    assert few.warnings[0].startswith(f"{few.said}: fewer than 100 steps teach little")
+    assert few.text == "59 training clips make 16 steps of 32; 27 clips per epoch unused" and few.steps == 16
+    assert few.warnings[0].startswith(f"{few.text}: fewer than 100 steps teach little")
     enough = length_of(params, 448)
     assert enough == (224, "448 training clips make 224 steps of 32", [])
     record = adapt(tiny(epochs=1, batch_size=32), tmp_path)
-    assert "80 training clips make 2 steps of 32; 16 clips of each epoch are left over" in capsys.readouterr().out
+    assert "80 training clips make 2 steps of 32; 16 clips per epoch unused" in capsys.readouterr().out
     assert (
         record["warnings"]
         == read_json(tmp_path / "adapt.json")["warnings"]
@@ -318,6 +312,6 @@ def test_test_clips_that_were_adapted_to_are_said():
     lists = {"ucf101": {}}
     params = load(profile="ucf101", evaluate_splits=[1, 3], clip="elsewhere")
     assert warnings_of(params, lists) == [
-        "ucf101: clips of the test parts of 3 are among those of split 1 that were adapted to"
+        "ucf101: the test parts of 3 share clips with split 1, which the model was adapted to"
     ]
     assert warnings_of(params.model_copy(update={"epochs": 0}), lists) == []

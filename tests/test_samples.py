@@ -10,18 +10,9 @@ from conftest import svt_settings
 from torch.utils.data import DataLoader
 
 from lib.datasets.lists import Video, VideoList, list_folder
-from lib.datasets.official import list_ucf101, manifest_of
-from lib.datasets.samples import (
-    BatchPlan,
-    DataError,
-    EvaluationViews,
-    SampleKey,
-    TrainingViews,
-    collate,
-    cut_views,
-    list_dataset,
-    long_tailed,
-)
+from lib.datasets.official import list_videos
+from lib.datasets.parts import DataError, list_dataset, long_tailed, manifest_of
+from lib.datasets.samples import BatchPlan, EvaluationViews, SampleKey, TrainingViews, collate, cut_views
 from lib.run.params import FOLDER, ROOT, lists_of, load, place_of, read_yaml
 from lib.video import manifest
 from lib.video.views import EvalView
@@ -157,7 +148,7 @@ def test_batch_of_which_nothing_decodes_has_no_views(small_videos):
 
 
 def test_real_clips_go_through_training_and_evaluation(laid_out):
-    videos = list_ucf101(laid_out("ucf101"))["all"]
+    videos = list_videos("ucf101", laid_out("ucf101"))["all"]
     assert len(videos) == 23
     sample = TrainingViews(videos, SMALL, seed=0)[SampleKey(0, 0, (4, 2, 2, 1))]
     assert [tuple(v.shape) for v in sample.views] == [(3, 4, 32, 32), (3, 2, 32, 32), (3, 2, 16, 16), (3, 1, 16, 16)]

@@ -1,4 +1,4 @@
-"""Data sets: which clips belong to which part and class, what is missing, and batches of them for training and evaluation.
+"""Data sets: which clips belong to which part and class, what is missing, and batches of views of them.
 
 Imports `lib.run`, `lib.video`, `lib.language`.
 """

@@ -1,9 +1,9 @@
-"""Before any compute: is what a profile names there, and can every file of it be decoded?
+"""Before any compute: does everything that a profile names exist, and can every file of it be decoded?
 
     python -m lib.datasets.check paper
 
-reads every file of the profile's data sets once, and leaves a manifest of each (`lib/video/manifest.py`), which later runs use
-instead of probing again. `make check-data PROFILE=paper` calls it; a suite does it on its own.
+reads every file of the profile's data sets once and writes a manifest of each (`lib/video/manifest.py`), which later
+runs use instead of probing again. `make check-data PROFILE=paper` calls it; so does every suite.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from functools import cache
 import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from lib.datasets.lists import defects, report
-from lib.datasets.official import OFFICIAL, list_videos, manifest_of
+from lib.datasets.official import OFFICIAL, list_videos
+from lib.datasets.parts import Parts, defects, examples, insist_on_parts, manifest_of, with_manifest
 from lib.run.fields import Params
 from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
 from lib.video import manifest
@@ -29,24 +29,22 @@ SOURCES = {
 
 
 def datasets_of(params: Params) -> list[str]:
-    """The data sets that a run reads, without the embedded world, which is made."""
+    """The data sets that a run reads, without the embedded world, which the workflow renders."""
     return [name for name in dict.fromkeys([params.dataset, *params.evaluate_on]) if name != "embedded"]
 
 
 def absent(params: Params, *, profile: str) -> list[str]:
-    """What the parameters name and is not there: a text each, which says what, where to get it, and the line to edit."""
+    """What the parameters name and does not exist: for each what it is, where to get it, and the line to edit."""
     problems = absent_files(params)
     for dataset in datasets_of(params):
-        if not place_of(params, dataset).is_dir():
-            given = place_of(params, dataset) != place_of(load(profile=profile), dataset)
-            problems.append(
-                f"{dataset}: {place_of(params, dataset)} is no folder\n  get it: {SOURCES[dataset]}\n"
-                f"  edit:   {line_of(f'data_{dataset}', profile)}{', in whose place DATA= or an override stands' * given}"
-            )
-    made = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
-    if not made and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
+        if not (place := place_of(params, dataset)).is_dir():
+            line = line_of(f"data_{dataset}", profile)
+            line += ", which DATA= or an override replaces" * (place != place_of(load(profile=profile), dataset))
+            problems.append(f"{dataset}: {place} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {line}")
+    rendered = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
+    if not rendered and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(
-            f"clip: {params.clip} is neither a folder nor can be had from the Hugging Face hub\n"
+            f"clip: {params.clip} is neither a folder nor available from the Hugging Face hub\n"
             f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
             f"  edit:   {line_of('clip', profile)}"
         )
@@ -69,39 +67,45 @@ def _on_hub(name: str) -> bool:
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=10)
-    except Exception:  # no such repository, no connection, no such name: in each case it can't be had
+    except Exception:  # no such repository, no connection, an invalid name: not available in each case
         return False
     return True
 
 
 def check_data(params: Params, dataset: str, *, workers: int) -> bool:
-    """Reads every file of a data set, writes its manifest, and prints what is missing, left out, too much or broken.
+    """Reads every file of a data set, writes its manifest, and reports missing, left out, unlisted and corrupt files.
 
-    Returns whether it is whole: a run stops where this is false, unless `allow_missing`. Raises what `data.list_dataset`
-    raises for lists that are no good and parts that are not there.
+    Returns whether the data set is whole; if not, runs stop unless `allow_missing`. Raises as `list_dataset` does for
+    unusable lists and absent parts.
     """
-    from lib.datasets.samples import (
-        insist_on_parts,  # here: the workflow, which imports this module for its plan, needs no torch
-    )
-
     place, path = place_of(params, dataset), manifest_of(params, dataset)
     parts = list_videos(dataset, place, lists=lists_of(params, dataset))
     insist_on_parts(params, dataset, parts)
-    print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset)), sep="\n  ")
-    videos = {video.path: video for videos in parts.values() for video in videos.videos}
-    unfinished = path.with_name(path.name + ".unfinished")  # of a check that was stopped
+    print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset, {})), sep="\n  ")
+    videos = {video.path for videos in parts.values() for video in videos.videos}
+    unfinished = path.with_name(path.name + ".unfinished")  # of an interrupted check
     known = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
     if known is None and (others := manifest.of_other_code(path)):
-        print(f"  every file is read anew: {others[-1].name} was made by other code")
+        print(f"  every file is read again: {others[-1].name} was made by other code")
     table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
     manifest.write(table, path)
     unfinished.unlink(missing_ok=True)
     print(f"  {(table['error'] == '').sum()} of {len(table)} files can be decoded; manifest: {path}")
-    problems = defects(parts, manifest.errors(table, place))
+    problems = defects(with_manifest(parts, table, place))
     for heading, names in problems.items():
         print(f"  {heading}:", *names, sep="\n    ")
     print(f"  {dataset} is {'not whole: ' if problems else 'whole'}{'; '.join(problems)}")  # again, below all the names
     return not problems
+
+
+def report(parts: Parts, official: dict[str, int]) -> list[str]:
+    """How many listed clips each part has, and the files that no list names."""
+    lines = []
+    for part, videos in parts.items():
+        line = f"{part}: {len(videos)} of {len(videos) + len(videos.missing)} listed clips found"
+        lines.append(line + (f" (officially {official[part]})" if part in official else ""))
+    extra = sorted({name for videos in parts.values() for name in videos.extra})
+    return lines + [f"{len(extra)} files or folders that belong to no list: {examples(extra, 3)}"] * bool(extra)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,22 +117,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         params = load(profile=chosen.profile, **elsewhere(chosen.profile, chosen.data))
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if chosen.dataset and chosen.dataset not in datasets_of(params):
-        parser.error(f"--dataset: {chosen.profile} reads {', '.join(datasets_of(params))}, not {chosen.dataset}")
-    datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
-    if not all(place_of(params, name).is_dir() for name in datasets):
-        print("\n".join(absent(params, profile=chosen.profile)), file=sys.stderr)
-        return 2
-    try:
+        if chosen.dataset and chosen.dataset not in datasets_of(params):
+            parser.error(f"--dataset: {chosen.profile} reads {', '.join(datasets_of(params))}, not {chosen.dataset}")
+        datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
+        if not all(place_of(params, name).is_dir() for name in datasets):
+            raise ParamsError("\n".join(absent(params, profile=chosen.profile)))
         whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]
-    except (ValueError, OSError) as error:  # of lists and folders: each says what and where
+    except (ValueError, OSError) as error:  # of parameters, lists and folders: each says what and where
         print(error, file=sys.stderr)
         return 2
     if not datasets:
-        print(f"{chosen.profile} reads the embedded world alone, which is made, not found")
+        print(f"{chosen.profile} reads only the embedded world, which the workflow renders")
     return 0 if all(whole) or params.allow_missing else 1
 
 

@@ -1,151 +1,258 @@
 """The data sets of the field as they lie on disks: UCF-101, HMDB-51, Kinetics-400, Charades, or a folder of one's own.
 
-Every reader looks through a folder once (`folders.walk`) and returns all parts of the data set, each a `VideoList`, whose
-fields say what the official lists name and the folder lacks, and the other way round. Sources that contradict each other
-are refused, with both places and both values.
+Every reader walks through the folder once and returns all parts of the data set, each a `VideoList` that also says what
+the lists name and the folder lacks, and the other way round. Sources that contradict each other are refused.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from lib.datasets.folders import entries, existing_folder, is_video_name, same_content
+from lib.datasets.folders import entries, existing_folder, is_video_name, names_in, part_folders, same_content, walk
 from lib.datasets.kinetics import list_charades, list_kinetics400
-from lib.datasets.lists import ListError, Once, VideoList, in_folders, list_folder, recogniser
-from lib.datasets.splits import SIZES, list_hmdb51, list_ucf101
-from lib.run.fields import Params
-from lib.run.params import ROOT, place_of
-from lib.video import manifest
+from lib.datasets.lists import (
+    ListError,
+    VideoList,
+    class_folders,
+    class_names,
+    contradiction,
+    insist_once,
+    match,
+    name_key,
+    nearest,
+    nothing_found,
+    read_lines,
+    read_rows,
+    recogniser,
+    strays,
+)
+from lib.run.params import FOLDER
 
-# What the official lists name. Kinetics' copies have shrunk since: these are the sizes of its lists of 2017.
-OFFICIAL = SIZES | {"kinetics400": {"train": 246534, "validation": 19906}, "charades": {"train": 7985, "test": 1863}}
-OWN = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}  # folders
-
-
-def manifest_of(params: Params, dataset: str) -> Path:
-    """The manifest of a data set, whether or not it exists."""
-    return manifest.path_of(ROOT / params.manifests, dataset, place_of(params, dataset))
+SPLITS = [f"{part}-{split}" for split in (1, 2, 3) for part in ("train", "test")]
+# Sizes of the official lists. Kinetics' copies have shrunk since: these are of its lists of 2017.
+OFFICIAL = {
+    "ucf101": dict(zip(SPLITS, (9537, 3783, 9586, 3734, 9624, 3696))) | {"all": 13320},
+    "hmdb51": dict(zip(SPLITS, 3 * (3570, 1530))) | {"all": 6766},
+    "kinetics400": {"train": 246534, "validation": 19906},
+    "charades": {"train": 7985, "test": 1863},
+}
+OWN_PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
+MARKS = {"0": "unused", "1": "train", "2": "test"}
+LAYOUTS = {
+    "embedded": "the folders train and test, each with a folder per class",
+    "folder": "the folders train and test, each with a folder per class",
+    "ucf101": "a folder per class, e.g. ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+    "hmdb51": "a folder per class, e.g. brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
+    "kinetics400": "the folders train and val, each with a folder per class, or with a list",
+    "charades": "videos <id>.mp4, with Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt",
+}
 
 
 def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = None) -> dict[str, VideoList]:
-    """The parts of a data set by the name that parameters have for it.
+    """The parts of a data set: train, validation, test as far as it has them; of UCF-101 and HMDB-51 `SPLITS` and all.
 
-    embedded, folder: those of train, validation and test that have a folder, with a folder per class in it. ucf101, hmdb51:
-    train-1, test-1 .. test-3 and all. kinetics400: train, validation. charades: train, test. `lists`: the folder of the
-    official lists. Raises FileNotFoundError if `root` holds nothing of the kind, ListError for a list that is no good, or
-    what it says is contradicted.
+    lists: the folder of the official lists. Raises FileNotFoundError if `root` holds no such videos, ListError for
+    lists that are unreadable, contradict each other, or are contradicted by the files.
     """
-    if dataset in ("embedded", "folder"):
-        return _own_parts(Path(root), compare=dataset == "folder")
-    readers: dict[str, Callable[..., dict[str, VideoList]]] = {
-        "ucf101": list_ucf101,
-        "hmdb51": list_hmdb51,
+    readers: dict[str, Callable[[Path, Path | None], dict[str, VideoList]]] = {
+        "embedded": partial(_list_own, compare=False),
+        "folder": _list_own,
+        "ucf101": partial(_list_splits, "ucf101"),
+        "hmdb51": partial(_list_splits, "hmdb51"),
         "kinetics400": list_kinetics400,
         "charades": list_charades,
     }
-    return readers[dataset](Path(root), lists=Path(lists) if lists else None)
-
-
-def _own_parts(root: Path, *, compare: bool) -> dict[str, VideoList]:
-    """The parts with the classes of all of them: one that only others have is an absent class. Folders of different parts
-    mean one class if their names differ in spelling alone. compare: also look for a file that is there twice."""
-    existing_folder(root, "the folders train and test, each with a folder per class")
-    found, classes = {}, []
-    for part, names in OWN.items():
-        folders = [entry for entry in entries(root) if entry.name.casefold() in names and entry.is_dir()]
-        if len(folders) > 1:
-            raise ListError(
-                f"{root}: two folders of the part {part}, {folders[0].name} and {folders[1].name}: keep one"
-            )
-        for folder in folders:
-            found[part] = list_folder(folder)
-            known = recogniser(classes)
-            classes += [name for name in found[part].classes if not known(name)]
-    if not found:
-        raise FileNotFoundError(
-            f"{root}: none of the folders train, validation and test, each with a folder per class; there "
-            f"are: {[entry.name for entry in entries(root)][:8]}"
-        )
-    classes.sort()
-    parts = {part: _in_classes(videos, classes, root) for part, videos in found.items()}
-    next(iter(parts.values())).left_out.extend(_beside_parts(root, parts))
-    return _without_copies(parts, root) if compare else parts
-
-
-def _beside_parts(root: Path, parts: dict[str, VideoList]) -> list[str]:
-    """Words on clips beside the folders of the parts, loose or in a folder that looks like a class. (Deeper ones are of another
-    data set.)"""
-    used = {videos.videos[0].path.parent.parent.resolve() for videos in parts.values()}
-    idle = [entry for entry in entries(root) if entry.resolve() not in used]
-    clips = [
-        file
-        for entry in idle
-        for file in (entries(entry) if entry.is_dir() else [entry])
-        if file.is_file() and is_video_name(file)
-    ]
-    return in_folders(
-        root,
-        clips,
-        f"beside the folders of the parts ({', '.join(parts)}), so in none of them: move them into a class of one",
-    )
-
-
-def _in_classes(videos: VideoList, classes: list[str], root: Path) -> VideoList:
-    """A part whose labels count all classes; names of what it leaves out begin with its folder."""
-    known = recogniser(classes)
-    own = [known(name) for name in videos.classes]
-    if twice := [name for name, meant in zip(videos.classes, own) if own.count(meant) > 1]:
-        raise ListError(f"{root}: two folders of one class in a part, {' and '.join(twice)}: keep one")
-    folder = videos.videos[0].path.parent.parent.name
-    return VideoList(
-        [
-            replace(video, name=f"{own[video.label]}/{video.path.stem}", label=classes.index(own[video.label]))
-            for video in videos.videos
-        ],
-        classes,
-        sorted({*classes} - {*own}),
-        extra=[f"{folder}/{name}" for name in videos.extra],
-        left_out=[f"{folder}/{line}" for line in videos.left_out],
-    )
-
-
-def _without_copies(parts: dict[str, VideoList], root: Path) -> dict[str, VideoList]:
-    """Leaves out what is there twice in one class of one part. Raises ListError for a file that is in two of them, whatever
-    its names."""
-    home = {
-        video.path: (part, videos.classes[video.label]) for part, videos in parts.items() for video in videos.videos
-    }
-    copies: dict[Path, Path] = {}
-    for number, group in enumerate(same_content(home)):
-        once = Once()
-        for part, name in dict.fromkeys(home[path] for path in group):
-            once.note(
-                number,
-                "the same file",
-                f"{part}, {name}",
-                str(next(path for path in group if home[path] == (part, name))),
-            )
-        copies |= dict.fromkeys(group[1:], group[0])
-    for part, videos in parts.items():
-        own = {
-            path.relative_to(root): first.relative_to(root) for path, first in copies.items() if home[path][0] == part
-        }
-        parts[part] = replace(
-            videos,
-            videos=[video for video in videos.videos if video.path not in copies],
-            extra=sorted([*videos.extra, *map(str, own)]),
-            left_out=sorted(
-                [
-                    *videos.left_out,
-                    *(
-                        f"{path}: the same file as {first}, which is used: remove one of the two"
-                        for path, first in own.items()
-                    ),
-                ]
-            ),
-        )
+    root = existing_folder(Path(root), f"{dataset}: {LAYOUTS[dataset]}")
+    parts = readers[dataset](root, existing_folder(Path(lists), f"the lists of {dataset}") if lists else None)
+    if not any(videos.videos for videos in parts.values()):
+        left_out = {line for videos in parts.values() for line in videos.left_out}
+        message = f"{root}: no videos of {dataset}; there are: {names_in(root)}; expected {LAYOUTS[dataset]}"
+        raise nothing_found(message, left_out)
     return parts
+
+
+# ---- a folder of one's own ------------------------------------------------------------------------------------------
+
+
+def _list_own(root: Path, lists: Path | None, *, compare: bool = True) -> dict[str, VideoList]:
+    """All parts have the classes of all; spelling may differ between parts. compare: look for copies of files."""
+    folders = {}
+    for part, names in OWN_PARTS.items():
+        candidates = sorted(part_folders(root, names))
+        if len(candidates) > 1:
+            first, second, *_ = (folder.name for folder in candidates)
+            raise ListError(f"{root}: two folders of the part {part}, {first} and {second}: keep one")
+        folders.update({part: folder for folder in candidates})
+    if not folders:
+        raise FileNotFoundError(f"{root}: none of {LAYOUTS['folder']}; there are: {names_in(root)}")
+    contents = {part: walk(folder) for part, folder in folders.items()}
+    classes = []
+    for part, folder in folders.items():
+        recognise = recogniser(classes)
+        classes += [name for name in class_names(folder, contents[part]) if not recognise(name)]
+    classes.sort()
+    parts = {part: class_folders(root, folder, contents[part], classes) for part, folder in folders.items()}
+    resolved, beside = {folder.resolve() for folder in folders.values()}, []
+    for entry in entries(root):
+        if entry.resolve() not in resolved:
+            files = entries(entry) if entry.is_dir() else [entry]
+            beside += [file for file in files if is_video_name(file) and file.is_file()]
+    why = f"beside the folders of the parts ({', '.join(folders)}), so in none of them: move them into a class of one"
+    next(iter(parts.values())).left_out.extend(strays(root, beside, {file.parent: why for file in beside}))
+    if compare:
+        _leave_out_copies(parts, root)
+    return parts
+
+
+def _leave_out_copies(parts: dict[str, VideoList], root: Path) -> None:
+    """Leaves out copies within a class of one part. Raises ListError for a file that is in two parts or classes."""
+    homes = {}
+    for part, videos in parts.items():
+        homes |= {video.path: (part, videos.classes[video.label]) for video in videos.videos}
+    copies = {copy: group[0] for group in same_content(homes) for copy in group[1:]}
+    for copy, first in copies.items():
+        if homes[copy] != homes[first]:
+            seen = {first: (", ".join(homes[first]), str(first))}
+            insist_once(seen, first, "the same file", ", ".join(homes[copy]), str(copy))
+        videos, name = parts[homes[copy][0]], copy.relative_to(root)
+        videos.extra.append(str(name))
+        videos.left_out.append(f"{name}: the same file as {first.relative_to(root)}, which is used: remove one of them")
+    for videos in parts.values():
+        videos.videos[:] = [video for video in videos.videos if video.path not in copies]
+        videos.extra.sort()
+        videos.left_out.sort()
+
+
+# ---- UCF-101 and HMDB-51 --------------------------------------------------------------------------------------------
+
+
+def _list_splits(dataset: str, root: Path, lists: Path | None) -> dict[str, VideoList]:
+    """UCF-101 (Soomro et al. 2012) or HMDB-51 (Kuehne et al. 2011), or a subset of its classes.
+
+    Labels count the classes that have a folder, in official order. File names are compared without case and, if no name
+    is equal, without punctuation (`#` and brackets in HMDB's names). HMDB's part "all" has also the clips in no split.
+    """
+    marks = READ_SPLITS[dataset](lists)  # "class/stem" -> a digit of MARKS for each split
+    contents, official = walk(root), list(dict.fromkeys(name.split("/")[0] for name in marks))
+    recognise = recogniser(official)
+    recognised = {folder: recognise(folder.name) for folder in contents.folders}
+    class_of = {folder: name for folder, name in recognised.items() if name and folder.parent == root}
+    classes = [name for name in official if name in class_of.values()]
+    if not classes:
+        deeper = next((f"; name {folder.parent}?" for folder, name in recognised.items() if name), "")
+        raise FileNotFoundError(
+            f"{root}: none of the {len(official)} class folders of {dataset}, e.g. {official[0]}; "
+            f"there are: {names_in(root)}{deeper}"
+        )
+    labels, exact, loose, home_of = {}, {}, defaultdict(list), {}
+    for name in sorted(marks, key=lambda name: (official.index(name.split("/")[0]), name)):
+        class_name, stem = name.split("/")
+        home_of[name_key(stem, gap="_")] = class_name
+        if class_name in classes:
+            labels[name] = classes.index(class_name)
+            exact[name.casefold()] = name
+            loose[class_name, name_key(stem, gap="_")].append(name)
+    files, unlisted = defaultdict(list), {}
+    for video in (video for video in contents.videos if video.parent in class_of):
+        class_name, key = class_of[video.parent], name_key(video.stem, gap="_")
+        if (home := home_of.get(key, class_name)) != class_name:
+            raise contradiction(str(video), "its folder", class_name, f"{dataset}'s list", home)
+        name = exact.get(f"{class_name}/{video.stem}".casefold())
+        if not name and len(loose[class_name, key]) == 1:
+            name = loose[class_name, key][0]
+        if not name and dataset == "hmdb51":  # 395 of its clips are in no split
+            name = f"{class_name}/{video.stem}"
+            unlisted[name] = classes.index(class_name)
+        if name:
+            files[name].append(video)
+    parts = {}
+    for part in SPLITS:
+        mark, split = part.split("-")
+        parts[part] = {name: label for name, label in labels.items() if MARKS[marks[name][int(split) - 1]] == mark}
+    reasons = {}
+    for folder in {video.parent for video in contents.videos} - class_of.keys():
+        reasons[folder] = f"in none of the class folders of {dataset}" + nearest(folder.name, official)
+        if any(parent in class_of for parent in folder.parents):
+            reasons[folder] = "one level too deep: move them up"
+    absent = [name for name in official if name not in classes]
+    return match(root, contents, parts | {"all": labels | unlisted}, files, classes, absent=absent, reasons=reasons)
+
+
+def _ucf101_splits(lists: Path | None) -> dict[str, str]:
+    """ucfTrainTestlist, or what it follows from: the number of clips in each of the 25 groups of a class; the test part
+    of split s has the groups 7s-6 to 7s."""
+    if lists:
+        return _marks("ucf101", lists, _ucf101_lines(lists))
+    marks = {}
+    for _, row in read_rows(FOLDER / "splits" / "ucf101.csv", "class"):
+        name = row.pop("class")
+        for group, count in row.items():  # "g01" .. "g25"; clips are numbered from 1 without gaps
+            splits = "".join("2" if 7 * s - 6 <= int(group[1:]) <= 7 * s else "1" for s in (1, 2, 3))
+            marks |= {f"{name}/v_{name}_{group}_c{clip:02d}": splits for clip in range(1, int(count) + 1)}
+    return marks
+
+
+def _ucf101_lines(lists: Path) -> Iterator[tuple[str, str, int, str]]:
+    """Place, clip, split and mark, from classInd.txt ("1 ApplyEyeMakeup"), trainlist01.txt, testlist01.txt, ...
+    ("class/clip.avi", in the training lists with the number of the class)."""
+    numbers = {}
+    for where, line in read_lines(lists / "classInd.txt"):
+        match = re.fullmatch(r"(\d+)[\s,;]+(\S+)", line)
+        if not match or match[2] in numbers or match[1] in numbers.values():
+            raise ListError(f"{where}: {line!r} is not a new number and a new class")
+        numbers[match[2]] = match[1]
+    for split in (1, 2, 3):
+        for mark, part in (("1", "train"), ("2", "test")):
+            for where, line in read_lines(lists / f"{part}list{split:02d}.txt"):
+                file, number = re.fullmatch(r"(.+?)(?:[\s,;]+(\d+))?", line).groups()
+                if (class_name := file.split("/")[0]) not in numbers:
+                    raise ListError(f"{where}: {line!r} is of none of the classes of classInd.txt")
+                if number not in (None, numbers[class_name]):
+                    what = f"the number of {class_name}"
+                    raise contradiction(where, what, number, "classInd.txt", numbers[class_name])
+                yield where, file.rsplit(".", 1)[0], split, mark
+
+
+def _hmdb51_splits(lists: Path | None) -> dict[str, str]:
+    """testTrainMulti_7030_splits: "<class>_test_split<n>.txt" with lines "<clip>.avi <0, 1 or 2>"; or the shipped."""
+    if lists:
+        return dict(sorted(_marks("hmdb51", lists, _hmdb51_lines(lists)).items()))
+    rows = read_rows(FOLDER / "splits" / "hmdb51.csv", "class", "clip", "splits")
+    return {f"{row['class']}/{row['clip']}": row["splits"] for _, row in rows}
+
+
+def _hmdb51_lines(lists: Path) -> Iterator[tuple[str, str, int, str]]:
+    if not (paths := sorted(lists.glob("*_test_split[123].txt"))):
+        raise ListError(f"{lists}: no lists of HMDB-51, e.g. brush_hair_test_split1.txt; there are: {names_in(lists)}")
+    for path in paths:
+        class_name, split = re.fullmatch(r"(.+)_test_split([123])", path.stem).groups()
+        for where, line in read_lines(path):
+            if not (match := re.fullmatch(r"(.+?)[\s,;]+([012])", line)):
+                raise ListError(f"{where}: {line!r} is not a clip and 0, 1 or 2")
+            yield where, f"{class_name}/{match[1].rsplit('.', 1)[0]}", int(split), match[2]
+
+
+READ_SPLITS = {"ucf101": _ucf101_splits, "hmdb51": _hmdb51_splits}
+
+
+def _marks(dataset: str, lists: Path, lines: Iterable[tuple[str, str, int, str]]) -> dict[str, str]:
+    """The mark of every clip in the three splits. Raises ListError unless the splits have their official sizes."""
+    marks, seen = {}, {}
+    for where, name, split, mark in lines:
+        insist_once(seen, (name, split), name, MARKS[mark], where)
+        others = marks.get(name, "000")
+        marks[name] = others[: split - 1] + mark + others[split:]
+    wrong = {}
+    for part in SPLITS:
+        kind, split = part.split("-")
+        size = sum(MARKS[splits[int(split) - 1]] == kind for splits in marks.values())
+        if size != OFFICIAL[dataset][part]:
+            wrong[part] = f"{size}, not {OFFICIAL[dataset][part]}"
+    if wrong:
+        raise ListError(
+            f"{lists}: not {dataset}'s official lists; clips listed: {wrong}. "
+            f"Leave lists_{dataset} empty for the shipped ones"
+        )
+    return marks

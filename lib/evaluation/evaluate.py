@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 from lib.backbone import VideoCLIP
 from lib.concepts import concept_spaces
 from lib.datasets.lists import VideoList, data_hash
+from lib.datasets.parts import groups_of, probe_part, test_parts
 from lib.datasets.preflight import check_model, check_probe, check_run, concepts_of, warnings_of
-from lib.datasets.samples import groups_of, probe_part, test_parts
 from lib.evaluation.features import Features, cached_features
 from lib.evaluation.metrics import (
     balanced_scores,

@@ -19,7 +19,6 @@ NO_NUMBERS = {
     "run.records",
     "datasets.folders",
     "datasets.lists",
-    "datasets.splits",
     "datasets.kinetics",
     "datasets.official",
     "datasets.preflight",

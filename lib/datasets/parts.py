@@ -1,0 +1,188 @@
+"""Data sets as a run sees them: which parts it trains and tests on, whether they are whole, and subsets of them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.datasets.lists import VideoList
+from lib.datasets.official import list_videos
+from lib.run.fields import Params
+from lib.run.params import ROOT, lists_of, place_of
+from lib.video import manifest
+
+Parts = dict[str, VideoList]
+
+
+class DataError(ValueError):
+    """A data set is not whole: the message says what is wrong, how often, and how to run without it."""
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def train_part(params: Params) -> str:
+    """The part of `params.dataset` that the model is adapted to."""
+    return f"train-{params.split}" if params.dataset in ("ucf101", "hmdb51") else "train"
+
+
+def test_parts(params: Params, dataset: str) -> list[str]:
+    """The parts that numbers are reported on. Kinetics has no public test labels, so its validation part is used."""
+    if dataset in ("ucf101", "hmdb51"):
+        return [f"test-{split}" for split in params.evaluate_splits]
+    return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
+
+
+def probe_part(test_part: str) -> str:
+    """The part that a probe is fitted on before it is tested on `test_part`."""
+    return test_part.replace("test", "train") if "-" in test_part else "train"
+
+
+def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
+    """The film that each clip was cut from, 'n', where names tell: probes hold out clips of a film together."""
+    names = [video.name for video in videos.videos]
+    if dataset == "ucf101":
+        return np.array([re.sub(r"_c\d+$", "", name) for name in names])
+    if dataset == "hmdb51":  # "<class>/<film>_<class>_<visible body parts>_..."
+        classes = [videos.classes[video.label] for video in videos.videos]
+        return np.array([name.split("/")[1].split(f"_{label}_")[0] for name, label in zip(names, classes)])
+    return None
+
+
+# ---- listing --------------------------------------------------------------------------------------------------------
+
+
+def manifest_of(params: Params, dataset: str) -> Path:
+    """The manifest of a data set, whether or not it exists."""
+    return manifest.path_of(ROOT / params.manifests, dataset, place_of(params, dataset))
+
+
+def read_parts(dataset: str, root: Path, lists: Path | None, manifest_path: Path) -> Parts:
+    """The parts of a data set, with what the manifest, if there is one, knows of files that have not changed since."""
+    parts = list_videos(dataset, root, lists=lists)
+    return with_manifest(parts, manifest.read(manifest_path), root) if manifest_path.exists() else parts
+
+
+def with_manifest(parts: Parts, table: pd.DataFrame, root: Path) -> Parts:
+    indices, errors = manifest.indices(table, root), manifest.errors(table, root)
+    return {
+        part: replace(
+            videos,
+            videos=[
+                replace(video, index=indices.get(video.path), broken=errors.get(video.path, ""))
+                for video in videos.videos
+            ],
+        )
+        for part, videos in parts.items()
+    }
+
+
+def list_dataset(params: Params, dataset: str, *, read: Callable[..., Parts] = read_parts) -> Parts:
+    """The parts of a data set. read: `read_parts`, or a cached version of it.
+
+    Raises FileNotFoundError and ListError as `list_videos`; DataError if a part that the run reads is absent or, unless
+    `allow_missing`, if files are missing, left out, or broken as far as the manifest knows.
+    """
+    parts = read(dataset, place_of(params, dataset), lists_of(params, dataset), manifest_of(params, dataset))
+    insist_on_parts(params, dataset, parts)
+    problems = defects(parts) if dataset != "embedded" and not params.allow_missing else {}
+    if problems:
+        lines = [f"{heading}: {examples(names, 5)}" for heading, names in problems.items()]
+        raise DataError(
+            "\n  ".join(
+                [
+                    f"{dataset} is not whole (make check-data lists everything):",
+                    *lines,
+                    "`allow_missing: true` runs without them, and the results say so",
+                ]
+            )
+        )
+    return parts
+
+
+def insist_on_parts(params: Params, dataset: str, parts: Parts) -> None:
+    """Raises DataError if a data set lacks a part that the run reads."""
+    tests = test_parts(params, dataset) if dataset in params.evaluate_on else []
+    needed = [train_part(params)] if dataset == params.dataset else []
+    needed += tests + ([probe_part(part) for part in tests] if dataset in params.probe_on else [])
+    if lacking := [part for part in dict.fromkeys(needed) if part not in parts]:
+        raise DataError(
+            f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(parts)}: "
+            "add it, or change dataset, evaluate_on, evaluate_parts or probe_on"
+        )
+
+
+def defects(parts: Parts) -> dict[str, list[str]]:
+    """Why a data set is not whole: headings and names. Nothing else stops a run or `make check-data`."""
+    videos = {video.path: video for part in parts.values() for video in part.videos}.values()
+    missing = sorted({name for part in parts.values() for name in part.missing})
+    broken = sorted(f"{video.name}: {video.broken}" for video in videos if video.broken)
+    left_out = sorted({line for part in parts.values() for line in part.left_out})
+    count = len(videos) + len(missing)
+    headings = {f"{len(missing)} of {count} listed clips have no file": missing}
+    parts_without = defaultdict(list)
+    for name, part in parts.items():
+        parts_without[tuple(part.absent_classes)].append(name)
+    for absent, names in parts_without.items():
+        classes = parts[names[0]].classes
+        present = [name for name in classes if name not in absent]
+        where = "" if len(names) == len(parts) else f" in {', '.join(names)}"
+        where += f" (there are: {examples(present, 5)})" if len(present) < len(absent) else ""
+        headings[f"{len(absent)} of {len({*classes, *absent})} classes have no clip{where}"] = list(absent)
+    headings[f"{len(broken)} of {count} listed clips cannot be decoded"] = broken
+    headings[f"{len(left_out)} files or folders are left out"] = left_out
+    return {heading: names for heading, names in headings.items() if names}
+
+
+def examples(names: Collection[str], count: int) -> str:
+    shown = ", ".join(list(names)[:count])
+    return shown + (f", and {len(names) - count} more" if len(names) > count else "")
+
+
+# ---- subsets --------------------------------------------------------------------------------------------------------
+
+
+def training_videos(params: Params, parts: Parts) -> VideoList:
+    """The videos that the model is adapted to. Raises ValueError for a subset that is larger than the data."""
+    videos = parts[train_part(params)]
+    if params.train_videos:
+        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
+    return long_tailed(videos, imbalance=params.imbalance, seed=params.seed) if params.imbalance > 1 else videos
+
+
+def some_videos(videos: VideoList, *, count: int, seed: int) -> VideoList:
+    """A random subset of `count` videos, in their order. Raises ValueError if there are fewer."""
+    if count > len(videos):
+        raise ValueError(f"train_videos is {count}, but there are only {len(videos)}")
+    kept = set(np.random.default_rng([seed, 5]).permutation(len(videos))[:count].tolist())
+    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
+
+
+def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
+    """The largest subset with class sizes n_max x imbalance^(-rank / (classes - 1)) (Cui et al., CVPR 2019).
+
+    imbalance: largest / smallest class. The order of the classes and the videos that stay are drawn from `seed`.
+    """
+    members = defaultdict(list)
+    for index, video in enumerate(videos.videos):
+        members[video.label].append(index)
+    if imbalance < 1 or None in members:
+        raise ValueError(f"a long-tailed subset needs labelled videos and an imbalance of at least 1, got {imbalance}")
+    generator = np.random.default_rng([seed, 4])
+    share = imbalance ** -(np.arange(len(members)) / max(1, len(members) - 1))
+    order = generator.permutation(sorted(members))
+    largest = min(len(members[label]) / part for label, part in zip(order, share))
+    if largest * share[-1] + 1e-9 < 1:
+        raise ValueError(
+            f"imbalance: {imbalance:g} to 1 needs {imbalance:g} videos of the most frequent class, but there are "
+            f"{int(largest + 1e-9)}: lower it"
+        )
+    kept = set()
+    for label, part in zip(order, share):
+        size = int(largest * part + 1e-9)
+        kept.update(generator.permutation(members[label])[:size].tolist())
+    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
