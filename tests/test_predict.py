@@ -73,7 +73,7 @@ def test_a_folder_per_class_a_flat_folder_and_a_list_are_found(folder):
         (
             ".",
             FileNotFoundError,
-            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, not in a class folder\n",
+            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, one level too deep: move them up\n",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_every_video_of_a_folder_is_in_the_list_or_left_out_for_a_reason(folder,
 def test_a_name_that_no_table_can_hold_is_refused(folder, tmp_path):
     shutil.copy(folder / "push_up" / "film0_c0.mp4", os.path.join(os.fsencode(tmp_path), b"caf\xe9.mp4"))
     for given in (tmp_path, [os.fsdecode(b"caf\xe9.mp4")]):
-        with pytest.raises(ValueError, match="caf.*: a name that is not UTF-8"):
+        with pytest.raises(ValueError, match="caf.*: the name is not UTF-8"):
             find_videos(given)
 
 
@@ -307,7 +307,7 @@ def test_the_notebook_ends_well_on_a_folder_as_people_have_them(tiny, folder, tm
         "13 videos, 2 classes",
         "1 of them lie beside the folders of the classes",
         "wave/take/: 1 video, one level too deep: move them up",
-        "punch/a.mp4: a second file of one clip, punch/a.avi",
+        "punch/a.mp4: a second file of one clip; punch/a.avi is used",
         "push_up/notes.txt: no video",
         "CAUTION: this model comes from the embedded CLIP",
         "%; chance 50.0 %\nCAUTION",
