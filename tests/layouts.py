@@ -1,4 +1,4 @@
-"""The 23 recorded clips of `data/gmdcsa24`, laid out as the data sets of the field lie on disks, and as a folder of one's own.
+"""The 23 recorded clips of `data/gmdcsa24`, laid out as data sets of the field lie on disks, and as one's own folder.
 
 Names of classes and clips are official ones; what the clips show has nothing to do with them. Every clip stands for one
 clip of a data set; each layout has copies of its own.
@@ -66,7 +66,7 @@ def hmdb51(root: Path) -> Path:
 
 
 def kinetics400(root: Path, form: str = "csv") -> Path:
-    """15 clips to train on, 8 to validate. form: "csv" (DeepMind's, files with times in their names), "list" (lines of path
+    """15 clips to train on, 8 to validate. form: "csv" (DeepMind's, with times in file names), "list" (lines of path
     and number) or "folders" (a folder per class, no list)."""
     numbers = {name: number for number, name in enumerate(class_names("kinetics400"))}
     rows = {"train": [], "val": []}

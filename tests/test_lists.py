@@ -557,7 +557,8 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
         (
             "train/abseiling/aaaaaaaaaaa.mp4",
             {"kinetics400_train_list_videos.txt": "abseiling/aaaaaaaaaaa.mp4 1\n"},
-            r"train_list_videos.txt, line 1 \(class number 1, counted from 0\): aaaaaaaaaaa is air drumming here, but the folder of .*train/abseiling/"
+            r"train_list_videos.txt, line 1 \(class number 1, counted from 0\): aaaaaaaaaaa is air drumming here, but "
+            r"the folder of .*train/abseiling/"
             "aaaaaaaaaaa.mp4 says abseiling",
         ),
         (
@@ -568,7 +569,8 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
         (
             "train/aaaaaaaaaaa_000001_000011.mp4",
             {"train.csv": HEAD + "zumba,bbbbbbbbbbb,1,2,train\n\nabseiling,aaaaaaaaaaa,2,12,train\n"},
-            r"train.csv, line 4: aaaaaaaaaaa is of the seconds \(2, 12\) here, but the name of .*_000001_000011.mp4 says 000001_000011",
+            r"train.csv, line 4: aaaaaaaaaaa is of the seconds \(2, 12\) here, but "
+            r"the name of .*_000001_000011.mp4 says 000001_000011",
         ),
         (
             "train/aaaaaaaaaaa.mp4",
@@ -583,7 +585,8 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
         (
             "train/aaaaaaaaaaa.mp4",
             {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n" * 2},
-            "train.csv, line 3: one clip twice: aaaaaaaaaaa is train, abseiling here, and train, abseiling already in .*train.csv, line 2",
+            "train.csv, line 3: one clip twice: aaaaaaaaaaa is train, abseiling here, and "
+            "train, abseiling already in .*train.csv, line 2",
         ),
         (
             "train/x.mp4",

@@ -1,4 +1,4 @@
-"""Decoding processes that deliver, and every way in which they fail to: an error that names the file and the parameter."""
+"""Decoding processes that deliver, and every way in which they fail: errors name the file and the parameter."""
 
 import multiprocessing
 import os

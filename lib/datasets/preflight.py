@@ -81,8 +81,8 @@ def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
     for part in tests:
         if not any(video.labels or video.label is not None for video in parts[part].videos):
             raise ValueError(
-                f"{dataset}: the part {part} has no labelled clips: add some, or change evaluate_on, evaluate_splits or "
-                "evaluate_parts"
+                f"{dataset}: the part {part} has no labelled clips: add some, or change evaluate_on, "
+                "evaluate_splits or evaluate_parts"
             )
     if "half" in params.zero_shot_protocols and "all" in parts:
         labels = [video.label for video in parts["all"].videos]

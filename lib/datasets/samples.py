@@ -163,7 +163,7 @@ class BatchPlan(Sampler[list[SampleKey]]):
 
 
 class EvaluationViews(Dataset):
-    """The fixed views of a video, from one decoding pass: a tensor 'v c t h w' for each of `views`, v = clips x crops."""
+    """The fixed views of a video, from one decoding pass: for each a tensor 'v c t h w', v = clips x crops."""
 
     def __init__(self, videos: Sequence[Video], views: Sequence[EvalView]):
         self.videos, self.views = videos, views
