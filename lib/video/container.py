@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,13 @@ import numpy as np
 from av.format import Flags
 from av.stream import Disposition
 
-from lib.video.bitstream import Packets
-from lib.video.codecs import KINDS
+from lib.video.packets import ALL, is_refresh, may_be_no_frame, packets_to_decode, shown_frames
 
 # damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
 STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
 JUMP = 10.0  # seconds between two frames that are a jump of the clock, where clocks may jump (as ffmpeg has it)
+Stamps = tuple[int | None, int | None]  # of a packet: pts, dts
 MOST_FPS = 1000.0  # that is believed without time stamps
 
 
@@ -111,42 +112,61 @@ def film_of(path: Path, container: av.container.InputContainer) -> av.VideoStrea
 
 
 def count_packets(path: Path) -> VideoIndex:
-    """Reads through the file without decoding: the film's stream, the number of frames to expect, the first packet that
-    decodes, and the frame rate."""
-    with open_video(path) as (container, stream, _):
-        shown_by, stamps = packets_of(stream), []  # of the packets that show something: pts, dts
-        num_frames = num_packets = first_packet = 0
+    """Reads through the file without decoding more than its start: the stream of its film, the number of frames to
+    expect, the first packet that decodes, and the frame rate."""
+    with open_video(path) as (container, stream, decoder):
+        codec, num_packets, first_packet, to_decode = decoder.codec.canonical_name, 0, None, 0
+        stamps, end = [], 0.0  # pts and dts of each packet from the first key frame on; None where it shows nothing
         # Matroska and WebM mark no broken packet, but state how long they are
         matroska = "matroska" in container.format.name and container.duration
-        key_seen, last, end = False, None, 0.0
         for packet in video_packets(container, None if matroska else stream):
-            last = packet
             if matroska and packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            is_cut_off = packet.is_corrupt
             if packet.stream_index != stream.index:
                 continue
-            if not key_seen and packet.is_keyframe:
-                key_seen, first_packet, num_frames = True, num_packets, 0
-                shown_by, stamps = packets_of(stream), []
+            data = bytes(packet)
+            if first_packet is None and packet.is_keyframe:
+                stamps, first_packet, to_decode = [], num_packets, packets_to_decode(stream, data)
+            if may_be_no_frame(codec, data):
+                to_decode = ALL
             num_packets += 1
-            shown = shown_by(bytes(packet))
-            if shown and not packet.is_discard:
-                num_frames += shown
-                stamps.append((packet.pts, packet.dts))
-        num_frames += shown_by.at_end
+            is_shown = shown_frames(codec, data) and not packet.is_discard
+            stamps.append((packet.pts, packet.dts) if is_shown else None)
+        first_packet = first_packet or 0
+        decoded = _decoded_stamps(path, stream.index, first_packet, to_decode) if to_decode else []
+        start, rest = ([stamp for stamp in part if stamp] for part in (stamps[:to_decode], stamps[to_decode:]))
+        num_frames = len(decoded or start) + len(rest)
         if num_frames == 0:
             raise VideoError(path, "has no video frame")
+        stamps = (decoded if to_decode == ALL and decoded else _without_skipped(start, len(decoded))) + rest
         missing = container.duration / av.time_base - end if matroska else 0.0  # seconds
-        if last.is_corrupt or missing > 0.5:
+        if is_cut_off or missing > 0.5:
             raise VideoError(path, f"is cut off after {num_frames} frames")
         return VideoIndex(num_frames, first_packet, _frame_rate(path, container, stream, stamps), stream.index)
 
 
+def _without_skipped(stamps: list[Stamps], num_decoded: int) -> list[Stamps]:
+    """The stamps of a film's start without those of the packets that a decoder skips: these are shown first."""
+    skipped = max(0, len(stamps) - num_decoded) if num_decoded else 0
+    shown = [pts for pts, _ in stamps]
+    if None not in shown:
+        shown.sort()
+    return list(zip(shown[skipped:], [dts for _, dts in stamps[skipped:]]))
+
+
+def _decoded_stamps(path: Path, number: int, first_packet: int, count: int) -> list[Stamps]:
+    """Time stamps of the frames that `count` packets decode to (None: all); none if they do not decode."""
+    try:
+        with open_video(path, number) as video:
+            frames = decoded_frames(*video, first_packet, count)
+            return [(frame.pts, frame.dts if frame.pts is None else frame.pts) for frame in frames]
+    except VideoError:
+        return []
+
+
 def _frame_rate(
-    path: Path,
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    stamps: list[tuple[int | None, int | None]],
+    path: Path, container: av.container.InputContainer, stream: av.VideoStream, stamps: list[Stamps]
 ) -> float:
     """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a twentieth.
 
@@ -189,21 +209,26 @@ def video_packets(container: av.container.InputContainer, stream=None) -> Iterat
             yield packet
 
 
-def packets_of(stream: av.VideoStream) -> Packets:
-    """What counts the frames in the packets of a stream, from a key frame on."""
-    kind = KINDS.get(stream.codec_context.codec.canonical_name, Packets)
-    return kind(stream.codec_context.extradata or b"")
+def decoded_frames(container, stream, decoder, first_packet: int, count: int = ALL) -> Iterator[av.VideoFrame]:
+    """The frames of `count` packets from `first_packet` on.
 
-
-def decoded_frames(container, stream, decoder, first_packet: int) -> Iterator[av.VideoFrame]:
-    """All frames. Some decoders make grey frames of what precedes the first key frame, and some fail at what refers to
-    something in front of it: they never get to see it."""
-    start = packets_of(stream)
-    for number, packet in enumerate(video_packets(container, stream)):
-        if number < first_packet:
-            continue
-        if start.starting:
-            start(bytes(packet))
-        if not start.is_leading:
-            yield from decoder.decode(packet)
+    Packets before the first key frame are left out: some decoders make grey frames of them. So is what H.264 shows before
+    its first picture, where that is no refresh: it refers to pictures that are not there.
+    """
+    first, is_start = None, False
+    for packet in islice(video_packets(container, stream), first_packet, first_packet + count):
+        if first is None:
+            first, is_start = packet, decoder.name == "h264" and not is_refresh(stream, bytes(packet))
+            first_pts = packet.pts
+        elif is_start and packet.pts is not None and first_pts is not None:
+            is_start = packet.pts < first_pts
+            if is_start:
+                continue
+        try:
+            for frame in decoder.decode(packet):
+                is_start = False
+                yield frame
+        except av.FFmpegError:
+            if not is_start or packet.pts is not None:
+                raise
     yield from decoder.decode(None)
