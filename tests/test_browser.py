@@ -33,7 +33,7 @@ RUN_ALL = """async () => {
 def lab(tmp_path_factory):
     """What `make lab` starts, in a repository that has all of this one committed: its address, the repository's folder."""
     root, place = tmp_path_factory.mktemp("a repository"), tmp_path_factory.mktemp("settings")
-    for name in ("lib", "notebooks", "params", "outputs/embedded/clip/0", ".gitignore"):
+    for name in ("lib", "workflow", "notebooks", "params", "outputs/embedded/clip/0", ".gitignore"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
     for words in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "all"]):

@@ -59,7 +59,7 @@ class Copy:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("lib", "params", "notebooks"):
+        for name in ("lib", "params", "notebooks", "workflow"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
             )
