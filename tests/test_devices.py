@@ -88,7 +88,7 @@ def test_a_device_that_this_machine_lacks_is_named_with_what_it_has(name):
 def test_more_devices_than_there_are_is_an_error_that_says_so(lend):
     _, errors = (process := lend(4, shown="0,GPU-abc")).communicate()
     assert process.returncode == 1
-    assert errors.startswith("4 device(s) asked for, but ") and "shows 2 (0, GPU-abc)" in errors
+    assert errors.startswith("4 device(s) requested, but ") and "shows 2 (0, GPU-abc)" in errors
 
 
 def test_without_devices_the_command_runs_as_it_is(lend):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lib.run.files import read_lines
-from lib.run.watch import Watch, signs
+from lib.run.watch import CURES, Watch, signs
 
 HEALTHY = {
     "loss": 1.0,
@@ -35,14 +35,16 @@ HEALTHY = {
     ],
 )
 def test_every_sign_of_collapse_is_named_with_its_value_and_its_cure(tiny, changes, limit, cure):
-    found = signs(tiny(), [HEALTHY | changes], num_concepts=16)
-    assert list(found) == [limit] and cure in found[limit] and str(getattr(tiny(), limit)) in found[limit]
-    assert not signs(tiny(), [HEALTHY], num_concepts=16)
+    limits = {name: getattr(tiny(), name) for name in CURES}
+    found = signs(limits, [HEALTHY | changes], num_concepts=16)
+    assert list(found) == [limit] and cure in found[limit] and str(limits[limit]) in found[limit]
+    assert not signs(limits, [HEALTHY], num_concepts=16)
 
 
 def test_one_video_alone_is_not_compared_with_others(tiny):
+    limits = {name: getattr(tiny(), name) for name in CURES}
     alone = HEALTHY | {"videos": 1, "batch_entropy": 0.0, "feature_spread": 0.01, "concepts_used": 1}
-    assert not signs(tiny(), [alone], num_concepts=16)
+    assert not signs(limits, [alone], num_concepts=16)
 
 
 def test_a_warning_comes_once_when_the_mean_crosses_the_limit_and_is_known_after_a_restart(tiny, tmp_path):

@@ -1,8 +1,7 @@
 """Devices of a machine, each lent to one run at a time.
 
-`python -m lib.run.devices COUNT COMMAND...` waits until COUNT devices are free and becomes the command, which sees no other
-devices (CUDA_VISIBLE_DEVICES). A device is held by the lock on its file under `outputs/.gpus/` for as long as the
-command's process lives: the system releases it however that ends, also by a kill.
+`python -m lib.run.devices COUNT COMMAND...` waits until COUNT devices are free and becomes the command, which sees no
+others (CUDA_VISIBLE_DEVICES). A lock on a file under `outputs/.gpus/` holds each device until the command ends.
 """
 
 import fcntl
@@ -18,60 +17,45 @@ from typing import TYPE_CHECKING
 from lib.run.params import ROOT
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # imported where it is used: it takes seconds, which a run on the CPU need not wait for
 
 FOLDER = ROOT / "outputs" / ".gpus"
 
 
 class DeviceError(RuntimeError):
-    """More devices are asked for than there are; the message says how many, and where."""
+    """More devices are requested than this machine has."""
 
 
 def visible() -> list[str]:
-    """The devices of this machine, as CUDA_VISIBLE_DEVICES names them: those that it allows, or all."""
+    """The devices that CUDA_VISIBLE_DEVICES names, or all of this machine."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [name for name in dict.fromkeys(map(str.strip, allowed.split(","))) if name not in ("", "-1")]
-    import torch  # it takes seconds, which a run on the CPU need not wait for
+    import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def usable_device(name: str) -> "torch.device":
-    """The parameter `device` as torch takes it. Raises ValueError if this machine has none of that name: what it has, and
-    what to set."""
+    """The parameter `device` for torch. Raises ValueError, with the devices there are, if it cannot be used here."""
     import torch
 
     try:
         device = torch.device(name)
-        if device.type != "cpu":
-            torch.zeros(1, device=device).item()  # what is absent, or only pretends to compute, fails in many ways
+        torch.zeros(1, device=device).item()  # absent devices and "meta" fail in many ways
     except Exception as error:
-        count = torch.cuda.device_count()
-        here = [
-            "cpu",
-            *(f"cuda:{index}" for index in range(count)),
-            *(["mps"] if torch.backends.mps.is_available() else []),
-        ]
-        hint = (
-            ""
-            if count
-            else f"; torch {torch.__version__} "
-            + (
-                "sees no CUDA device: nvidia-smi, CUDA_VISIBLE_DEVICES"
-                if torch.version.cuda
-                else "is a build without CUDA"
-            )
-        )
+        devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        devices += ["mps"] * torch.backends.mps.is_available()
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is a build without CUDA)"
         raise ValueError(
-            f"device: {name!r} cannot be used on {socket.gethostname()}, which has {', '.join(here)}{hint}. "
+            f"device: {name!r} cannot be used on {socket.gethostname()}, which has {', '.join(devices)}{build}. "
             f"Set device to one of these ({shorten(str(error), 120)})"
         ) from None
     return device
 
 
 def memory_gb(device: "torch.device") -> float:
-    """The most memory so far: that tensors took on an accelerator; on the CPU, that the process took."""
+    """Peak memory: of tensors on an accelerator, of the process on the CPU."""
     import torch
 
     if device.type == "cuda":
@@ -80,33 +64,33 @@ def memory_gb(device: "torch.device") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def take(count: int, place: Path) -> list[str]:
-    """Waits until `count` of the visible devices are free, and holds them as long as this process, or what it becomes,
-    lives. Their locks are files in `place`.
-
-    Raises DeviceError if there are not so many.
-    """
+def check_count(count: int) -> list[str]:
+    """The visible devices. Raises DeviceError if they are fewer than `count`."""
     names = visible()
     if count > len(names):
         raise DeviceError(
-            f"{count} device(s) asked for, but {socket.gethostname()} shows {len(names)} "
-            f"({', '.join(names) or 'none'}): lower `devices`, or set `device: cpu`; "
-            "CUDA_VISIBLE_DEVICES, where it is set, says which are shown"
+            f"{count} device(s) requested, but {socket.gethostname()} shows {len(names)} "
+            f"({', '.join(names) or 'none'}): lower `devices`, set `device: cpu`, or change CUDA_VISIBLE_DEVICES"
         )
+    return names
+
+
+def take(count: int, place: Path) -> list[str]:
+    """Waits until `count` visible devices are free, and locks their files in `place`."""
+    names = check_count(count)
     place.mkdir(parents=True, exist_ok=True)
-    held = {}
-    with (place / "queue").open("w") as queue:  # one after the other, else two that need two devices may each hold one
+    locks = {}
+    with (place / "queue").open("w") as queue:  # one at a time: two that need two devices could hold one each
         fcntl.flock(queue, fcntl.LOCK_EX)
-        while True:
+        while len(locks) < count:
             for name in names:
-                if len(held) < count and name not in held and (lock := _lock(place / name.replace("/", "-"))):
-                    held[name] = lock
-            if len(held) == count:
-                break
-            time.sleep(0.5)
-    for lock in held.values():
-        os.set_inheritable(lock, True)
-    return list(held)
+                if len(locks) < count and name not in locks and (lock := _lock(place / name.replace("/", "-"))):
+                    locks[name] = lock
+            if len(locks) < count:
+                time.sleep(0.5)
+    for lock in locks.values():
+        os.set_inheritable(lock, True)  # by hand: filelock closes its file when this process becomes the command
+    return list(locks)
 
 
 def _lock(path: Path) -> int | None:
@@ -122,7 +106,7 @@ def _lock(path: Path) -> int | None:
 
 def main(count: int, *command: str) -> None:
     if count:
-        # a job of Slurm sees only devices that are its own, whatever their numbers: it competes with nobody else
+        # a Slurm job sees only its own devices, whatever their numbers, and competes with no other
         place = FOLDER / f"{socket.gethostname()}-{os.environ.get('SLURM_JOB_ID', 'machine')}"
         try:
             names = take(count, place)

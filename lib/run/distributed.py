@@ -1,14 +1,13 @@
-"""Several processes that act as one: each looks at its share of a batch, all see the whole.
+"""Several processes that act as one: each processes its share of a batch, all see the whole.
 
-torchrun starts the processes and restarts them all if one dies (`launch`, or by hand on several machines). What one
-process alone calls here costs nothing and changes nothing.
+torchrun starts them and restarts them all if one dies. In a single process every function here does nothing.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,26 +18,23 @@ from torch import Tensor, nn
 from lib.run.devices import usable_device
 from lib.run.params import ROOT
 
-RESTARTS = 3  # of all processes, after one of them died; each goes on from the last checkpoint
-# Without it torchrun gives restarted processes the store of those before, and gloo waits forever for their addresses.
+RESTARTS = 3  # of all processes after one died; each resumes from the last checkpoint
+# Otherwise restarted processes get the store of those before, and gloo waits forever for their addresses.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def start(device: str) -> torch.device:
-    """Joins the processes that torchrun started, if it did; returns this process's device.
+    """Joins the processes of torchrun, if there are any, and returns this one's device: for `cuda`, that of its rank.
 
-    `cuda` stands for the one of this process's rank on its machine. Gloo carries what lies on the CPU, NCCL the rest.
-    Raises ValueError if this machine has no such device.
+    Gloo carries tensors of the CPU, NCCL the others. Raises ValueError if this machine has no such device.
     """
     if not dist.is_torchelastic_launched():
         return usable_device(device)
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    own = usable_device(device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
+    torch_device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     dist.init_process_group()
-    return own
+    return torch_device
 
 
 def stop() -> None:
@@ -56,7 +52,7 @@ def rank() -> int:
 
 
 def say(text: str) -> None:
-    """Prints once, whatever the number of processes."""
+    """Prints in the first process only."""
     if rank() == 0:
         print(text, flush=True)
 
@@ -73,7 +69,7 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
     """'n ...' of every process, n = `counts` of its rank -> '(p n) ...' in the order of the ranks, without gradient."""
     if processes() == 1:
         return rows.detach()
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])  # all_gather takes equal shapes
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
@@ -81,14 +77,17 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Every gradient becomes the sum over the processes; one that a process lacks counts as zero there."""
+    """Sums every gradient over the processes; where a process has none, it counts as zero.
+
+    Not DistributedDataParallel: a process may have no video of a batch, or several micro-batches.
+    """
     if processes() == 1:
         return
     parameters = list(parameters)
-    found = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int, device=parameters[0].device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    summed = [p for p, anywhere in zip(parameters, found.tolist()) if anywhere]
-    # In one piece: hundreds of small messages would each wait for the slowest process.
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int, device=parameters[0].device)
+    dist.all_reduce(present, dist.ReduceOp.MAX)
+    summed = [p for p, anywhere in zip(parameters, present.tolist()) if anywhere]
+    # in one piece: hundreds of small messages would each wait for the slowest process
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in summed])
     dist.all_reduce(flat)
     for p, gradient in zip(summed, flat.split([p.numel() for p in summed])):
@@ -96,43 +95,35 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Within it, SIGTERM ends nothing: it is noted in the list that this yields."""
-    requests = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: requests.append(number))
+def on_signals(handler: Callable, numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> Iterator[None]:
+    """Handles these signals differently for a while."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield requests
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in previous.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C end nothing for a while: they are added to this list."""
+    requests = []
+    with on_signals(lambda number, _: requests.append(number)):
+        yield requests
 
 
 def launch(module: str, *arguments: str, count: int) -> None:
-    """Runs `python -m module arguments` in `count` processes of this machine.
+    """Runs `python -m module arguments` in `count` processes of this machine; SIGTERM and Ctrl-C stop them.
 
-    What they print appears here as they print it, so a notebook's cell shows their progress. SIGTERM is passed on.
-    Raises RuntimeError if they failed more often than torchrun starts them again.
+    Their output is printed here as it comes, so that a notebook shows it. Raises RuntimeError if they fail too often.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={count}",
-        f"--max-restarts={RESTARTS}",
-        "-m",
-        module,
-        *arguments,
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | OWN_STORE
-    ) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [*torchrun, f"--max-restarts={RESTARTS}", "-m", module, *arguments]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | OWN_STORE, **pipes) as process:
+        with on_signals(lambda *_: process.terminate()):
             while text := process.stdout.read1(4096):
                 print(text.decode(errors="replace"), end="", flush=True)
-        finally:
-            signal.signal(signal.SIGTERM, before)
     if process.returncode:
-        raise RuntimeError(
-            f"{count} processes of {module}: torchrun's exit code is {process.returncode}, the reason is above"
-        )
+        raise RuntimeError(f"{count} processes of {module}: torchrun's exit code is {process.returncode}, see above")

@@ -1,15 +1,14 @@
-"""What a run says while it trains: JSON lines, TensorBoard, a progress bar, and a warning when it is about to collapse.
+"""The log of a run (JSON lines, TensorBoard, a progress bar), and warnings before it collapses.
 
-Self-distillation can fall into two traps (DINO, ICCV 2021, section 5.3): the teacher says nothing of any video, its
-distributions being uniform, or the same of all, one concept taking everything. A lower teacher temperature works
-against the first, balancing and centring (here: the priors) against the second.
+Self-distillation collapses in two ways (DINO, ICCV 2021, section 5.3): the teacher's distributions become uniform, or
+the same for all videos. A lower teacher temperature works against the first, centring or a prior against the second.
 """
 
 import math
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,96 +20,76 @@ from lib.run import distributed
 from lib.run.fields import Params
 from lib.run.files import append_line, read_lines, write_lines, writing
 
+BALANCE = "Raise uniform_prior_weight, or set target_normalisation: sinkhorn or centring"
 CURES = {
-    "collapse_teacher_entropy": "the teacher says nothing, its distributions are nearly uniform. Lower teacher_temperature (DINO's code: try "
-    "less if the loss does not fall; above 0.07, for its head, training is unstable)",
-    "collapse_batch_entropy": "few concepts take all videos. Raise uniform_prior_weight, or set target_normalisation (DINO, section 5.3: "
-    "centring keeps one dimension from dominating)",
-    "collapse_feature_spread": "the features of all videos are alike. Lower teacher_temperature and the learning rates, raise uniform_prior_weight "
-    "(SimSiam, figure 2: the spread of a collapsed model is 0, of a healthy one near 1)",
-    "collapse_concepts_used": "few concepts come first for any video. Raise uniform_prior_weight, or set target_normalisation (SwAV, "
-    "NeurIPS 2020: equal use keeps the trivial solution away)",
+    "collapse_teacher_entropy": "the teacher's distributions are nearly uniform. Lower teacher_temperature (in DINO's "
+    "code: if the loss does not fall; above 0.07 its head is unstable)",
+    "collapse_batch_entropy": f"few concepts take all videos. {BALANCE} (DINO, section 5.3)",
+    "collapse_feature_spread": "the features of all videos are alike. Lower teacher_temperature and the learning "
+    "rates, raise uniform_prior_weight (SimSiam, figure 2: the spread is near 1 in a healthy model, 0 in a collapsed)",
+    "collapse_concepts_used": f"few concepts rank first for any video. {BALANCE} (SwAV, NeurIPS 2020)",
 }
 
 
-def signs(params: Params, lines: Sequence[dict[str, Any]], num_concepts: int) -> dict[str, str]:
-    """Which limits the mean over some steps of the log crosses: parameter of the limit -> a sentence with the cure.
+def collapse_values(line: dict[str, Any], num_concepts: int) -> dict[str, float]:
+    """Of a step of the log, the value that each limit is about; those that compare videos need two or more of them."""
+    values = {"collapse_teacher_entropy": line["teacher_entropy"] / math.log(num_concepts)}
+    if line["videos"] > 1:
+        shown = min(num_concepts, line["videos"])  # concepts that a batch can show
+        values["collapse_batch_entropy"] = line["batch_entropy"] / math.log(shown)
+        values["collapse_feature_spread"] = line["feature_spread"]
+        values["collapse_concepts_used"] = line["concepts_used"] / shown
+    return values
 
-    Signs that compare videos with one another need batches of two or more.
-    """
 
-    def mean(share: Callable[[dict[str, Any]], float]) -> float:
-        return sum(map(share, lines)) / len(lines)
-
-    def most(line: dict[str, Any]) -> int:  # concepts that a batch can show
-        return min(num_concepts, line["videos"])
-
-    values = {"collapse_teacher_entropy": mean(lambda line: line["teacher_entropy"] / math.log(num_concepts))}
-    if min(line["videos"] for line in lines) > 1:
-        values |= {
-            "collapse_batch_entropy": mean(lambda line: line["batch_entropy"] / math.log(most(line))),
-            "collapse_feature_spread": mean(lambda line: line["feature_spread"]),
-            "collapse_concepts_used": mean(lambda line: line["concepts_used"] / most(line)),
-        }
-    found = {}
-    for name, value in values.items():
-        limit = getattr(params, name)
-        if value > limit if name == "collapse_teacher_entropy" else value < limit:
-            found[name] = f"{name} is {value:.2f}, the limit {limit}: {CURES[name]}"
-    return found
+def signs(limits: dict[str, float], lines: Sequence[dict[str, Any]], num_concepts: int) -> dict[str, str]:
+    """The limits that the mean over some steps of the log crosses: name of the limit -> a sentence with the cure."""
+    steps = [collapse_values(line, num_concepts) for line in lines]
+    crossed = {}
+    for name, limit in limits.items():
+        if all(name in values for values in steps):
+            mean = sum(values[name] for values in steps) / len(steps)
+            if mean > limit if name == "collapse_teacher_entropy" else mean < limit:
+                crossed[name] = f"{name} is {mean:.2f}, the limit {limit}: {CURES[name]}"
+    return crossed
 
 
 class Watch:
-    """The log of a run: `log.jsonl`, TensorBoard's files beside it, the progress bar. Of several processes, the first
-    one keeps it, and of the log from before only the steps up to `first_step`.
+    """Writes `log.jsonl` and TensorBoard's files in `folder`; of several processes, the first one does.
 
-    `warnings` has every sign of collapse, each once when it appears (and again only after it was gone).
+    Of an earlier log the steps before `first_step` stay. `warnings` has each sign of collapse when it appears.
     """
 
     def __init__(self, params: Params, folder: Path, *, steps: int, first_step: int, num_concepts: int):
-        self.params, self.log, self.num_concepts, self.events = (
-            params,
-            folder / "log.jsonl",
-            num_concepts,
-            folder / "tensorboard",
-        )
+        self.log, self.events, self.num_concepts = folder / "log.jsonl", folder / "tensorboard", num_concepts
+        self.limits = {name: getattr(params, name) for name in CURES}
         self.warnings, self.ongoing, self.recent = [], set(), deque(maxlen=params.collapse_window)
-        self.keeps = distributed.rank() == 0
-        self.bar = tqdm(
-            total=steps,
-            initial=first_step,
-            desc=f"adapting {folder.parent.name}",
-            unit="clip",
-            unit_scale=params.batch_size,
-            disable=not self.keeps,
-        )
-        if self.keeps:
-            before = [line for line in read_lines(self.log) if line["step"] < first_step]
-            write_lines(self.log, before)
-            # Anew from the log: TensorBoard reads the files of one run in the order of their names, second and process
-            # number, which need not be the order in which a killed run and its next start wrote them.
+        self.writes = distributed.rank() == 0
+        description = dict(desc=f"adapting {folder.parent.name}", unit="clip", unit_scale=params.batch_size)
+        self.bar = tqdm(total=steps, initial=first_step, disable=not self.writes, **description)
+        if self.writes:
+            lines = [line for line in read_lines(self.log) if line["step"] < first_step]
+            write_lines(self.log, lines)
+            # Rewritten from the log: TensorBoard reads a run's files in the order of second and process number, which
+            # need not be the order in which a killed run and its next start wrote them.
             shutil.rmtree(self.events, ignore_errors=True)
             with writing(self.events):
                 self.board = SummaryWriter(self.events)
-            for line in before:
+            for line in lines:
                 self._show(line)
                 self._judge(line)
 
     def step(self, line: dict[str, Any]) -> None:
-        """Takes what is known of a step: `step`, `loss`, `seconds`, `data_wait`, the collapse diagnostics, and more."""
-        if not self.keeps:
+        """line: `step`, `loss`, `seconds`, `data_wait`, `memory_gb`, the collapse diagnostics, and more."""
+        if not self.writes:
             return
         self._show(line)
         if warnings := self._judge(line):
             line = line | {"warnings": warnings}
             self.bar.write("\n".join(f"warning: {text}" for text in warnings), file=sys.stderr)
         append_line(self.log, line)
-        self.bar.set_postfix(
-            loss=f"{line['loss']:.3f}",
-            data_wait=f"{line['data_wait'] / line['seconds']:.0%}",
-            memory=f"{line['memory_gb']:.1f}GB",
-            refresh=False,
-        )
+        wait, memory = f"{line['data_wait'] / line['seconds']:.0%}", f"{line['memory_gb']:.1f}GB"
+        self.bar.set_postfix(loss=f"{line['loss']:.3f}", data_wait=wait, memory=memory, refresh=False)
         self.bar.update()
 
     def __enter__(self) -> "Watch":
@@ -118,9 +97,8 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
-        if self.keeps:
-            # of a run that has failed, its own error is what counts
-            with suppress(OSError) if error[0] else writing(self.events):
+        if self.writes:
+            with suppress(OSError) if error[0] else writing(self.events):  # a failed run's own error is what counts
                 self.board.close()
 
     def _show(self, line: dict[str, Any]) -> None:
@@ -132,8 +110,9 @@ class Watch:
     def _judge(self, line: dict[str, Any]) -> list[str]:
         """The signs of collapse that are new with this step."""
         self.recent.append(line)
-        found = signs(self.params, self.recent, self.num_concepts) if len(self.recent) == self.recent.maxlen else {}
-        new = [f"step {line['step']}: {text}" for name, text in found.items() if name not in self.ongoing]
-        self.ongoing = set(found)
+        full = len(self.recent) == self.recent.maxlen
+        crossed = signs(self.limits, self.recent, self.num_concepts) if full else {}
+        new = [f"step {line['step']}: {text}" for name, text in crossed.items() if name not in self.ongoing]
+        self.ongoing = set(crossed)
         self.warnings += new
         return new
