@@ -195,7 +195,7 @@ def inputs_of_adapt(wildcards):
     plan_what_is_not_done(by_folder[wildcards.folder])
     made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
     made += [clip_record(p)] if clip_record(p) else []
-    made += [ancient(manifest_of(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
+    made += [ancient(manifest_path(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
     return made + ["params/concepts/merge.yaml", *(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]
 
 

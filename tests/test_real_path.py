@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -87,8 +86,8 @@ def mine(laid_out, hub_clip) -> dict:
 @pytest.fixture(scope="module")
 def own(laid_out) -> dict:
     """The README's profile of one's own videos, with a folder of them."""
-    block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
-    return yaml.safe_load(textwrap.dedent("  " + block.lstrip())) | {
+    block = re.search(r"```yaml\n(dataset: folder.*?)```", README, re.DOTALL)[1]
+    return yaml.safe_load(block) | {
         "data_folder": str(laid_out("folder")),
         "device": "cpu",
         "knn_k": [3],
