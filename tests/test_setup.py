@@ -151,7 +151,7 @@ def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
             "--extend-select",
             "B023",
             "--ignore",
-            "A002",
+            "A002,I001",
             "--config",
             own,
         ],
