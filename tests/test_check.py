@@ -11,7 +11,7 @@ import layouts
 import pytest
 from conftest import svt_settings
 
-from lib.datasets import check
+from lib.datasets import check, parts
 from lib.datasets.parts import DataError, list_dataset, manifest_of
 from lib.datasets.samples import EvaluationViews, SampleKey, TrainingViews, collate
 from lib.run.params import ROOT, load
@@ -79,7 +79,7 @@ def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys
     assert "read again" not in capsys.readouterr().out
     known = [video.index for video in list_dataset(folder, "folder")["train"].videos]
     assert [index.num_frames for index in known] == [8] * 4
-    monkeypatch.setattr(manifest, "_code", lambda: "12345678")
+    monkeypatch.setattr(parts, "code_hash", lambda module: f"other {module}")
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
     check.check_data(folder, "folder", workers=1)
     assert f"every file is read again: {path.name} was made by other code" in capsys.readouterr().out

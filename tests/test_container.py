@@ -11,7 +11,7 @@ import pytest
 
 from lib.video.container import VideoError, count_packets, open_video
 from lib.video.decode import decode
-from lib.video.inspection import inspect
+from lib.video.manifest import inspect
 
 MOVING, STILL = "testsrc2=size=96x64:rate=25:duration=1", "color=gray:size=96x64:rate=25:duration=1"
 ALTREF = "-auto-alt-ref 1 -lag-in-frames 12 -b:v 60k -g 15"

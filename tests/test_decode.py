@@ -13,7 +13,7 @@ from conftest import reference_data
 
 from lib.video.decode import SCALING, VideoError, decode
 from lib.video.fuzz import attempt, fuzz
-from lib.video.inspection import inspect
+from lib.video.manifest import inspect
 
 
 def every_frame(num_source_frames, fps):

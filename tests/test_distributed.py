@@ -70,7 +70,7 @@ def undisturbed(tiny, tmp_path_factory):
     return folder
 
 
-# A kill loses the steps since the checkpoint. SIGTERM or Ctrl-C to one process stops all after the same step.
+# A kill loses the steps since the checkpoint. SIGTERM to one process stops all after the same step.
 @pytest.mark.parametrize("accident, first_step", [("SIGKILL 4", 3), ("SIGTERM 4", 5)])
 def test_processes_are_started_again_and_go_on_from_the_checkpoint(
     tiny, undisturbed, tmp_path, monkeypatch, capfd, accident, first_step

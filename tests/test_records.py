@@ -137,7 +137,7 @@ def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatc
     assert commit() == "unversioned"  # an unpacked archive, also in a repository that is another
     for module, changed in (
         ("video/views", {"evaluation.features", "train", "evaluation.evaluate", "world.pretrain"}),
-        ("video/inspection", {"train", "evaluation.evaluate"}),
+        ("video/manifest", {"train", "evaluation.evaluate"}),
         ("losses", {"train", "evaluation.evaluate"}),
         ("evaluation/probes", {"evaluation.evaluate"}),
         ("run/fields", set()),

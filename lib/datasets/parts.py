@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib.datasets.lists import VideoList
 from lib.datasets.official import list_videos
+from lib.run.code import code_hash
 from lib.run.fields import Params
 from lib.run.params import ROOT, lists_of, place_of
 from lib.video import manifest
@@ -58,7 +59,9 @@ def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
 
 def manifest_of(params: Params, dataset: str) -> Path:
     """The manifest of a data set, whether or not it exists."""
-    return manifest.path_of(ROOT / params.manifests, dataset, place_of(params, dataset))
+    return manifest.path_of(
+        ROOT / params.manifests, dataset, place_of(params, dataset), code=code_hash("video.manifest")
+    )
 
 
 def read_parts(dataset: str, root: Path, lists: Path | None, manifest_path: Path) -> Parts:

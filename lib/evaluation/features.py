@@ -122,9 +122,7 @@ def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[
     made_by = {
         "weights": weights,
         "code": code_hash("evaluation.features"),
-        "inspection": code_hash(
-            "video.inspection"
-        ),  # manifests say which files are opened and how many frames they have
+        "manifest": code_hash("video.manifest"),  # says which files are opened and how many frames they have
         "torch": torch.__version__,
         "av": version("av"),
     }

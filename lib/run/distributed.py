@@ -95,7 +95,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
-def on_signals(handler: Callable, numbers: Iterable[int] = (signal.SIGTERM,)) -> Iterator[None]:
+def on_signals(handler: Callable, *numbers: int) -> Iterator[None]:
     """Handles these signals differently for a while."""
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
@@ -107,9 +107,9 @@ def on_signals(handler: Callable, numbers: Iterable[int] = (signal.SIGTERM,)) ->
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """SIGTERM ends nothing for a while: they are added to this list."""
+    """SIGTERM does not end the process for a while: each one is added to this list."""
     requests = []
-    with on_signals(lambda number, _: requests.append(number)):
+    with on_signals(lambda number, _: requests.append(number), signal.SIGTERM):
         yield requests
 
 
@@ -122,7 +122,7 @@ def launch(module: str, *arguments: str, count: int) -> None:
     command = [*torchrun, f"--max-restarts={RESTARTS}", "-m", module, *arguments]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | OWN_STORE, **pipes) as process:
-        with on_signals(lambda *_: process.terminate(), (signal.SIGTERM, signal.SIGINT)):
+        with on_signals(lambda *_: process.terminate(), signal.SIGTERM, signal.SIGINT):
             while text := process.stdout.read1(4096):
                 print(text.decode(errors="replace"), end="", flush=True)
     if process.returncode:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lib.video.container import VideoError, VideoIndex, decoder_of, film_of, video_packets
 from lib.video.decode import SCALING, decode
-from lib.video.inspection import inspect
+from lib.video.manifest import inspect
 
 PATTERNS = {
     "last": lambda n, fps: [n - 1],
