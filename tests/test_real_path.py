@@ -9,10 +9,13 @@ import os
 import re
 import shlex
 import shutil
+import string
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import layouts
 import pandas as pd
 import pytest
 import torch
@@ -20,6 +23,7 @@ import yaml
 from safetensors.torch import load_file
 from test_make import clone, make
 from test_workflow import ROOT, Copy
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from lib.run.files import read_lines
 
@@ -430,3 +434,99 @@ def test_the_notebooks_for_real_clips_run_on_them(laid_out, hub_clip, made_bpe, 
     assert {"check_ucf101": 1, "adapt": 2, "evaluate": 2}.items() <= counts(planned.stdout).items()
     assert len(list((tmp_path / "data/rehearsal/UCF-101").glob("*/*"))) == 4 * 4 - 1
     shutil.rmtree(tmp_path / "data")  # 600 MB
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Copy:
+    """A copy for the notebooks that measure, with the committed CLIP of the embedded world."""
+    copy = Copy(tmp_path_factory.mktemp("measured"))
+    shutil.copytree(ROOT / "outputs/embedded/clip/0", copy.folder / "outputs/embedded/clip/0")
+    return copy
+
+
+def sentence_model(folder: Path) -> Path:
+    """A BERT of one layer with random weights, whose words are letters."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase])
+    )
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    BertModel(BertConfig(vocab_size=31, **sizes)).save_pretrained(folder)
+    return folder
+
+
+ON_CPU = {"device": "cpu", "batch_size": 2, "micro_batch": 1, "workers": 0, "warmup_epochs": 0}
+
+
+def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dict:
+    """The parameters of a notebook that say what it reads, of recorded clips."""
+    folder.mkdir()
+    if notebook == "13_descriptions":
+        return {"sentence_model": str(sentence_model(folder / "bert"))}
+    if notebook == "94_zoo":  # it cuts off the film of this name
+        for clip, name in zip(
+            sorted(layouts.clips(), key=lambda clip: clip.stat().st_size), ("nasa_13013.mp4", "b.mp4")
+        ):
+            shutil.copy(clip, folder / name)
+        return {"zoo": str(folder)}
+    if notebook == "95_speed":
+        shutil.copy(layouts.clips()[0], folder / "clip.avi")
+        return {"originals": str(folder)}
+    if notebook == "98_gpu_speed":
+        return {"overrides": ON_CPU | {"data_ucf101": str(laid_out("ucf101")), "probe_on": []}}
+    return {}
+
+
+@pytest.mark.parametrize(
+    "notebook, parameters, written, columns",
+    [
+        (
+            "12_difficulty",
+            {"difficulties": [0.2], "overrides": {"world_validation": 16, "probe_c": [1.0]}},
+            "embedded/tables/difficulty_world0.csv",
+            {"world_difficulty", "zero_shot, top1", "linear_probe, top1", "commit"},
+        ),
+        (
+            "13_descriptions",
+            {"vocabularies": ["embedded"]},
+            "concepts/descriptions.csv",
+            {"vocabulary", "label", "own", "nearest", "cosine", "right"},
+        ),
+        ("94_zoo", {"count": 10}, "speed/fuzz.csv", {"source", "exact", "error", "differs", "crashed"}),
+        (
+            "95_speed",
+            {"repeats": 1, "spacings": [12]},
+            "speed/decode.csv",
+            {"task", "file", "method", "median_ms", "ratio_to_ours"},
+        ),
+        (
+            "96_probe_speed",
+            {"clips": 90, "width": 8, "classes": 3},
+            "speed/probe.csv",
+            {"fitted_by", "C", "seconds", "ratio", "commit"},
+        ),
+        (
+            "98_gpu_speed",
+            {"profile": "ucf101", "variants": {"cut later": {"views_on_device": True}}, "steps": 2, "warm": 1},
+            "speed/gpu.csv",
+            {"variant", "videos_per_s", "loss_of_the_last_step"},
+        ),
+    ],
+)
+def test_a_notebook_that_measures_reaches_its_table(
+    measured, laid_out, tmp_path, notebook, parameters, written, columns
+):
+    """On a few clips: its numbers mean nothing here."""
+    parameters = parameters | inputs_of(notebook, laid_out, tmp_path / "inputs")
+    command = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(tmp_path / "executed.ipynb")]
+    done = subprocess.run(
+        [*command, "-k", "python3", "-y", json.dumps(parameters)],
+        cwd=measured.folder,
+        env=os.environ | {"PYTHONPATH": str(measured.folder)},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_csv(measured.folder / "outputs" / written)
+    assert len(table) and columns <= {*table.columns}, table

@@ -143,7 +143,7 @@ def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
     (tmp_path / "snakefile.py").write_text(snakefile.stdout)
     own = 'builtins=["ancient", "config", "expand", "shell", "update", "workflow"]'  # Snakemake's; `input` is its argument
     for what in (
-        ["lib", "workflow", "tests"],
+        ["lib", "workflow", "tests", "notebooks"],
         [
             tmp_path / "snakefile.py",
             "--config",
