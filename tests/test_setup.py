@@ -124,8 +124,6 @@ LONG = {
     "lib/study/figures.py": 344,
     "lib/study/tables.py": 366,
     "lib/train.py": 442,
-    "lib/world/actions.py": 390,
-    "lib/world/render.py": 344,
 }
 
 
