@@ -116,9 +116,14 @@ def test_a_second_call_says_that_another_is_at_work_and_waits(copy):
     shutil.rmtree(copy.folder / "outputs")
 
 
-def test_a_call_that_is_told_to_stop_ends_its_jobs_and_makes_no_tables(copy):
+@pytest.mark.parametrize("at_start", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "background"])
+def test_a_call_that_is_told_to_stop_ends_its_jobs_and_makes_no_tables(copy, at_start):
+    """Also as a script's background job, which ignores Ctrl-C."""
     log = copy.folder / "outputs/tiny/worlds/0/10_embedded_clip.log"
-    with start(copy, "reproduce", "PROFILE=tiny", "SUITE=tiny") as process:
+    before = signal.signal(signal.SIGINT, at_start)
+    process = start(copy, "reproduce", "PROFILE=tiny", "SUITE=tiny")
+    signal.signal(signal.SIGINT, before)
+    with process:
         while not (log.exists() and log.stat().st_size):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 pytest.fail(f"ended before anything was begun: {process.wait(timeout=0.1)}")

@@ -97,7 +97,10 @@ def call(command: list[str], environment: Mapping[str, str]) -> int:
     Ctrl-C, SIGTERM and a terminal that is closed interrupt it and all jobs that it began, and then end this process:
     Snakemake by itself would wait for its jobs, and take them for failed.
     """
+    # A script's background jobs ignore SIGINT, and so would all that they start.
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0) as process:
+        signal.signal(signal.SIGINT, at_start)
         told = []
 
         def interrupt(number: int, _: object) -> None:
