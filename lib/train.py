@@ -354,7 +354,7 @@ def _train(
                 )
             momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
 
-            views = cut_views(batch.views, settings, labels.device) if params.views_on_device else batch.views
+            views = cut_views(batch.views, labels.device) if params.views_on_device else batch.views
             optimizer.zero_grad(set_to_none=True)
             result, features = backward(
                 params, student, teacher, objective, views, labels[indices], [len(own) for own, _ in shares]

@@ -15,7 +15,7 @@ from lib.backbone import VideoCLIP
 from lib.evaluation.evaluate import evaluate
 from lib.gradients import backward, forward_views
 from lib.train import adapt
-from lib.video.views import training_views
+from lib.video.views import draw_augmentations, training_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: not run here")
 CUDA = torch.device("cuda")
@@ -87,9 +87,9 @@ def test_views_cut_on_the_gpu_are_those_of_the_cpu():
     settings = svt_settings()
     pixels = torch.randint(256, (16, 240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     rows = [np.arange(8), np.arange(8, 16), *[np.arange(2)] * 8]
+    augmentations = draw_augmentations(settings, 240, 320, np.random.default_rng(0))
     on_cpu, on_gpu = (
-        [view.cpu() for view in training_views(pixels.to(device), rows, settings, np.random.default_rng(0))]
-        for device in ("cpu", CUDA)
+        [view.cpu() for view in training_views(pixels.to(device), rows, augmentations)] for device in ("cpu", CUDA)
     )
     for expected, found in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -121,7 +121,7 @@ def test_views_cut_where_the_model_is_are_those_that_decoding_processes_cut(smal
     )
     for first, second in zip(cut, uncut, strict=True):
         assert torch.equal(first.indices, second.indices) and len(first.errors) == len(second.errors)
-        views = cut_views(second.views, SMALL, torch.device("cpu"))
+        views = cut_views(second.views, torch.device("cpu"))
         assert all(torch.equal(view, again) for view, again in zip(first.views, views, strict=True))
 
 

@@ -10,6 +10,7 @@ from lib.video.views import (
     CLIP_MEAN,
     CLIP_STD,
     LUMA,
+    draw_augmentations,
     draw_num_frames,
     evaluation_indices,
     evaluation_views,
@@ -33,10 +34,13 @@ def colours(view):
     return view * torch.tensor(CLIP_STD).view(3, 1, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1, 1)
 
 
+def cut(pixels, rows, settings, seed=0):
+    augmentations = draw_augmentations(settings, *pixels.shape[1:3], np.random.default_rng(seed))
+    return training_views(pixels, rows, augmentations)
+
+
 def one_view(settings, frames, seed=0):
-    return colours(
-        training_views(torch.from_numpy(frames), [np.arange(len(frames))], settings, np.random.default_rng(seed))[0]
-    )
+    return colours(cut(torch.from_numpy(frames), [np.arange(len(frames))], settings, seed)[0])
 
 
 def plain_frames(rgb, count=2, size=32):
@@ -99,7 +103,7 @@ def test_views_are_cut_where_the_pictures_are():
     """On torch's device without data, which refuses operations between it and the CPU."""
     settings = svt_settings(image_size=40, local_image_size=24, local_views=1, jitter_probability=1, gray_probability=1)
     pixels = torch.empty(9, 48, 64, 3, dtype=torch.uint8, device="meta")
-    views = training_views(pixels, [np.arange(4), np.arange(4), np.arange(2)], settings, np.random.default_rng(0))
+    views = cut(pixels, [np.arange(4), np.arange(4), np.arange(2)], settings)
     assert all(view.device.type == "meta" for view in views)
     assert [tuple(view.shape) for view in views] == [(3, 4, 40, 40), (3, 4, 40, 40), (3, 2, 24, 24)]
 
@@ -108,20 +112,18 @@ def test_views_have_their_sizes_and_frames():
     settings = svt_settings(image_size=40, local_image_size=24, local_views=2)
     frames = np.random.default_rng(0).integers(0, 256, (9, 48, 64, 3), dtype=np.uint8)
     rows = [np.arange(8), np.arange(9), np.array([3, 3]), np.array([8])]
-    views = training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(0))
+    views = cut(torch.from_numpy(frames), rows, settings)
     assert [tuple(v.shape) for v in views] == [(3, 8, 40, 40), (3, 9, 40, 40), (3, 2, 24, 24), (3, 1, 24, 24)]
     assert all(view.dtype == torch.float32 and view.is_contiguous() for view in views)
-    again = training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(0))
+    again = cut(torch.from_numpy(frames), rows, settings)
     assert all(torch.equal(a, b) for a, b in zip(views, again))
-    assert not torch.equal(
-        views[0], training_views(torch.from_numpy(frames), rows, settings, np.random.default_rng(1))[0]
-    )
+    assert not torch.equal(views[0], cut(torch.from_numpy(frames), rows, settings, seed=1)[0])
 
 
 def test_without_augmentation_a_view_is_the_normalised_picture():
     assert (list(CLIP_MEAN), list(CLIP_STD)) == (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     frames = plain_frames((10, 128, 250))
-    view = training_views(torch.from_numpy(frames), [np.array([1, 0])], PLAIN, np.random.default_rng(0))[0]
+    view = cut(torch.from_numpy(frames), [np.array([1, 0])], PLAIN)[0]
     expected = (torch.tensor([10, 128, 250]) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     assert torch.allclose(view, expected.view(3, 1, 1, 1).expand(3, 2, 32, 32), atol=1e-5)
 
@@ -129,7 +131,7 @@ def test_without_augmentation_a_view_is_the_normalised_picture():
 def test_augmentation_is_the_same_for_all_frames_of_a_view_and_differs_between_views():
     settings = svt_settings(image_size=32, local_views=0)
     picture = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 3), dtype=np.uint8)
-    views = training_views(torch.from_numpy(picture), [np.zeros(8, int)] * 2, settings, np.random.default_rng(0))
+    views = cut(torch.from_numpy(picture), [np.zeros(8, int)] * 2, settings)
     for view in views:
         assert torch.equal(view, view[:, :1].expand_as(view))
     assert not torch.allclose(views[0], views[1], atol=0.1)

@@ -1,4 +1,4 @@
-"""Videos as views: the random ones of training, addressed by epoch and video, and the fixed ones of evaluation."""
+"""Videos as views: random views for training, addressed by epoch and video, and fixed views for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -14,8 +14,10 @@ from lib.datasets.lists import Video, VideoList
 from lib.run.fields import Params
 from lib.video.decode import Frames, VideoError, decode
 from lib.video.views import (
+    Augmentation,
     EvalView,
     ViewSettings,
+    draw_augmentations,
     draw_num_frames,
     evaluation_indices,
     evaluation_views,
@@ -25,13 +27,13 @@ from lib.video.views import (
 
 
 def view_settings(params: Params) -> ViewSettings:
-    """The view parameters. Raises ValueError for views that cannot be cut."""
+    """The view parameters. Raises ValueError for invalid combinations."""
     values = {field.name: getattr(params, field.name) for field in fields(ViewSettings)}
     return ViewSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 class SampleKey(NamedTuple):
-    """Addresses one training sample: together with the seed it determines every pixel."""
+    """Addresses a training sample: together with the seed it determines every pixel."""
 
     epoch: int
     index: int  # of the video
@@ -39,24 +41,24 @@ class SampleKey(NamedTuple):
 
 
 class Uncut(NamedTuple):
-    """A decoded training video whose views are cut later, by `cut_views`."""
+    """A decoded training video whose views are cut later, on the device."""
 
     pixels: Tensor  # 't h w c' uint8
-    rows: list[np.ndarray]  # per view its frames' rows in `pixels`
-    generator: np.random.Generator  # draws the crops
+    rows: list[np.ndarray]  # for each view, the rows of its frames in `pixels`
+    augmentations: list[Augmentation]  # of each view
 
 
 class Sample(NamedTuple):
     index: int
     views: list[Tensor] | Uncut | None
-    error: VideoError | None  # in place of views
+    error: VideoError | None  # set if there are no views
 
 
 class Batch(NamedTuple):
-    """Samples stacked view by view, without those of videos that cannot be decoded, which are in `errors`."""
+    """Samples stacked view by view; videos that cannot be decoded are listed in `errors` instead."""
 
-    # training: 'b c t h w' each, globals first (or what they are cut from, per video); evaluation: 'b v c t h w' each
-    views: list[Tensor] | list[Uncut]  # [] if all failed
+    # training: 'b c t h w' each, globals first, or one `Uncut` per video; evaluation: 'b v c t h w' each
+    views: list[Tensor] | list[Uncut]  # empty if all videos fail
     indices: Tensor  # 'b', into the list of videos
     errors: list[tuple[int, VideoError]]  # index of the video, reason
 
@@ -70,25 +72,21 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(views, torch.tensor([sample.index for sample in decoded], dtype=torch.long), errors)
 
 
-def cut_views(videos: list[Uncut], settings: ViewSettings, device: torch.device) -> list[Tensor]:
-    """The views of a batch, 'b c t h w' each, cut on the device: as `TrainingViews` does, up to rounding."""
-    views = []
-    for video in videos:
-        pixels = video.pixels.to(device, non_blocking=True)
-        views.append(training_views(pixels, video.rows, settings, video.generator))
-    return _stack(views)
+def cut_views(videos: list[Uncut], device: torch.device) -> list[Tensor]:
+    """The views of a batch, 'b c t h w' each, cut on the device; equal to those of `TrainingViews` up to rounding."""
+    return _stack([training_views(video.pixels.to(device, non_blocking=True), *video[1:]) for video in videos])
 
 
 def _stack(videos: list[list[Tensor]]) -> list[Tensor]:
-    """The views of each video -> each view of all videos."""
+    """A list of views per video -> one batch per view."""
     return [torch.stack(view) for view in zip(*videos)]
 
 
 class TrainingViews(Dataset):
-    """The random views of a video by SampleKey, from one decoding pass.
+    """The random views of a video by SampleKey, decoded in one pass.
 
-    short_side: pixels that videos are scaled to while they are decoded; None: unscaled. cut: False leaves the cutting
-    to `cut_views`.
+    short_side: pixels to which videos are scaled while decoding; None: unscaled. cut: False leaves the cutting to
+    `cut_views`.
     """
 
     def __init__(
@@ -106,25 +104,25 @@ class TrainingViews(Dataset):
         generator = np.random.default_rng([self.seed, 2, key.epoch, key.index])
 
         def select(count: int, fps: float) -> np.ndarray:
-            request = dict(num_source_frames=count, fps=fps, num_frames=key.num_frames, generator=generator)
-            return np.concatenate(training_indices(self.settings, **request))
+            sampling = {"num_source_frames": count, "fps": fps, "num_frames": key.num_frames}
+            return np.concatenate(training_indices(self.settings, **sampling, generator=generator))
 
         try:
             frames = _decode(self.videos.videos[key.index], select, short_side=self.short_side)
         except VideoError as error:
             return Sample(key.index, None, error)
         rows = np.split(frames.rows, np.cumsum(key.num_frames)[:-1])
-        pixels = torch.from_numpy(frames.pixels)
-        views = training_views(pixels, rows, self.settings, generator) if self.cut else Uncut(pixels, rows, generator)
-        return Sample(key.index, views, None)
+        augmentations = draw_augmentations(self.settings, *frames.pixels.shape[1:3], generator)
+        video = Uncut(torch.from_numpy(frames.pixels), rows, augmentations)
+        return Sample(key.index, training_views(*video) if self.cut else video, None)
 
 
 class BatchPlan(Sampler[list[SampleKey]]):
     """The batches of steps `first_step` to `num_steps` - 1 as lists of SampleKeys, for DataLoader's `batch_sampler`.
 
-    Each of several processes gets its slice of every batch, in the order of ranks. Every epoch has its own order and
-    drops the incomplete batch; every batch draws the number of frames of each view once. All follows from seed, epoch
-    and batch, so training resumes at any step without replay.
+    Each process receives its slice of every batch, in the order of ranks. Every epoch has its own order and drops the
+    incomplete last batch; every batch draws the number of frames per view. Seed, epoch and batch determine everything,
+    so training resumes at any step without replay.
     """
 
     def __init__(
@@ -145,7 +143,7 @@ class BatchPlan(Sampler[list[SampleKey]]):
             raise ValueError(f"batch_size, {batch_size}, must be a multiple of the number of processes, {processes}")
         self.num_videos, self.settings, self.batch_size, self.seed = num_videos, settings, batch_size, seed
         self.first_step, self.num_steps = first_step, num_steps
-        self.share, self.rank = batch_size // processes, rank
+        self.per_process, self.rank = batch_size // processes, rank
         self.batches_per_epoch = num_videos // batch_size
 
     def __len__(self) -> int:
@@ -158,12 +156,12 @@ class BatchPlan(Sampler[list[SampleKey]]):
             if epoch != current_epoch:
                 current_epoch, order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_videos)
             num_frames = draw_num_frames(self.settings, np.random.default_rng([self.seed, 1, epoch, batch]))
-            first = batch * self.batch_size + self.rank * self.share
-            yield [SampleKey(epoch, int(index), num_frames) for index in order[first : first + self.share]]
+            first = batch * self.batch_size + self.rank * self.per_process
+            yield [SampleKey(epoch, int(index), num_frames) for index in order[first : first + self.per_process]]
 
 
 class EvaluationViews(Dataset):
-    """The fixed views of a video, from one decoding pass: for each a tensor 'v c t h w', v = clips x crops."""
+    """The fixed views of a video, decoded in one pass: one tensor 'v c t h w' per view, v = clips x crops."""
 
     def __init__(self, videos: Sequence[Video], views: Sequence[EvalView]):
         self.videos, self.views = videos, views
@@ -176,8 +174,8 @@ class EvaluationViews(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         def select(count: int, fps: float) -> np.ndarray:
-            settings = [{"num_frames": view.num_frames, "clips": view.clips} for view in self.views]
-            return np.concatenate([evaluation_indices(count, **values).ravel() for values in settings])
+            indices = [evaluation_indices(count, num_frames=view.num_frames, clips=view.clips) for view in self.views]
+            return np.concatenate([view.ravel() for view in indices])
 
         try:
             frames = _decode(self.videos[index], select, short_side=max(view.image_size for view in self.views))
@@ -191,7 +189,7 @@ class EvaluationViews(Dataset):
 
 
 def _decode(video: Video, select: Callable[[int, float], Sequence[int]], *, short_side: int | None) -> Frames:
-    """`decode` with what the manifest knows: a broken file, which may kill the process, is not opened."""
+    """`decode` with the manifest's index. Files listed as broken are not opened: they may kill the process."""
     if video.broken:
         raise VideoError(video.path, video.broken)
     return decode(video.path, select, short_side=short_side, index=video.index)
