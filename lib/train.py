@@ -31,22 +31,13 @@ from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
 from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
 from lib.run import distributed
+from lib.run.checkpoints import check_space, load_checkpoint, save_checkpoint, save_model, take_up
 from lib.run.clip_files import checkpoint_name, load_tokenizer
 from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, Params
 from lib.run.files import alone_in, run_folder, write_json
 from lib.run.params import load
-from lib.run.records import (
-    continued,
-    load_checkpoint,
-    look_for_room,
-    model_card,
-    provenance,
-    save_checkpoint,
-    save_model,
-    sources_of,
-    take_up,
-)
+from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
 
@@ -248,7 +239,7 @@ def _train(
     """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
     adds to `made` what code made the checkpoint that it goes on from."""
     first_step, bad = 0, {}
-    look_for_room(folder, student, student.visual)
+    check_space(folder, student, student.visual)
     optimizer = make_optimizer(params, student.visual, objective)
     parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
     if state := load_checkpoint(folder, params, made["sources"], labels.device):

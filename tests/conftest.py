@@ -17,11 +17,11 @@ import zoo
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel
 
+from lib.run.checkpoints import save_model
 from lib.run.clip_files import VOCABULARY
 from lib.run.fields import Params
 from lib.run.params import FOLDER, load, read_yaml
 from lib.run.random_clip import HUB, Architecture, clip_tokenizer, hub_config
-from lib.run.records import save_model
 from lib.video.views import CLIP_MEAN, CLIP_STD, ViewSettings
 from lib.world import pretrain, render
 

@@ -6,21 +6,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from lib.run import code
-from lib.run.code import code_hash, commit
+from lib.run import records
+from lib.run.checkpoints import check_space, checkpoints, load_checkpoint, save_checkpoint
 from lib.run.fields import AdaptParams
 from lib.run.files import read_json
 from lib.run.params import ROOT, load
-from lib.run.records import (
-    checkpoints,
-    continued,
-    load_checkpoint,
-    look_for_room,
-    model_card,
-    provenance,
-    save_checkpoint,
-    sources_of,
-)
+from lib.run.records import code_hash, commit, continued, model_card, provenance, sources_of
 from lib.train import adapt
 
 
@@ -82,11 +73,11 @@ def test_a_checkpoint_with_numbers_that_are_not_finite_is_refused(tmp_path, valu
 
 
 def test_a_run_is_told_before_it_begins_that_its_disk_is_small(tmp_path, capsys):
-    look_for_room(tmp_path, torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    check_space(tmp_path, torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     assert capsys.readouterr().out == ""
     with torch.device("meta"):
         large = torch.nn.Linear(10**7, 10**7)  # 400 TB
-    look_for_room(tmp_path, large, large)
+    check_space(tmp_path, large, large)
     assert (
         f"warning: the disk of {tmp_path} has " in (said := capsys.readouterr().out)
         and "needs about 5,600,000,560,000,000: " in said
@@ -124,7 +115,7 @@ def test_the_record_names_commit_parameters_and_hardware():
 
 def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "lib", tmp_path / "lib")
-    monkeypatch.setattr(code, "ROOT", tmp_path)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
 
     def hashes():
         code_hash.cache_clear()
@@ -162,7 +153,7 @@ def test_a_run_lists_all_code_that_made_it(capsys):
     assert continued(first, state) == fresh and not capsys.readouterr().out
     second = continued(other, state)
     assert second == {"made_by": [{"step": 0, **first}, {"step": 5, **other}], "commit": "aaa bbb", "code": "1 2"}
-    assert "made at commit aaa (code 1), going on with bbb (code 2)" in capsys.readouterr().out
+    assert "begun at commit aaa (code 1), resumed at bbb (2)" in capsys.readouterr().out
     assert continued(first, {"step": 9, **second})["commit"] == "aaa bbb"
     assert continued(other, {"step": 5})["commit"] == "unknown bbb"  # a checkpoint from before they said it
 

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
+from lib.run.checkpoints import checkpoints, save_checkpoint
 from lib.run.fields import AdaptParams
 from lib.run.files import DiskError, read_json, read_lines
 from lib.run.params import ROOT
-from lib.run.records import checkpoints, save_checkpoint
 from lib.train import (
     INTERRUPTED,
     AdaptationError,
@@ -350,7 +350,7 @@ def test_a_run_that_other_code_goes_on_with_lists_both_commits(tiny, tmp_path, c
         tmp_path / "run", state | {"made_by": [{"step": 0, "commit": "0123456789", "code": "abcdefabcdef"}]}
     )
     record = adapt(params, tmp_path / "run")
-    assert f"made at commit 0123456789 (code abcdefabcdef), going on with {whole['commit']}" in capsys.readouterr().out
+    assert f"begun at commit 0123456789 (code abcdefabcdef), resumed at {whole['commit']}" in capsys.readouterr().out
     assert record["commit"] == f"0123456789 {whole['commit']}" and record["made_by"][1]["step"] == 2
     assert f"commit {record['commit']}," in (tmp_path / "run" / "teacher" / "README.md").read_text()
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
@@ -367,7 +367,7 @@ def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp
     moved = tiny(**own, data_folder=str(tmp_path / "new disk"))
     assert not moved.made(before, AdaptParams)
     after = adapt(moved, tmp_path / "run")
-    assert "taken up" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
+    assert "used as it is" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
     assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
     next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
-    assert adapt(moved, tmp_path / "run")["videos"] == 79 and "taken up" not in capsys.readouterr().out
+    assert adapt(moved, tmp_path / "run")["videos"] == 79 and "used as it is" not in capsys.readouterr().out

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lib.run.fields import ClipParams, Params
+from lib.run.checkpoints import save_model
 from lib.run.params import ROOT
-from lib.run.records import provenance, save_model
+from lib.run.records import provenance
 from lib.video.views import CLIP_MEAN, CLIP_STD
 from lib.world.actions import ACTIONS, POSTURES
 from lib.world.render import COLOURS, SCENES, TROUSERS, render
