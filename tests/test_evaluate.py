@@ -11,10 +11,10 @@ from lib.datasets.parts import DataError, list_dataset
 from lib.evaluation import features
 from lib.evaluation.evaluate import Record, evaluate
 from lib.language.vocabulary import class_concepts, read_prompts
+from lib.run.code import code_hash
 from lib.run.fields import EvaluateParams
 from lib.run.files import read_json, write_json
 from lib.run.params import FOLDER
-from lib.run.records import code_hash
 from lib.train import adapt
 from lib.video.decode import decode
 from lib.video.views import EvalView, evaluation_indices, evaluation_views

@@ -6,12 +6,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from lib.run import records
+from lib.run import code
 from lib.run.checkpoints import check_space, checkpoints, load_checkpoint, save_checkpoint
+from lib.run.code import code_hash, commit
 from lib.run.fields import AdaptParams
 from lib.run.files import read_json
 from lib.run.params import ROOT, load
-from lib.run.records import code_hash, commit, continued, model_card, provenance, sources_of
+from lib.run.records import continued, model_card, provenance, sources_of
 from lib.train import adapt
 
 
@@ -45,6 +46,8 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
     assert found() == [6] and f"{newest} is not whole" in capsys.readouterr().out
     save(9)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000009.pt", before.name] and found() == [9]
+    save(9, params_hash="0123456789ab")  # of former rules: today's hash is that of its parameters
+    assert found() == [9]
     (tmp_path / "checkpoint-00000009.pt.sha256").unlink()
     before.write_text("")
     assert found() is None
@@ -115,7 +118,7 @@ def test_the_record_names_commit_parameters_and_hardware():
 
 def test_the_hash_of_the_code_is_over_what_computes_a_stage(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "lib", tmp_path / "lib")
-    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def hashes():
         code_hash.cache_clear()

@@ -367,7 +367,9 @@ def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp
     moved = tiny(**own, data_folder=str(tmp_path / "new disk"))
     assert not moved.made(before, AdaptParams)
     after = adapt(moved, tmp_path / "run")
-    assert "used as it is" in capsys.readouterr().out and moved.made(read_json(tmp_path / "run" / "adapt.json"), AdaptParams)
+    assert "used as it is" in capsys.readouterr().out and moved.made(
+        read_json(tmp_path / "run" / "adapt.json"), AdaptParams
+    )
     assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
     next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
     assert adapt(moved, tmp_path / "run")["videos"] == 79 and "used as it is" not in capsys.readouterr().out

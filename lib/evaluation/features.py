@@ -17,9 +17,9 @@ from lib.backbone import VideoCLIP
 from lib.datasets.lists import Video, VideoList
 from lib.datasets.loader import batches_of
 from lib.datasets.samples import EvaluationViews
+from lib.run.code import code_hash, commit
 from lib.run.fields import Params
 from lib.run.files import file_hash, read_json, whole_file, write_json
-from lib.run.records import code_hash, commit
 from lib.video.views import EvalView
 
 

@@ -48,13 +48,14 @@ def load_checkpoint(
 
     Nothing in a file is executed. Raises ValueError if its numbers are not finite.
     """
+    params_hash = params.stage_hash(AdaptParams)
     for path in checkpoints(folder):
         recorded = _checksum(path).read_text()[:64] if _checksum(path).exists() else "no checksum"
         if (digest := sha256(path)) != recorded:
             say(f"{path} is not whole (its SHA-256 is {digest[:12]}, not {recorded[:12]}): trying the one before")
             continue
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["params_hash"] != params.stage_hash(AdaptParams):
+        if params_hash not in (state["params_hash"], _current_hash(state)):
             say(f"{path} was made with other parameters: it is not used")
         elif state.get("sources") != sources:
             say(f"{path} was made with another CLIP, concepts, prompts or list of videos: it is not used")
@@ -66,6 +67,14 @@ def load_checkpoint(
         else:
             return state
     return None
+
+
+def _current_hash(record: dict[str, Any]) -> str | None:
+    """The hash, by today's rules, of a record's parameters; None if it lacks one that counts."""
+    try:
+        return stage_hash(record["params"], AdaptParams)
+    except KeyError:
+        return None
 
 
 def check_space(folder: Path, model: torch.nn.Module, trained: torch.nn.Module) -> None:
@@ -107,11 +116,7 @@ def take_up(folder: Path, params: Params, sources: dict[str, str]) -> dict[str, 
         return None
     record, other = map(read_json, paths)
     params_hash = params.stage_hash(AdaptParams)
-    try:  # not by the recorded hash: its rules may have changed
-        recorded_hash = stage_hash(record["params"], AdaptParams)
-    except KeyError:  # from before there was a parameter that counts
-        return None
-    if record != other or recorded_hash != params_hash or record.get("sources") != sources:
+    if record != other or _current_hash(record) != params_hash or record.get("sources") != sources:
         return None
     record |= {"params": params.model_dump(), "params_hash": params_hash}
     write_json(folder / "adapt.json", record)

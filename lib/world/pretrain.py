@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from lib.run.fields import ClipParams, Params
 from lib.run.checkpoints import save_model
+from lib.run.fields import ClipParams, Params
 from lib.run.params import ROOT
 from lib.run.records import provenance
 from lib.video.views import CLIP_MEAN, CLIP_STD
