@@ -48,7 +48,7 @@ except ParamsError as error:
     stop(error)
 first = runs[0].params
 OUT = str(results_folder(PROFILE, OVERRIDES).relative_to(ROOT))
-SUFFIXES = ("csv", "md", "tex")
+SUFFIXES = ("csv", "md", "tex", "json")
 # name of a rule -> the tables that it writes, and the runs that they show
 own = runs_of_table(runs, suite.rows, suite.replicas)
 TABLES = {"protocols": (list(tables_of_rows(own)), own)}

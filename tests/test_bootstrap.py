@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lib.study.bootstrap import paired_bootstrap
+from lib.study.results import paired_bootstrap
 
 NAN = float("nan")
 
@@ -45,7 +45,7 @@ def test_answers_to_one_clip_in_several_splits_are_drawn_together():
     assert thrice == pytest.approx(once)  # three looks at the same clips tell no more than one
     apart = paired_bootstrap([(np.tile(a, 3), np.tile(b, 3), np.arange(600))], seed=0)
     assert apart.high - apart.low < 0.7 * (once.high - once.low)
-    with pytest.raises(ValueError, match="must say of each of the 200 answers"):
+    with pytest.raises(ValueError, match="must name the clip of each of the 200 answers"):
         paired_bootstrap([(a, b, np.arange(3))], seed=0)
 
 

@@ -36,7 +36,7 @@ def test_bars_are_means_over_seeds_of_the_first_world_and_points_are_runs(values
     assert [bar.get_width() for bar in probe.patches] == [60.0, 82.0]
     assert sorted(x for points in zero_shot.collections for x, _ in points.get_offsets()) == [30.0, 40.0, 60.0, 64.0]
     assert "no result" in [text.get_text() for text in zero_shot.texts]
-    assert [label.get_text() for label in zero_shot.get_yticklabels()] == ["image clip", "no language", "lss"]
+    assert [label.get_text() for label in zero_shot.get_yticklabels()] == ["image_clip", "no_language", "lss"]
 
 
 def test_the_pair_figure_shows_chance(values):
@@ -54,7 +54,7 @@ def test_differences_are_coloured_where_their_interval_excludes_zero_and_rows_wi
         columns=["run", "protocol", "mean", "low", "high"],
     )
     figure = charts.differences(compared, ["lss", "clear", "not_run", "unclear"], reference="lss")
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clear", "not run", "unclear"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clear", "not_run", "unclear"]
     for panel in figure.axes:
         clear, unclear = (bars.lines for bars in panel.containers)
         assert clear[0].get_xydata().tolist() == [[3, 0]] and clear[2][0].get_segments()[0][:, 0].tolist() == [1, 4]
@@ -83,14 +83,14 @@ def test_training_curves_are_running_means_of_every_run():
         ]
     )
     figure = charts.training_curves(logs, highlight="lss", smooth=2)
-    curves = figure.axes[0].lines
+    curves = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     assert len(curves) == 4
     assert list(curves[0].get_ydata()) == [0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
     assert list(figure.axes[1].lines[0].get_ydata()) == pytest.approx(
         np.array([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5]) / np.log(16)
     )
     assert [line.get_color() == "black" for line in curves] == [False, False, True, True]  # the reference's
-    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["no language", "lss"]
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["no_language", "lss"]
 
 
 def test_a_dozen_runs_can_be_told_apart():
@@ -108,8 +108,9 @@ def test_a_dozen_runs_can_be_told_apart():
         ]
     )
     looks = [
-        (line.get_color(), line.get_linestyle())
+        (line.get_color(), line._dash_pattern)
         for line in charts.training_curves(logs, highlight="run_5").axes[0].lines
+        if len(line.get_xdata())
     ]
     assert len({str(look) for look in looks}) == 12
 
@@ -123,8 +124,9 @@ def test_classes_are_ordered_by_their_gain():
 
 def test_confusions_are_shares_of_the_true_class():
     figure = charts.confusions(CLASSES, {"before": np.diag([4, 2, 0]), "after": [[1, 3, 0], [0, 2, 0], [0, 0, 0]]})
-    after = figure.axes[1].images[0].get_array()
-    assert after.tolist() == [[25, 75, 0], [0, 100, 0], [0, 0, 0]]
+    after = figure.axes[1]
+    assert after.collections[0].get_array().tolist() == [[25, 75, 0], [0, 100, 0], [0, 0, 0]]
+    assert [text.get_text() for text in after.texts] == ["25", "75", "", "", "100", "", "", "", ""]
 
 
 def test_lines_and_bars_of_an_amount_are_means_and_standard_deviations_over_seeds():
@@ -156,8 +158,8 @@ def test_the_probe_on_all_examples_stands_last():
     )
     (panel,) = charts.shots(points).axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "all"]
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["image clip", "lss"]
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["image_clip", "lss"]
     image_clip, lss = (
-        line.get_xydata().tolist() for line in panel.lines if len(line.get_xydata()) and line.get_marker() in "o^"
+        line.get_xydata().tolist() for line in panel.lines if line.get_marker() in ("o", "X") and len(line.get_xdata())
     )
     assert image_clip == [[0, 20], [1, 67]] and lss == [[0, 35]]

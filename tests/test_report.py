@@ -104,9 +104,8 @@ def test_headings_go_down_one_level_at_a_time(made):
 def test_tables_have_captions_and_heads_and_every_text_of_the_published_ones(made):
     folder, text = made
     page = Page(text)
-    assert (
-        len(page.texts["caption"]) == len(page.all("table")) == 5
-    )  # zero-shot, linear probe, few labels, objectives, missing runs
+    # the result, zero-shot, linear probe, few labels, objectives, missing runs
+    assert len(page.texts["caption"]) == len(page.all("table")) == 6
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
     shown = page.texts["td"] + page.texts["th"]
     for name in ("zero_shot", "linear_probe", "objectives"):

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from lib.run.files import write_json
 from lib.study import results, suites
-from lib.study.bootstrap import paired_bootstrap
+from lib.study.results import paired_bootstrap
 
 
 def test_runs_lie_on_the_curve_of_the_amount_that_alone_sets_them_apart(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_two_run_folders_are_compared_on_their_test_clips_without_a_suite(tmp_pa
     a, b = leave(tmp_path / "a", 30), leave(tmp_path / "b", 20)
     (row,) = results.compare(a, b, resamples=500, seed=3).to_dict("records")
     clips = np.arange(40)
-    interval = paired_bootstrap([(clips < 30, clips < 20, clips)], rounds=500, seed=3)
+    interval = paired_bootstrap([(clips < 30, clips < 20, clips)], resamples=500, seed=3)
     assert row == {
         "dataset": "mine", "protocol": "zero_shot", "a": 75.0, "b": 50.0,
         "difference": interval.mean, "low": interval.low, "high": interval.high,

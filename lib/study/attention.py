@@ -1,7 +1,6 @@
-"""Attention maps: where the last block of an adapted model looks, within the frames of a clip and over time.
+"""Attention maps of the last block of an adapted model, within frames and over time.
 
-The weights are computed again from what went into the two attentions of the block, as softmax(q k^T / sqrt(w)) and the
-mean over heads: the fused kernel of `lib/backbone.py` does not give them out.
+The fused kernel of `lib/backbone.py` returns no weights: they are computed again from the inputs of the attentions.
 """
 
 from typing import NamedTuple
@@ -17,9 +16,8 @@ from lib.backbone import Attention, VideoCLIP
 class Maps(NamedTuple):
     """Attention weights of one clip, t frames of h x w patches, in the last block.
 
-    space 't h w': of each frame's class token to the patches of its frame (the rest of 1 goes to itself);
-    patches 't s h w': of a patch in frame t to the patch at the same place in frame s; class_token 't s': the same of
-    the class tokens.
+    space 't h w': from each frame's class token to the patches of its frame (the rest of 1 goes to itself).
+    patches 't s h w': from a patch in frame t to the same patch in frame s; class_token 't s': likewise.
     """
 
     space: np.ndarray
@@ -29,26 +27,21 @@ class Maps(NamedTuple):
 
 @torch.no_grad()
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:
-    """Tokens 'b n w' -> how much token i looks at token j, the mean over heads, 'b i j'; rows sum to 1."""
-    q, k, _ = (
-        rearrange(part, "b n (heads w) -> b heads n w", heads=attention.heads)
-        for part in attention.qkv(x).chunk(3, dim=-1)
-    )
+    """softmax(q k^T / sqrt(w)) of tokens 'b n w', the mean over heads: 'b i j'; rows sum to 1."""
+    q, k, _ = rearrange(attention.qkv(x), "b n (qkv heads w) -> qkv b heads n w", qkv=3, heads=attention.heads)
     return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
 
 
 @torch.no_grad()
 def last_block(model: VideoCLIP, clip: Tensor) -> Maps:
-    """The attention of one clip, 'c t h w' as `model` takes it. Raises ValueError if temporal attention is not divided."""
+    """The attention of one clip, 'c t h w' as `model` takes it. Raises ValueError without divided attention."""
     block, inputs = model.visual.blocks[-1], {}
     if not block.divided:
-        raise ValueError(
-            f"attention over time needs divided temporal attention, the model has {model.config.temporal!r}"
-        )
-    hooks = [
-        getattr(block, name).register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
-        for name in ("attention", "temporal_attention")
-    ]
+        raise ValueError(f"attention over time needs divided attention; the model has {model.config.temporal!r}")
+    hooks = []
+    for name in ("attention", "temporal_attention"):
+        hook = lambda module, arguments, name=name: inputs.update({name: arguments[0]})  # noqa: E731
+        hooks.append(getattr(block, name).register_forward_pre_hook(hook))
     try:
         model(clip[None])
     finally:

@@ -1,7 +1,4 @@
-"""Results: the numbers that the runs of a suite left, and how far a row is from its reference.
-
-`collect` reads what the runs left; only a `metrics.json` that the present parameters made counts.
-"""
+"""Results: the numbers that finished runs recorded, and paired differences between runs with their intervals."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,281 +7,291 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from safetensors.numpy import load_file
 
 from lib.run.files import read_json, read_lines
 from lib.run.params import ROOT
-from lib.study.bootstrap import Difference, paired_bootstrap
 from lib.study.suites import Run, state_of
 
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
-COUNTS = ("listed", "found", "decoded")
+COUNTS = ["listed", "found", "decoded"]
 CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
+KEYS = ["run", "world_seed", "seed", "dataset"]
 
 
 class Collected(NamedTuple):
-    """values: run, world_seed, seed, dataset, part, protocol, metric, value, commit (of the adaptation, and of the evaluation
-    where it is another), params_hash, folder; a line a number of a part that is reported on. states: run, world_seed, seed,
-    dataset, state (of `state_of`), where (log of a failed or begun run), listed, found, decoded (clips of those parts); a line a run and data set.
-    classes: how many each data set has, as far as a run is done. warnings: what the finished runs warn of, each with its rows."""
+    """The results of some runs.
+
+    values: a row per reported number. states: a row per run and data set: done or not (`state_of`), its log, and counts
+    of test clips. classes: number of classes per data set. answers: (data set, protocol, run) -> for each world (by the
+    data set's name in tables) the answers and clips of every seed, as `answers_of` returns them.
+    """
 
     values: pd.DataFrame
     states: pd.DataFrame
     classes: dict[str, int] = {}
     warnings: list[str] = []
+    answers: dict[tuple[str, str, str], dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
+
+
+class Difference(NamedTuple):
+    """A mean difference and its 95 % interval, in percentage points."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
-    """`embedded`, `embedded-1` for a remade world; a subset of an official data set says that it is one."""
+    """`embedded`, `embedded-1` for another world; a subset of an official data set is named as one."""
     if dataset == "embedded":
-        return "embedded" + (f"-{world_seed}" if world_seed else "")
+        return f"embedded-{world_seed}" if world_seed else "embedded"
     if num_classes not in (None, CLASSES.get(dataset)) and dataset in CLASSES:
         return f"{dataset} ({num_classes} of {CLASSES[dataset]} classes)"
     return dataset
 
 
-def _with_clips(found: dict) -> int:
-    """How many of the classes that a record's data set is asked for have clips: Kinetics' names are all asked for."""
-    return len(
-        {*found["classes"]}
-        - {name for part in found.get("parts", {}).values() for name in part.get("absent_classes", [])}
-    )
-
-
 def reported(dataset: str, part: str) -> bool:
-    """Whether tables show a part: what choices were made on is no result. Kinetics' test labels are not public."""
+    """Whether tables report a part: test parts only, and Kinetics' validation part, as its test labels are not public."""
     return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
 
 
-def collect(runs: list[Run]) -> Collected:
-    """Reads the numbers of all finished runs, and notes of the others what became of them.
-
-    Raises ValueError, naming two runs, if they were evaluated on different files.
-    """
-    states = [state_of(run) for run in runs]
-    records = [
-        read_json(run.folder / "metrics.json") if state == "done" else None for run, (state, _) in zip(runs, states)
-    ]
-    adapted = [read_json(run.folder / "adapt.json") if record else {} for run, record in zip(runs, records)]
-    num_classes = {
-        name: (len(found["classes"]), _with_clips(found))
-        for record in records
-        if record
-        for name, found in record["datasets"].items()
-    }
-    before = {
-        run.world_seed: load_file(run.folder / "correct.safetensors")
-        for run, record in zip(runs, records)
-        if record and run.ablation == "image_clip"
-    }
-    values, lines, data, classes = [], [], {}, {}  # data: of each data set the first hash of its files, and whose it is
-    for run, (state, where), record, before_it in zip(runs, states, records, adapted):
-        entries = record["metrics"] + _agreements(run, before.get(run.world_seed, {})) if record else []
-        for dataset in run.params.evaluate_on:
-            key = {
-                "run": run.ablation,
-                "world_seed": run.world_seed,
-                "seed": run.seed,
-                "dataset": dataset_name(
-                    dataset, run.world_seed, num_classes[dataset][1] if dataset in num_classes else None
-                ),
-            }
-            counted = record["datasets"][dataset]["counts"] if record else dict.fromkeys(COUNTS)
-            lines.append(key | {"state": state, "where": where} | counted)
-            if not record:
-                continue
-            classes[key["dataset"]] = count = num_classes[dataset][0]
-            seen = record["datasets"][dataset]["data"]
-            first, place = data.setdefault(key["dataset"], (seen, _place(run)))
-            if seen != first:
-                raise ValueError(
-                    f"{place} and {_place(run)} were evaluated on different files of {dataset} (other names or sizes): "
-                    "remove the metrics.json of the one that is out of date, and it is made again"
-                )
-            for entry in entries:
-                if (
-                    entry["dataset"] == dataset
-                    and reported(dataset, entry["part"])
-                    and (entry["metric"] != "top5" or count > 5)
-                ):
-                    number = {name: entry[name] for name in ("part", "protocol", "metric", "value")}
-                    values.append(
-                        key
-                        | number
-                        | {
-                            "commit": words_once(before_it["commit"], record["commit"]),
-                            "folder": _place(run),
-                            "params_hash": record["params_hash"],
-                        }
-                    )
-    columns = [
-        "run",
-        "world_seed",
-        "seed",
-        "dataset",
-        "part",
-        "protocol",
-        "metric",
-        "value",
-        "commit",
-        "params_hash",
-        "folder",
-    ]
-    return Collected(
-        pd.DataFrame(values, columns=columns), pd.DataFrame(lines), classes, _warnings(runs, adapted, records)
-    )
-
-
-def _warnings(runs: list[Run], adapted: list[dict], records: list[dict | None]) -> list[str]:
-    """What finished runs warn of (older records say nothing), each with the rows that do, where not all do."""
-    rows: dict[str, list[str]] = {}
-    for run, *both in zip(runs, adapted, records):
-        for text in (text for record in both if record for text in record.get("warnings", [])):
-            rows.setdefault(text, []).append(run.ablation)
-    done = {run.ablation for run, record in zip(runs, records) if record}
-    return [text if set(own) == done else f"{text} ({', '.join(dict.fromkeys(own))})" for text, own in rows.items()]
-
-
-def _agreements(run: Run, before: dict[str, np.ndarray]) -> list[dict]:
-    """Of a trained run, as entries of `metrics`: the share of clips whose middle frame alone it calls what the image CLIP
-    (`before`: its predictions) calls it."""
-    own = load_file(run.folder / "correct.safetensors") if before and run.params.epochs else {}
-    return [
-        dict(zip(("dataset", "part", "protocol"), key.split("/")))
-        | {"metric": "agreement", "value": 100 * float(((own[key] == before[key]) & (own[key] >= 0)).mean())}
-        for key in own
-        if key.endswith("/zero_shot_still/predicted") and key in before
-    ]
-
-
 def words_once(*texts: str) -> str:
-    """The words of some texts, each once."""
+    """The distinct words of some texts, in order."""
     return " ".join(dict.fromkeys(" ".join(texts).split()))
 
 
-def _place(run: Run) -> str:
+def place_of(run: Run) -> str:
+    """A run's folder, from the repository's root where it lies inside."""
     return str(run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder)
 
 
-def answers_of(answers: dict[str, np.ndarray], dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """From a run's `correct.safetensors`: which answers of the reported parts are right, and their clips (the test parts of
-    HMDB-51's splits share some). None if the protocol was not evaluated."""
-    keys = [
-        key
-        for key in sorted(answers)
-        if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}") and reported(*key.split("/")[:2])
+def collect(runs: list[Run]) -> Collected:
+    """Reads the numbers of all finished runs, and the state of every run.
+
+    Raises ValueError if two runs were evaluated on different files.
+    """
+    records = {}  # of finished runs: adapt.json, metrics.json, correct.safetensors
+    for run in runs:
+        if state_of(run)[0] == "done":
+            record = [read_json(run.folder / name) for name in ("adapt.json", "metrics.json")]
+            records[run.folder] = *record, load_file(run.folder / "correct.safetensors")
+    with_clips = _classes_with_clips([metrics for _, metrics, _ in records.values()])
+    image_clips = {
+        run.world_seed: records[run.folder][2] for run in runs if run.folder in records and run.ablation == "image_clip"
+    }
+    values, states, classes, answers, files = [], [], {}, {}, {}
+    for run, dataset in ((run, dataset) for run in runs for dataset in run.params.evaluate_on):
+        name = dataset_name(dataset, run.world_seed, with_clips.get(dataset))
+        key = dict(zip(KEYS, (run.ablation, run.world_seed, run.seed, name)))
+        state, log = state_of(run)
+        states.append(key | {"state": state, "log": log})
+        if run.folder not in records:
+            continue
+        adapted, metrics, correct = records[run.folder]
+        data = metrics["datasets"][dataset]
+        states[-1] |= data["counts"]
+        classes[name] = len(data["classes"])
+        first, place = files.setdefault(name, (data["data"], place_of(run)))
+        if data["data"] != first:
+            raise ValueError(
+                f"{place} and {place_of(run)} were evaluated on different files of {dataset}: remove the metrics.json "
+                "of the outdated one, so that it is evaluated again"
+            )
+        origin = {"commit": words_once(adapted["commit"], metrics["commit"]), "folder": place_of(run)}
+        for number in metrics["metrics"] + _agreements(run, correct, image_clips.get(run.world_seed, {})):
+            shown = number["dataset"] == dataset and reported(dataset, number["part"])
+            if shown and (number["metric"] != "top5" or classes[name] > 5):
+                values.append(number | key | origin | {"params_hash": metrics["params_hash"]})
+        for protocol in PROTOCOLS:
+            if (right := answers_of(correct, dataset, protocol)) is not None:
+                answers.setdefault((dataset, protocol, run.ablation), {}).setdefault(name, []).append(right)
+    columns = [*KEYS, "part", "protocol", "metric", "value", "commit", "params_hash", "folder"]
+    warnings = _warnings([(run.ablation, records[run.folder]) for run in runs if run.folder in records])
+    return Collected(
+        pd.DataFrame(values, columns=columns),
+        pd.DataFrame(states, columns=[*KEYS, "state", "log", *COUNTS]),
+        classes,
+        warnings,
+        answers,
+    )
+
+
+def _classes_with_clips(metrics: list[dict]) -> dict[str, int]:
+    """The number of classes of each data set that have clips: all names of Kinetics are listed, some without any."""
+    counts = {}
+    for dataset, data in ((dataset, data) for record in metrics for dataset, data in record["datasets"].items()):
+        absent = [name for part in data.get("parts", {}).values() for name in part.get("absent_classes", [])]
+        counts[dataset] = len({*data["classes"]} - {*absent})
+    return counts
+
+
+def _warnings(finished: list[tuple[str, tuple]]) -> list[str]:
+    """The warnings in the records of (row, records) pairs, with the rows concerned where these are not all."""
+    rows: dict[str, list[str]] = {}
+    for row, (adapted, metrics, _) in finished:
+        for text in adapted.get("warnings", []) + metrics.get("warnings", []):
+            rows.setdefault(text, []).append(row)
+    every = {row for row, _ in finished}
+    return [
+        text if {*named} == every else f"{text} ({', '.join(dict.fromkeys(named))})" for text, named in rows.items()
     ]
-    if not keys:
+
+
+def _agreements(run: Run, own: dict[str, np.ndarray], image_clip: dict[str, np.ndarray]) -> list[dict]:
+    """How often a trained run predicts what the image CLIP predicts from the middle frame of a clip, in percent."""
+    numbers = []
+    for key in own if run.params.epochs else []:
+        if key.endswith("/zero_shot_still/predicted") and key in image_clip:
+            same = (own[key] == image_clip[key]) & (own[key] >= 0)
+            dataset, part, protocol, _ = key.split("/")
+            where = {"dataset": dataset, "part": part, "protocol": protocol}
+            numbers.append(where | {"metric": "agreement", "value": 100 * float(same.mean())})
+    return numbers
+
+
+def answers_of(correct: dict[str, np.ndarray], dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """From a run's `correct.safetensors`: which answers on the reported parts are right, and the clip of each answer (the
+    test parts of HMDB-51's splits share clips). None if the protocol was not evaluated."""
+    parts = [
+        key.split("/")[1] for key in sorted(correct) if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
+    ]
+    parts = [part for part in parts if reported(dataset, part)]
+    if not parts:
         return None
-    clips = [answers[key.removesuffix(protocol) + "clips"] for key in keys]
-    return np.concatenate([answers[key] for key in keys]), np.concatenate(clips)
+    right, clips = ([correct[f"{dataset}/{part}/{name}"] for part in parts] for name in (protocol, "clips"))
+    return np.concatenate(right), np.concatenate(clips)
 
 
-def differences(runs: list[Run], collected: Collected, reference: str) -> pd.DataFrame:
+def differences(collected: Collected, reference: str, *, resamples: int) -> pd.DataFrame:
     """Top-1 of the reference minus that of each row, on the same clips: run, dataset, protocol, seeds, mean, low, high.
 
-    Worlds have test clips of their own, so each is compared by itself; the data set "<name>-all" is the mean of the
-    worlds' differences, resampled within each. Only finished runs take part; seeds are the row's.
+    Each world has its own test clips and is compared by itself; the data set "<name>-all" is the mean over worlds,
+    resampled within each. Only finished runs take part; seeds are the row's.
     """
-    names = collected.states.set_index(["run", "world_seed", "seed"])["dataset"]
-    correct: dict[tuple[str, str, str], dict[str, list]] = {}  # (set, run, protocol) -> its name -> answers by seed
-    for run in (run for run in runs if state_of(run)[0] == "done"):
-        own, right = (
-            names.loc[[(run.ablation, run.world_seed, run.seed)]],
-            load_file(run.folder / "correct.safetensors"),
-        )
-        for (dataset, name), protocol in itertools.product(zip(run.params.evaluate_on, own), PROTOCOLS):
-            if (answers := answers_of(right, dataset, protocol)) is not None:
-                correct.setdefault((dataset, run.ablation, protocol), {}).setdefault(name, []).append(answers)
-    rows, rounds = [], runs[0].params.bootstrap_resamples
-    for (dataset, run, protocol), by_name in correct.items():
-        base = correct.get((dataset, reference, protocol), {})
-        pairs = {
-            name: ([right for right, _ in base[name]], [right for right, _ in own], own[0][1])
-            for name, own in by_name.items()
-            if name in base and run != reference
-        }
-        compared = {name: [pair] for name, pair in pairs.items()}
+    rows = []
+    for (dataset, protocol, run), worlds in collected.answers.items():
+        base = collected.answers.get((dataset, protocol, reference), {})
+        pairs = {}
+        for name in (name for name in worlds if name in base and run != reference):
+            right, base_right = ([answers for answers, _ in seeds[name]] for seeds in (worlds, base))
+            pairs[name] = [(base_right, right, worlds[name][0][1])]
         if len(pairs) > 1:
-            compared[f"{dataset}-all"] = list(pairs.values())
-        rows += [
-            {
-                "run": run,
-                "dataset": name,
-                "protocol": protocol,
-                "seeds": sum(len(own) for _, own, _ in chosen),
-                **paired_bootstrap(chosen, rounds=rounds, seed=0)._asdict(),
-            }
-            for name, chosen in compared.items()
-        ]
+            pairs[f"{dataset}-all"] = list(itertools.chain(*pairs.values()))
+        for name, compared in pairs.items():
+            seeds = sum(len(right) for _, right, _ in compared)
+            rows.append((run, name, protocol, seeds, *paired_bootstrap(compared, resamples=resamples, seed=0)))
     return pd.DataFrame(rows, columns=["run", "dataset", "protocol", "seeds", *Difference._fields])
 
 
 def compare(run_a: Path, run_b: Path, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Top-1 of two run folders on the same clips: dataset, protocol, a, b, difference (a - b, in points), low, high.
 
-    The 95 % interval is that of `paired_bootstrap`, with one seed each. Raises ValueError if the runs share no data set.
+    The 95 % interval is that of `paired_bootstrap`, with one seed each. Raises ValueError if the runs cannot be compared.
     """
     data_a, data_b = (read_json(folder / "metrics.json")["datasets"] for folder in (run_a, run_b))
-    answers_a, answers_b = (load_file(folder / "correct.safetensors") for folder in (run_a, run_b))
+    correct_a, correct_b = (load_file(folder / "correct.safetensors") for folder in (run_a, run_b))
     rows = []
     for dataset, protocol in itertools.product([name for name in data_a if name in data_b], PROTOCOLS):
         if data_a[dataset]["data"] != data_b[dataset]["data"]:
             raise ValueError(f"{run_a} and {run_b} were evaluated on different files of {dataset}: evaluate one again")
-        a, b = (answers_of(answers, dataset, protocol) for answers in (answers_a, answers_b))
+        a, b = (answers_of(correct, dataset, protocol) for correct in (correct_a, correct_b))
         if a is not None and b is not None:
-            difference = paired_bootstrap([(a[0], b[0], a[1])], rounds=resamples, seed=seed)
+            difference = paired_bootstrap([(a[0], b[0], a[1])], resamples=resamples, seed=seed)
             rows.append((dataset, protocol, 100 * a[0].mean(), 100 * b[0].mean(), *difference))
     if not rows:
         raise ValueError(f"{run_a} and {run_b} share no data set with zero-shot or linear-probe answers")
     return pd.DataFrame(rows, columns=["dataset", "protocol", "a", "b", "difference", "low", "high"])
 
 
-def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Top-1 in world 0 where nothing but an amount sets a run apart from the reference: axis, run, amount, protocol,
-    seed, value.
+def paired_bootstrap(
+    test_sets: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], *, resamples: int = 10_000, seed: int
+) -> Difference:
+    """Accuracy of a minus that of b and its 95 % interval; the mean over test sets.
 
-    axis "videos": unlabelled videos (`train_videos`; epochs and warm-up are counted in them); "epochs": length alone. The
-    reference lies on both. values: of `collect`, one data set's; several test parts are lines of their own.
+    test_sets: (a, b, clips) each: right answers, 's n' (seeds, answers) or 'n' bool; the clip of each answer, 'n'.
+
+    Percentiles of `resamples` draws. Each draws clips with replacement within a test set, the same for a and b (paired)
+    and with all answers to a clip, and seeds of a and of b with replacement, independently (their numbers may differ).
+    With one seed the interval holds for that seed alone.
     """
+    generator = np.random.default_rng(seed)
+    means, drawn = zip(*(_resampled_differences(*test_set, resamples, generator) for test_set in test_sets))
+    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    return Difference(100.0 * float(np.mean(means)), 100.0 * float(low), 100.0 * float(high))
+
+
+def _resampled_differences(
+    correct_a: ArrayLike, correct_b: ArrayLike, clips: ArrayLike, resamples: int, generator: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """The difference on one test set, and that of each resample, 'r'."""
+    a, b = (np.atleast_2d(np.asarray(correct, dtype=np.float64)) for correct in (correct_a, correct_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in a.shape or 0 in b.shape:
+        raise ValueError(f"a {a.shape} and b {b.shape} must be 's n' over the same n clips, at least one")
+    if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
+        raise ValueError("the bootstrap compares right and wrong answers: every entry must be 0 or 1")
+    _, clip, times = np.unique(np.asarray(clips), return_inverse=True, return_counts=True)
+    if clip.shape != a.shape[1:]:
+        raise ValueError(f"clips {clip.shape} must name the clip of each of the {a.shape[1]} answers")
+    a, b = (np.stack([np.bincount(clip, weights=row) for row in correct]) for correct in (a, b))  # per clip
+    drawn = []
+    for start in range(0, resamples, 500):  # in parts, to bound the memory
+        size = min(500, resamples - start)
+        difference = _resampled_seeds(a, size, generator) - _resampled_seeds(b, size, generator)
+        chosen = generator.integers(len(times), size=(size, len(times)))
+        drawn.append(np.take_along_axis(difference, chosen, axis=1).sum(axis=1) / times[chosen].sum(axis=1))
+    return (a.mean(axis=0).sum() - b.mean(axis=0).sum()) / times.sum(), np.concatenate(drawn)
+
+
+def _resampled_seeds(correct: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """'s n' -> 'r n': means over as many seeds, drawn with replacement.
+
+    Such a mean of s seeds has (s - 1) / s of the variance that it should have; deviations are scaled up accordingly
+    (Rao and Wu, "Resampling inference with complex survey data", JASA 1988).
+    """
+    seeds = len(correct)
+    weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    return (1 / seeds + (weights - 1 / seeds) * np.sqrt(seeds / max(seeds - 1, 1))) @ correct
+
+
+def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Top-1 in world 0 of the runs that differ from the reference only in an amount: axis, run, amount, protocol, seed,
+    value. The axes are "videos" (`train_videos`, which changes epochs and warm-up too) and "epochs"; the reference lies
+    on both. values: those of one data set."""
     runs = [run for run in runs if run.world_seed == 0]
     base = next((run.params.model_dump() for run in runs if run.ablation == reference), {})
     top1 = values[(values["metric"] == "top1") & values["protocol"].isin(list(PROTOCOLS)) & (values["world_seed"] == 0)]
-    found = []
-    for run in runs if base else []:
+    points = [pd.DataFrame(columns=["axis", "run", "amount", "protocol", "seed", "value"])]
+    for run in (run for run in runs if run.params.epochs and base):
         changed = {name for name, value in run.params.model_dump().items() if value != base[name]} - {"seed"}
-        own = top1[(top1["run"] == run.ablation) & (top1["seed"] == run.seed)]
-        if own.empty or not changed <= {"train_videos", "epochs", "warmup_epochs"} or not run.params.epochs:
+        of_run = top1[(top1["run"] == run.ablation) & (top1["seed"] == run.seed)]
+        if of_run.empty or not changed <= {"train_videos", "epochs", "warmup_epochs"}:
             continue
-        amounts = (
-            {"videos": read_json(run.folder / "adapt.json")["videos"]}
-            if not changed or "train_videos" in changed
-            else {}
-        )
-        amounts |= {"epochs": run.params.epochs} if changed <= {"epochs"} else {}
-        found += [own.assign(axis=axis, amount=amount) for axis, amount in amounts.items()]
-    columns = ["axis", "run", "amount", "protocol", "seed", "value"]
-    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+        if not changed or "train_videos" in changed:
+            videos = read_json(run.folder / "adapt.json")["videos"]
+            points.append(of_run.assign(axis="videos", amount=videos))
+        if changed <= {"epochs"}:
+            points.append(of_run.assign(axis="epochs", amount=run.params.epochs))
+    return pd.concat(points, join="inner")
 
 
 def training_logs(runs: list[Run]) -> pd.DataFrame:
-    """Every step of those of some finished runs that were trained: run, world_seed, seed, concepts (how many its
-    distributions are over), and the columns of `log.jsonl`."""
-    logs = []
+    """The columns of `log.jsonl` of the trained among some finished runs, with run, world_seed, seed, concepts (the number
+    of entries of its distributions)."""
+    logs = [pd.DataFrame()]
     for run in (run for run in runs if run.params.epochs):
-        count = (
-            run.params.head_prototypes
-            if run.params.objective == "feature"
-            else read_json(run.folder / "adapt.json")["concepts"]
-        )
+        count = read_json(run.folder / "adapt.json").get("concepts")
+        if run.params.objective == "feature":
+            count = run.params.head_prototypes
         log = pd.DataFrame(read_lines(run.folder / "log.jsonl"))
         logs.append(log.assign(run=run.ablation, world_seed=run.world_seed, seed=run.seed, concepts=count))
-    return pd.concat(logs) if logs else pd.DataFrame()
+    return pd.concat(logs)
 
 
 def shots(values: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
     """Top-1 of the linear probe in world 0 by labelled examples per class (inf: all): run, amount, seed, value."""
     amount = values["protocol"].str.extract(r"^linear_probe_(\d+)_shot$")[0].astype(float)
     amount = amount.mask(values["protocol"] == "linear_probe", np.inf)
-    chosen = values.assign(amount=amount)[amount.notna() & (values["metric"] == "top1") & (values["world_seed"] == 0)]
-    return pd.concat([chosen[chosen["run"] == row] for row in rows])[["run", "amount", "seed", "value"]]
+    shown = values.assign(amount=amount)[amount.notna() & (values["metric"] == "top1") & (values["world_seed"] == 0)]
+    return pd.concat([shown[shown["run"] == row] for row in rows])[["run", "amount", "seed", "value"]]
