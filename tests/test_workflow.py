@@ -160,7 +160,9 @@ def make_up(copy: Copy, rows: list[str], tables: list[str]) -> None:
     write_json(copy.folder / p.data_embedded / "world.json", {"params_hash": p.stage_hash(WorldParams)})
     write_json(copy.folder / "outputs/embedded/clip/0/record.json", {"params_hash": p.stage_hash(ClipParams)})
     paths = [
-        copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex", "json")
+        copy.folder / "outputs/tiny" / f"tables/{name}.{suffix}"
+        for name in tables
+        for suffix in ("csv", "md", "tex", "json")
     ]
     for number, path in enumerate(
         [
