@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, CLIPModel
 
 from lib.datasets.parts import DataError, list_dataset
 from lib.evaluation import features
-from lib.evaluation.evaluate import Record, evaluate
+from lib.evaluation.evaluate import evaluate
+from lib.evaluation.protocols import Record
 from lib.language.vocabulary import class_concepts, read_prompts
 from lib.run.code import code_hash
 from lib.run.fields import EvaluateParams
@@ -144,9 +145,9 @@ def test_scores_of_nan_belong_to_clips_that_cannot_be_decoded_and_to_no_others(i
     scores, record = np.zeros((32, 16)), Record([])
     scores[5] = np.nan
     with pytest.raises(ValueError, match="embedded/test/zero_shot: scores are NaN of clips that were decoded"):
-        record.scores("embedded", "test", "zero_shot", scores, videos)
+        record.scores("embedded/test/zero_shot", scores, videos)
     record.failed.add(str(videos.videos[5].path))
-    record.scores("embedded", "test", "zero_shot", scores, videos)
+    record.scores("embedded/test/zero_shot", scores, videos)
     assert record.correct["embedded/test/zero_shot/predicted"].tolist().index(-1) == 5
     with pytest.raises(ValueError, match="device: 'cuda:64' cannot be used"):
         evaluate(params.model_copy(update={"device": "cuda:64"}), folder)

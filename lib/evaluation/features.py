@@ -18,48 +18,53 @@ from lib.datasets.lists import Video, VideoList
 from lib.datasets.loader import batches_of
 from lib.datasets.samples import EvaluationViews
 from lib.run.code import code_hash, commit
-from lib.run.fields import Params
 from lib.run.files import file_hash, read_json, whole_file, write_json
 from lib.video.views import EvalView
 
 
 class FeatureError(ValueError):
-    """Features that are not finite, of a clip that was decoded: NaN stands for undecodable clips alone."""
+    """Features of a decoded clip are not finite."""
 
 
 class Features:
-    """What `extract` found. A clip that cannot be decoded has a row of NaN, and its reason in `failed`, by path; raises
-    FeatureError if any other row is not finite."""
+    """What `extract` computes: rows of clips by view and kind. A clip that cannot be decoded has NaN.
+
+    paths: of the clips; arrays: "<view>/<kind>" -> 'n v w'; failed: path -> why it cannot be decoded. Raises FeatureError
+    if any other row is not finite.
+    """
 
     def __init__(self, paths: Sequence[str], arrays: dict[str, np.ndarray], failed: dict[str, str]):
         self.rows = {path: row for row, path in enumerate(paths)}
         self.arrays, self.failed = arrays, failed
         decoded = [row for path, row in self.rows.items() if path not in failed]
         for name, array in arrays.items():
-            insist_on_finite(array[decoded], name, [paths[row] for row in decoded])
+            check_finite(array[decoded], name, [paths[row] for row in decoded])
 
     def of(self, videos: VideoList, kind: str, views: Sequence[str], *, average: bool) -> np.ndarray:
-        """The `kind` ("features" before the projection, "embedding" after it, L2-normalised) of a list's clips.
+        """The rows of a list, 'n v w' with all views of all entries of `views`, or with `average` their mean, 'n 1 w'.
 
-        Returns 'n v w' with all views of all entries of `views`; with `average` their mean, 'n 1 w'.
+        kind: "features" before the projection, "embedding" after it, L2-normalised.
         """
         rows = [self.rows[str(video.path)] for video in videos.videos]
-        every = np.concatenate([self.arrays[f"{view}/{kind}"][rows] for view in views], axis=1)
-        return reduce(every, "n v w -> n 1 w", "mean") if average else every
+        every_view = np.concatenate([self.arrays[f"{view}/{kind}"][rows] for view in views], axis=1)
+        return reduce(every_view, "n v w -> n 1 w", "mean") if average else every_view
+
+    def decoded(self, videos: VideoList) -> np.ndarray:
+        """Which clips of a list could be decoded, 'n' bool."""
+        return np.array([str(video.path) not in self.failed for video in videos.videos])
 
     def failures(self, videos: VideoList) -> list[list[str]]:
         """Name and reason of every clip of a list that cannot be decoded."""
         return [[video.name, self.failed[str(video.path)]] for video in videos.videos if str(video.path) in self.failed]
 
 
-def insist_on_finite(rows: np.ndarray, name: str, paths: Sequence[str]) -> None:
-    """Raises FeatureError, with the first clip, if rows 'n v w' of the decoded clips `paths` are not finite."""
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
-    if len(bad):
+def check_finite(rows: np.ndarray, name: str, paths: Sequence[str]) -> None:
+    """Raises FeatureError, naming the first clip, if rows 'n v w' of the decoded clips `paths` are not finite."""
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
+    if len(broken):
         raise FeatureError(
-            f"{name} of {paths[bad[0]]} (and of {len(bad) - 1} more of {len(paths)} clips that were decoded) are not "
-            "finite (NaN or infinite): set eval_precision to float32; if that is how it is, the weights are too "
-            "large to compute with: take an earlier state of the model"
+            f"{name} of {paths[broken[0]]} (and of {len(broken) - 1} more of {len(paths)} decoded clips) are not finite: "
+            "set eval_precision to float32, or use an earlier state of the model"
         )
 
 
@@ -79,79 +84,71 @@ def extract(
 
     view_names: as `EvalView.parse` reads them; precision: float32 or bfloat16; loader_timeout: seconds.
     """
-    names = list(dict.fromkeys(view_names))
-    views = [EvalView.parse(name) for name in names]
+    views = {name: EvalView.parse(name) for name in view_names}
     sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}
     arrays = {
         f"{name}/{kind}": np.full((len(videos), view.clips * view.crops, size), np.nan, np.float32)
-        for name, view in zip(names, views)
+        for name, view in views.items()
         for kind, size in sizes.items()
     }
     failed, device = {}, model.device
-    loading = batches_of(
-        EvaluationViews(videos, views), workers=workers, loader_timeout=loader_timeout, batch_size=batch_size
-    )
+    samples = EvaluationViews(videos, list(views.values()))
+    loading = batches_of(samples, workers=workers, loader_timeout=loader_timeout, batch_size=batch_size)
     with loading as batches, tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
         for batch in batches:
             failed |= {str(videos[i].path): error.reason for i, error in batch.errors}
-            for name, clips in zip(names, batch.views):
+            for name, clips in zip(views, batch.views):
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                     output = model(rearrange(clips.to(device), "b v c t h w -> (b v) c t h w"))
-                for kind, rows in (
-                    ("features", output.features.float()),
-                    ("embedding", F.normalize(output.embedding.float(), dim=-1)),
-                ):
-                    found = rearrange(rows, "(b v) w -> b v w", v=clips.shape[1]).cpu().numpy()
-                    insist_on_finite(found, f"{name}/{kind}", [str(videos[i].path) for i in batch.indices])
-                    arrays[f"{name}/{kind}"][batch.indices] = found
+                embedding = F.normalize(output.embedding.float(), dim=-1)
+                for kind, rows in (("features", output.features.float()), ("embedding", embedding)):
+                    rows = rearrange(rows, "(b v) w -> b v w", v=clips.shape[1]).cpu().numpy()
+                    check_finite(rows, f"{name}/{kind}", [str(videos[i].path) for i in batch.indices])
+                    arrays[f"{name}/{kind}"][batch.indices] = rows
             progress.update(len(batch.indices) + len(batch.errors))
     return Features([str(video.path) for video in videos], arrays, failed)
 
 
-def cached_features(params: Params, folder: Path, dataset: str, lists: Iterable[VideoList]) -> Features:
-    """The features of all clips of some lists of a data set, or those found before by the same model, views and code in the
-    same files.
+def cached_features(
+    model_folder: Path,
+    dataset: str,
+    lists: Iterable[VideoList],
+    *,
+    view_names: Sequence[str],
+    precision: str,
+    device: str,
+    **loading: int,
+) -> Features:
+    """The features of all clips of some lists, read from `features` beside the model's folder or computed and kept there.
 
-    They lie under `folder/features`, those of other views beside them; a file that was changed since (its size or time)
-    makes them anew. Those of other weights or other code go as new ones come.
+    They are computed again if a file has changed (size or time), and for other views or another precision (kept side by
+    side). Those of other weights or other code are removed. loading: `batch_size`, `workers`, `loader_timeout`.
     """
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
-    files = [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in paths]
-    weights = " ".join(file_hash(path) for path in sorted((folder / params.evaluate_model).glob("*.safetensors")))
+    stats = [video.path.stat() for video in videos]
+    files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)]
     made_by = {
-        "weights": weights,
+        "weights": " ".join(file_hash(path) for path in sorted(model_folder.glob("*.safetensors"))),
         "code": code_hash("evaluation.features"),
         "manifest": code_hash("video.manifest"),  # says which files are opened and how many frames they have
         "torch": torch.__version__,
         "av": version("av"),
     }
-    settings = made_by | {
-        "views": sorted({*params.zero_shot_views, *params.still_views, *params.probe_views}),
-        "precision": params.eval_precision,
-    }
+    settings = made_by | {"views": sorted(set(view_names)), "precision": precision}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    record = folder / "features" / f"{dataset}-{digest}.json"
+    record = model_folder.with_name("features") / f"{dataset}-{digest}.json"
     path = record.with_suffix(".safetensors")
-    if record.exists() and (known := read_json(record))["files"] == files:
-        return Features(paths, load_file(path), known["failed"])
-    model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).to(params.device).eval()
-    found = extract(
-        model,
-        videos,
-        [*params.zero_shot_views, *params.still_views, *params.probe_views],
-        batch_size=params.eval_batch_size,
-        precision=params.eval_precision,
-        workers=params.workers,
-        loader_timeout=params.loader_timeout,
-        title=dataset,
-    )
+    if record.exists() and (cached := read_json(record))["files"] == files:
+        return Features(paths, load_file(path), cached["failed"])
+    model = VideoCLIP.from_pretrained(str(model_folder)).to(device).eval()
+    features = extract(model, videos, view_names, precision=precision, title=dataset, **loading)
     record.parent.mkdir(exist_ok=True)
     for other in record.parent.glob(f"{dataset}-*.json"):
         if other == record or not made_by.items() <= read_json(other)["settings"].items():
-            other.unlink()  # the record goes first and comes last: with it, the features are whole
+            other.unlink()  # the record is removed first and written last: with it, the features are complete
             other.with_suffix(".safetensors").unlink(missing_ok=True)
-    with whole_file(path, size=sum(array.nbytes for array in found.arrays.values())) as partial:
-        save_file(found.arrays, partial)
-    write_json(record, {"settings": settings, "commit": commit(), "files": files, "failed": found.failed})
-    return found
+    with whole_file(path, size=sum(array.nbytes for array in features.arrays.values())) as partial:
+        save_file(features.arrays, partial)
+    write_json(record, {"settings": settings, "commit": commit(), "files": files, "failed": features.failed})
+    return features

@@ -1,12 +1,12 @@
-"""What is measured: pure functions from features, scores and labels to accuracies, without files and without models.
+"""Metrics: pure functions from features, scores and labels to accuracies.
 
 Scores are 'n c', one row per clip, the larger the better. A clip that could not be decoded has a row of NaN (in
-embeddings or scores alike): it counts as wrong everywhere and is never left out. Accuracies are in percent.
-Inputs are numpy arrays or CPU tensors; results are numpy.
+embeddings or scores): it counts as wrong and is never left out. Accuracies are in percent. Inputs are numpy arrays or
+CPU tensors; results are numpy.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 from lib.datasets.draws import HALVES, in_class_half
 from lib.losses import sinkhorn
 
-# Accuracy ------------------------------------------------------------------------------------------------------------
+# ---- accuracy -------------------------------------------------------------------------------------------------------
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -34,80 +34,60 @@ def _failed(rows: np.ndarray) -> np.ndarray:
 
 
 def topk_correct(scores: ArrayLike, labels: ArrayLike, k: int) -> np.ndarray:
-    """Whether the label is among the k best scores: 'n c' and 'n' -> 'n' bool.
-
-    Among equal scores the lower class comes first, as in argmax. Rows with a NaN are wrong. With k above the number of
-    classes every decoded clip is right.
-    """
+    """Whether the label is among the k best scores: 'n c' and 'n' -> 'n' bool. Ties go to the lower class, as in argmax."""
     scores, labels = _checked(scores, labels)
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
-    return (before.sum(axis=1) < k) & ~_failed(scores)
+    score = np.take_along_axis(scores, labels[:, None], axis=1)
+    better = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return (better.sum(axis=1) < k) & ~_failed(scores)
 
 
 def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
-    """Top-k accuracy in percent, over all clips; see `topk_correct`."""
+    """Top-k accuracy over all clips; see `topk_correct`."""
     return 100.0 * float(topk_correct(scores, labels, k).mean())
 
 
 def pair_correct(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Whether the right one of two confusable classes has the better score, for each clip of a class in `pairs` (chance:
-    half of them).
+    """Whether each clip of a class in `pairs` scores higher for it than for the other class of the pair (chance: half).
 
-    Returns bool, ordered by pair and then by clip; a clip whose class is in two pairs is asked twice. Raises ValueError
-    for a pair that is no pair of classes, and if no clip belongs to any pair.
+    Returns bool, ordered by pair and then by clip; a clip whose class is in two pairs counts twice. Raises ValueError
+    for an invalid pair, and if no clip belongs to any pair.
     """
     scores, labels = _checked(scores, labels)
-    answers = []
+    correct = []
     for pair in pairs:
         if len(set(pair)) != 2 or min(pair) < 0 or max(pair) >= scores.shape[1]:
             raise ValueError(f"{tuple(pair)} is not a pair of two different classes out of {scores.shape[1]}")
         clips = np.isin(labels, pair)
         if clips.any():
-            answers.append(topk_correct(scores[clips][:, list(pair)], (labels[clips] == pair[1]).astype(int), 1))
-    if not answers:
+            correct.append(topk_correct(scores[clips][:, list(pair)], (labels[clips] == pair[1]).astype(int), 1))
+    if not correct:
         raise ValueError(f"none of the {len(labels)} clips has a class in the confusable pairs {list(pairs)}")
-    return np.concatenate(answers)
+    return np.concatenate(correct)
 
 
 def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = HALVES) -> np.ndarray:
-    """Top-1 in percent on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
+    """Top-1 on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
 
-    As Text4Vis and BIKE have it (`multi_split_test` in test_zeroshot.py of whwu95/Text4Vis and whwu95/BIKE): each seed
-    permutes the c classes by numpy's legacy generator, the first c // 2 (rounded down) are taken, and every clip of
-    theirs is asked between those of them that have clips. It depends on the order of the classes. They report the mean
-    and the population standard deviation (`np.std`) over seeds 0-9, on all clips of the set rather than a test split.
-
-    Raises ValueError if no clip has a class in one of the halves.
+    As in Text4Vis and BIKE (`multi_split_test` in test_zeroshot.py): `in_class_half` draws the classes, and every clip of
+    theirs is classified among those of them that have clips. They report mean and population standard deviation over
+    seeds 0-9, on all clips of the set. Raises ValueError if no clip has a class in one of the halves.
     """
     scores, labels = _checked(scores, labels)
     accuracies = []
     for seed in seeds:
         clips = in_class_half(labels, scores.shape[1], seed=seed)
-        candidates, truth = np.unique(labels[clips], return_inverse=True)
-        accuracies.append(topk_accuracy(scores[clips][:, candidates], truth, 1))
+        candidates, targets = np.unique(labels[clips], return_inverse=True)
+        accuracies.append(topk_accuracy(scores[clips][:, candidates], targets, 1))
     return np.array(accuracies)
 
 
-class MeanAveragePrecision(NamedTuple):
-    """value: percent; num_classes: how many are averaged; absent: classes without positives, which are not;
-    unlabelled: clips without any class, which are ranked last."""
-
-    value: float
-    num_classes: int
-    absent: int
-    unlabelled: int
-
-
-def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> MeanAveragePrecision:
+def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
     """Mean over classes of the average precision, for clips of several classes each: 'n c' scores, 'n c' bool truth.
 
-    scikit-learn's `average_precision_score`: no interpolation, the plain mean over the classes with a positive clip.
-    Undecoded clips are ranked last in every class, all tied, so that they count against a class they belong to.
-
-    As in Charades' own evaluation (Charades_v1_classify.m), clips without any class are ranked last too: they do not
-    count as false positives. Equal scores differ from it: there the order of the file decides between them, here they
-    share one precision. There, a clip missing from the submission scores 0 in every class.
+    scikit-learn's `average_precision_score`, averaged over the classes with a positive clip. Undecoded clips are ranked
+    last in every class, all tied, so that they count against a class they belong to. As in Charades' own evaluation
+    (Charades_v1_classify.m), clips without any class are ranked last too. Ties differ from it: there the order of the
+    file decides, here equal scores share one precision.
 
     Raises ValueError if the shapes differ, the truth is not 0 or 1, or no class has a positive clip.
     """
@@ -118,42 +98,34 @@ def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> MeanAveragePr
         raise ValueError("the truth of several classes a clip must be 0 or 1 everywhere")
     if not truth.any():
         raise ValueError(f"none of the {len(truth)} clips belongs to any of the {truth.shape[1]} classes")
-    unlabelled, present = ~truth.any(axis=1), truth.any(axis=0)
-    last = _failed(scores) | unlabelled
+    present = truth.any(axis=0)
     ranks = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)  # the same order, finite even for -inf
-    ranks[last] = -1
+    ranks[_failed(scores) | ~truth.any(axis=1)] = -1
     precisions = average_precision_score(truth[:, present].astype(int), ranks[:, present], average=None)
-    return MeanAveragePrecision(
-        100.0 * float(np.mean(precisions)), int(present.sum()), int((~present).sum()), int(unlabelled.sum())
-    )
+    return 100.0 * float(np.mean(precisions))
 
 
 def prediction_summary(scores: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
-    """Where the first choices go.
+    """The distribution of the predictions: 'n c' and 'n' -> a mapping.
 
-    Returns `confusion` ('c c' counts, rows the label, columns the prediction, undecoded clips absent),
-    `per_class_accuracy` ('c' percent, undecoded clips wrong, NaN for a class without clips), `prediction_entropy`
-    (nats, of the histogram of predictions; log c if all classes are predicted equally often; NaN if nothing was
-    decoded) and `num_failed`.
+    `confusion`: 'c c' counts, rows the label, columns the prediction, without undecoded clips; `per_class_accuracy`: 'c',
+    undecoded clips wrong, NaN for a class without clips; `prediction_entropy`: nats, of the histogram of predictions (log
+    c if all classes are predicted equally often), NaN if nothing was decoded.
     """
     scores, labels = _checked(scores, labels)
-    failed, classes = _failed(scores), np.arange(scores.shape[1])
+    decoded, classes = ~_failed(scores), np.arange(scores.shape[1])
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     histogram = np.full(len(classes), np.nan)
-    if not failed.all():
-        confusion = confusion_matrix(labels[~failed], scores[~failed].argmax(axis=1), labels=classes)
+    if decoded.any():
+        confusion = confusion_matrix(labels[decoded], scores[decoded].argmax(axis=1), labels=classes)
         histogram = confusion.sum(axis=0) / confusion.sum()
-    listed = np.bincount(labels, minlength=len(classes))
-    per_class = np.divide(100.0 * confusion.diagonal(), listed, out=np.full(len(classes), np.nan), where=listed > 0)
-    return {
-        "confusion": confusion,
-        "per_class_accuracy": per_class,
-        "prediction_entropy": float(torch.special.entr(torch.from_numpy(histogram)).sum()),
-        "num_failed": int(failed.sum()),
-    }
+    clips = np.bincount(labels, minlength=len(classes))
+    per_class = np.divide(100.0 * confusion.diagonal(), clips, out=np.full(len(classes), np.nan), where=clips > 0)
+    entropy = float(torch.special.entr(torch.from_numpy(histogram)).sum())
+    return {"confusion": confusion, "per_class_accuracy": per_class, "prediction_entropy": entropy}
 
 
-# Zero-shot -----------------------------------------------------------------------------------------------------------
+# ---- zero-shot ------------------------------------------------------------------------------------------------------
 
 
 def zero_shot_scores(embeddings: ArrayLike, category: ArrayLike, description: ArrayLike | None = None) -> np.ndarray:
@@ -172,8 +144,7 @@ def zero_shot_probabilities(cosines: ArrayLike, *, logit_scale: float = 100.0) -
 def balanced_scores(scores: ArrayLike, *, temperature: float, rounds: int) -> np.ndarray:
     """Predictions balanced over the test set by Sinkhorn-Knopp, no training: cosines 'n c' -> probabilities 'n c'.
 
-    It uses all test clips at once and a uniform class prior: a control, not a classifier. Undecoded clips take no part
-    and stay NaN.
+    A control, not a classifier: it uses all decoded test clips at once and a uniform class prior.
     """
     balanced = np.array(scores, dtype=np.float64)
     decoded = ~_failed(balanced)

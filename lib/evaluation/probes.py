@@ -1,13 +1,13 @@
-"""Probes on frozen features: a linear classifier and k-NN, fitted on the training split, test labels never seen.
+"""Probes on frozen features: a linear classifier and k-NN, fitted on the training part only.
 
-Features are 'n w'. A test clip that could not be decoded is a row of NaN and stays one; training clips must all be
-finite. Inputs are numpy arrays or CPU tensors; results are numpy.
+Features are 'n w'. A test clip that could not be decoded is a row of NaN, and so are its scores; training features must
+be finite. Inputs are numpy arrays or CPU tensors; results are numpy.
 """
 
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +23,11 @@ from tqdm import tqdm
 from lib.datasets.draws import hold_out
 
 Normalisation = Literal["raw", "standardise", "l2"]
+Score = Callable[[np.ndarray], np.ndarray]  # 'n w' -> 'n c'
 
 
 class ProbeError(ValueError):
-    """The solver of the linear probe stopped before it converged: its accuracy would be that of no particular C."""
+    """The solver of the linear probe stopped before it converged."""
 
 
 def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,40 +35,37 @@ def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> t
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ValueError(f"training features {features.shape}, labels {labels.shape}: expected 'n w' and 'n', n >= 1")
     if not np.isfinite(features).all():
-        bad = f"{int((~np.isfinite(features).all(axis=1)).sum())} of {len(features)} training clips"
-        raise ValueError(f"{bad} have features that are not finite: leave undecoded clips out, and report them")
+        count = int((~np.isfinite(features).all(axis=1)).sum())
+        raise ValueError(
+            f"{count} of {len(features)} training clips have features that are not finite: leave undecoded clips out"
+        )
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"training labels run from {labels.min()} to {labels.max()}; there are {num_classes} classes")
     return features, labels
 
 
-def _spread(
-    score: Callable[[np.ndarray], np.ndarray],
-    features: ArrayLike,
-    *,
-    classes: np.ndarray,
-    num_classes: int,
-    absent: float,
+def _score_all(
+    score: Score, features: ArrayLike, columns: np.ndarray, num_classes: int, *, absent: float
 ) -> np.ndarray:
-    """Scores decoded clips in the classes seen in training -> all clips (else NaN) in all classes (else `absent`)."""
+    """Extends scores of decoded clips in the training classes (`columns`) to all clips (NaN) and all classes (`absent`)."""
     features = np.asarray(features, dtype=np.float64)
     decoded = ~np.isnan(features).any(axis=1)
-    everything = np.full((len(features), num_classes), np.nan)
-    everything[decoded] = absent
+    scores = np.full((len(features), num_classes), np.nan)
+    scores[decoded] = absent
     if decoded.any():
-        everything[np.ix_(decoded, classes)] = score(features[decoded])
-    return everything
+        scores[np.ix_(decoded, columns)] = score(features[decoded])
+    return scores
 
 
-# Linear probe --------------------------------------------------------------------------------------------------------
+# ---- linear probe ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LinearProbe:
     """A fitted linear probe.
 
-    `records` has one entry per fit, in the order of the fits, the refit last: `fit` ("sweep" or "refit"), `C`,
-    `held_out_top1` (percent; None for the refit), `iterations` and `seconds`.
+    records: one per fit, the refit last: `fit` ("sweep" or "refit"), `C`, `held_out_top1` (percent; None for the refit),
+    `iterations` and `seconds`.
     """
 
     model: Pipeline
@@ -76,26 +74,21 @@ class LinearProbe:
     records: list[dict[str, Any]]
 
     def scores(self, features: ArrayLike) -> np.ndarray:
-        """Decision values, 'n w' -> 'n c'; a class without training clips has -inf."""
-        return _spread(
-            self._decisions, features, classes=self.model.classes_, num_classes=self.num_classes, absent=-np.inf
-        )
+        """Decision values, 'n w' -> 'n c'; -inf for a class without training clips."""
+        return _score_all(self._decisions, features, self.model.classes_, self.num_classes, absent=-np.inf)
 
     def probabilities(self, features: ArrayLike) -> np.ndarray:
-        """The classifier's probabilities, 'n w' -> 'n c'; a class without training clips has 0."""
-        return _spread(
-            self.model.predict_proba, features, classes=self.model.classes_, num_classes=self.num_classes, absent=0.0
-        )
+        """'n w' -> 'n c'; 0 for a class without training clips."""
+        return _score_all(self.model.predict_proba, features, self.model.classes_, self.num_classes, absent=0.0)
 
     def _decisions(self, features: np.ndarray) -> np.ndarray:
         decisions = self.model.decision_function(features)
-        if decisions.ndim == 1:  # scikit-learn gives two classes one column
-            decisions = np.stack([-decisions, decisions], axis=1)
-        return decisions
+        # scikit-learn returns one column for two classes
+        return np.stack([-decisions, decisions], axis=1) if decisions.ndim == 1 else decisions
 
 
-def _steps(normalise: Normalisation) -> list[StandardScaler | Normalizer]:
-    # The intercept is not penalised, so centring leaves the solution as it is, and L-BFGS finds it in fewer iterations
+def _scalers(normalise: Normalisation) -> list[StandardScaler | Normalizer]:
+    # The intercept is not penalised, so centring does not change the solution; L-BFGS needs fewer iterations for it
     # (96_probe_speed).
     if normalise == "standardise":
         return [StandardScaler()]
@@ -104,24 +97,22 @@ def _steps(normalise: Normalisation) -> list[StandardScaler | Normalizer]:
     return [*([Normalizer()] if normalise == "l2" else []), StandardScaler(with_std=False)]
 
 
-def _fitted(
+def _fit(
     features: np.ndarray, labels: np.ndarray, *, C: float, max_iter: int, tolerance: float, normalise: Normalisation
 ) -> tuple[Pipeline, dict[str, Any]]:
-    """A converged fit, and its `iterations` and `seconds`; raises ProbeError if it did not converge."""
-    model = make_pipeline(*_steps(normalise), LogisticRegression(C=C, max_iter=max_iter, tol=tolerance))
+    """A converged fit, with its `iterations` and `seconds`."""
+    model = make_pipeline(*_scalers(normalise), LogisticRegression(C=C, max_iter=max_iter, tol=tolerance))
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
             model.fit(features, labels)
         except ConvergenceWarning as warning:
-            words = str(warning).split("\n\n")[0].replace("\n", " ")
-            advice = "raise it, drop the largest values of probe_c" + (
-                "" if normalise == "standardise" else ", or set probe_normalise to standardise"
-            )
+            reason = str(warning).split("\n\n")[0].replace("\n", " ")
+            remedy = "" if normalise == "standardise" else ", or set probe_normalise to standardise"
             raise ProbeError(
-                f"the linear probe with C = {C:g} stopped early, with probe_max_iter = {max_iter}: "
-                f"{advice} (scikit-learn: {words})"
+                f"the linear probe with C = {C:g} stopped early, with probe_max_iter = {max_iter}: raise it, drop the "
+                f"largest values of probe_c{remedy} (scikit-learn: {reason})"
             ) from warning
     return model, {"iterations": int(model[-1].n_iter_.max()), "seconds": time.perf_counter() - started}
 
@@ -134,84 +125,60 @@ def fit_linear_probe(
     grid: Sequence[float],
     refinements: int,
     held_out: float,
-    max_iter: int,
-    tolerance: float,
-    normalise: Normalisation,
     seed: int,
     groups: ArrayLike | None = None,
     classes: Sequence[str] = (),
+    **solver: Any,
 ) -> LinearProbe:
-    """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training split.
+    """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training part.
 
-    The share `held_out` of the training split (whole groups, if `groups` names each clip's group) chooses C, the
-    smallest of equally good ones; then one fit on the whole training split is the probe. C is first sought in `grid`;
-    then each of `refinements` rounds tries the geometric means of the best C so far and its neighbours on either side.
-    That is the parametric binary search of CLIP's linear probe (Radford et al. 2021, appendix A.3): from
-    10^-6, 10^-4 ... 10^6, four rounds end at 8 steps per decade, as theirs. The normalisation is fitted with each
-    classifier, so no choice sees the test set; "raw" is CLIP's.
+    The share `held_out` of the training part (whole groups, if `groups` names each clip's group) chooses C, the smallest
+    of equally good ones; the probe is then fitted on the whole part. After `grid`, each of `refinements` rounds tries the
+    geometric means of the best C and its neighbours: the parametric binary search of CLIP's linear probe (Radford et al.
+    2021, appendix A.3). From 10^-6, 10^-4 ... 10^6, four rounds end at 8 steps per decade, as theirs.
 
-    `tolerance` bounds the largest entry of the gradient of the *mean* loss. scikit-learn before 1.4 (pull request
-    26721), so CLIP's, bounded that of the summed loss: its default of 1e-4 is 1e-4 / n here. With today's default, a
-    large C stops far from its solution and is judged by where it stopped.
+    solver: `max_iter`, `normalise` (fitted with each classifier; "raw" is CLIP's), and `tolerance`, which bounds the
+    largest entry of the gradient of the *mean* loss. scikit-learn before 1.4 (pull request 26721), so CLIP's, bounded that
+    of the summed loss: its default of 1e-4 is 1e-4 / n here. With today's default, a large C stops far from its solution.
 
-    Raises:
-        ProbeError: a fit stopped before it converged, in the sweep or at the end: an unfinished fit, even one that
-            loses, decides which C is taken.
-        ValueError: features that are not finite, labels that are no class, too few clips or groups (see `hold_out`; `classes`
-            are their names), an unknown `normalise`.
+    Raises ProbeError if any fit stops before it converges, and ValueError for features that are not finite, invalid
+    labels, an unknown `normalise`, or too few clips or groups (see `hold_out`; `classes` are their names).
     """
     features, labels = _training_set(train_features, train_labels, num_classes)
-    fit_part, choice_part = hold_out(labels, groups, fraction=held_out, seed=seed, classes=classes)
-    settings = {"max_iter": max_iter, "tolerance": tolerance, "normalise": normalise}
-    tried: dict[float, float] = {}  # C -> its held-out top-1
-    records = []
+    fit_clips, choice_clips = hold_out(labels, groups, fraction=held_out, seed=seed, classes=classes)
+    accuracies: dict[float, float] = {}  # C -> top-1 of the held-out clips
+    candidates, records = sorted(set(grid)), []
     with tqdm(desc="linear probe", unit="fit") as progress:
-
-        def record(fit: str, part: np.ndarray, C: float) -> Pipeline:
-            progress.set_postfix(C=f"{C:.3g}")
-            model, effort = _fitted(features[part], labels[part], C=C, **settings)
-            if fit == "sweep":
-                tried[C] = 100.0 * float(model.score(features[choice_part], labels[choice_part]))
-            records.append({"fit": fit, "C": float(C), "held_out_top1": tried[C] if fit == "sweep" else None, **effort})
-            progress.update()
-            return model
-
-        candidates = sorted(set(grid))
-        for refinement in range(refinements + 1):
+        for _ in range(refinements + 1):
             for C in candidates:
-                record("sweep", fit_part, C)
-            ordered = sorted(tried)
-            place = max(range(len(ordered)), key=lambda i: tried[ordered[i]])
-            around = ordered[max(place - 1, 0) : place + 2]
-            candidates = [float(np.sqrt(a * b)) for a, b in zip(around, around[1:])]
-        best = float(ordered[place])
-        return LinearProbe(record("refit", np.arange(len(labels)), best), num_classes, best, records)
+                progress.set_postfix(C=f"{C:.3g}")
+                model, effort = _fit(features[fit_clips], labels[fit_clips], C=C, **solver)
+                accuracies[C] = 100.0 * float(model.score(features[choice_clips], labels[choice_clips]))
+                records.append({"fit": "sweep", "C": float(C), "held_out_top1": accuracies[C], **effort})
+                progress.update()
+            tried = sorted(accuracies)
+            best = max(tried, key=accuracies.__getitem__)
+            place = tried.index(best)
+            neighbours = tried[max(place - 1, 0) : place + 2]
+            candidates = [float(np.sqrt(low * high)) for low, high in zip(neighbours, neighbours[1:])]
+    probe = refit(features, labels, num_classes=num_classes, C=float(best), **solver)
+    return replace(probe, records=[*records, *probe.records])
 
 
-def refit(
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    num_classes: int,
-    C: float,
-    max_iter: int,
-    tolerance: float,
-    normalise: Normalisation,
-) -> LinearProbe:
-    """One fit with a C that is known, such as on few clips of each class, where none can be held out to choose it."""
+def refit(features: ArrayLike, labels: ArrayLike, *, num_classes: int, C: float, **solver: Any) -> LinearProbe:
+    """One fit with a given C, as on few clips of each class, where none can be held out to choose it."""
     features, labels = _training_set(features, labels, num_classes)
-    model, effort = _fitted(features, labels, C=C, max_iter=max_iter, tolerance=tolerance, normalise=normalise)
+    model, effort = _fit(features, labels, C=C, **solver)
     return LinearProbe(model, num_classes, C, [{"fit": "refit", "C": float(C), "held_out_top1": None, **effort}])
 
 
 def few_per_class(labels: np.ndarray, shots: int, *, seed: int) -> np.ndarray:
-    """Indices of `shots` clips of each class (all, where a class has fewer), ascending; the clips of fewer shots are
-    among those of more."""
+    """Indices of `shots` clips of each class (all, where a class has fewer), ascending; more shots include fewer."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return np.sort(np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)]))
 
 
-# k-NN ----------------------------------------------------------------------------------------------------------------
+# ---- k-NN -----------------------------------------------------------------------------------------------------------
 
 
 def knn(
@@ -225,38 +192,27 @@ def knn(
 ) -> np.ndarray:
     """Weighted k-nearest-neighbour scores 'n c': the k largest cosines s vote with exp(s / temperature) (DINO, SVT).
 
-    The votes of a clip are scaled to sum to one. Raises ValueError if k exceeds the number of training clips.
+    The votes of a clip sum to one. Raises ValueError if k exceeds the number of training clips.
     """
     features, labels = _training_set(train_features, train_labels, num_classes)
     if k > len(features):
-        raise ValueError(
-            f"k = {k} neighbours wanted, but there are only {len(features)} training clips: lower k (knn_k)"
-        )
+        raise ValueError(f"k = {k} neighbours of only {len(features)} training clips: lower k (knn_k)")
 
     def votes_of(distance: np.ndarray) -> np.ndarray:
         # Between unit vectors, distance^2 = 2 - 2 s; scikit-learn is much faster with distances than with cosines.
         return np.exp((1 - distance**2 / 2) / temperature)
 
     model = KNeighborsClassifier(k, algorithm="brute", weights=votes_of).fit(normalize(features), labels)
-    return _spread(
-        lambda rows: model.predict_proba(normalize(rows)),
-        test_features,
-        classes=model.classes_,
-        num_classes=num_classes,
-        absent=0.0,
+    return _score_all(
+        lambda rows: model.predict_proba(normalize(rows)), test_features, model.classes_, num_classes, absent=0.0
     )
 
 
-# Views ---------------------------------------------------------------------------------------------------------------
+# ---- views ----------------------------------------------------------------------------------------------------------
 
 
-def mean_over_views(probabilities: Callable[[np.ndarray], np.ndarray], features: ArrayLike) -> np.ndarray:
-    """The mean over a clip's views of the probabilities of each view: 'n v w' -> 'n c'.
-
-    `probabilities` takes 'n w' to 'n c': `LinearProbe.probabilities`, `knn` with all but the test features given, or
-    the softmax of cosines. The other way is the mean of the features over v, scored once. A clip of which a view is NaN
-    is NaN.
-    """
+def mean_over_views(score: Score, features: ArrayLike) -> np.ndarray:
+    """Scores every view and averages over the views of a clip: 'n v w' -> 'n c'; NaN if a view is NaN."""
     features = np.asarray(features)
-    of_views = probabilities(rearrange(features, "n v w -> (n v) w"))
-    return reduce(of_views, "(n v) c -> n c", "mean", v=features.shape[1])
+    scores = score(rearrange(features, "n v w -> (n v) w"))
+    return reduce(scores, "(n v) c -> n c", "mean", v=features.shape[1])

@@ -1,0 +1,264 @@
+"""The protocols of the field, on the features of one data set. Views are fixed, nothing is sampled.
+
+- zero-shot, EP-split: all classes, the official test part, of UCF-101 and HMDB-51 each of the splits (X-CLIP, ViFi-CLIP);
+  EP-full: all clips of the set; EP-half: all clips of ten random halves of the classes (Text4Vis, BIKE);
+- linear probe and k-NN: from each training part to its test part (`lib/evaluation/probes.py`);
+- Charades: mean average precision of its multi-label test part.
+
+A clip that cannot be decoded counts as wrong and is listed. The test part is scored once, after every choice was made
+inside the training part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lib.datasets.lists import VideoList
+from lib.datasets.parts import groups_of, probe_part
+from lib.evaluation.features import Features
+from lib.evaluation.metrics import (
+    balanced_scores,
+    half_class_accuracies,
+    mean_average_precision,
+    pair_correct,
+    prediction_summary,
+    topk_accuracy,
+    topk_correct,
+)
+from lib.evaluation.probes import LinearProbe, Score, few_per_class, fit_linear_probe, knn, mean_over_views, refit
+from lib.run.fields import Params
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What the protocols use: the parameters of the same names (`params/base.yaml`)."""
+
+    zero_shot_protocols: list[str]
+    zero_shot_views: list[str]
+    still_views: list[str]
+    balance_predictions: bool
+    balance_temperature: float
+    sinkhorn_iterations: int
+    average_views: str
+    probe_views: list[str]
+    probe_feature: str
+    probe_normalise: str
+    probe_c: list[float]
+    probe_refinements: int
+    probe_held_out: float
+    probe_max_iter: int
+    probe_tolerance: float
+    probe_seed: int
+    probe_shots: list[int]
+    probe_shot_draws: int
+    knn_k: list[int]
+
+    @classmethod
+    def of(cls, params: Params) -> "EvaluationSettings":
+        return cls(**{field.name: getattr(params, field.name) for field in fields(cls)})
+
+    @property
+    def average(self) -> bool:
+        """Whether the features of views are averaged, and not their probabilities."""
+        return self.average_views == "features"
+
+    @property
+    def solver(self) -> dict[str, Any]:
+        return dict(max_iter=self.probe_max_iter, tolerance=self.probe_tolerance, normalise=self.probe_normalise)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A data set with its lists by part, the parts that numbers are reported on, and the features of all clips."""
+
+    name: str
+    lists: dict[str, VideoList]
+    tests: list[str]
+    features: Features
+
+
+class Record:
+    """The measurements, as `metrics.json` and `correct.safetensors` hold them.
+
+    Keys are "<dataset>/<part>/<protocol>". `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says which
+    clips these are, over all parts.
+    """
+
+    def __init__(self, confusable_pairs: Sequence[tuple[str, str]]):
+        self.confusable_pairs = confusable_pairs  # of class names
+        self.metrics: list[dict[str, Any]] = []
+        self.failed: set[str] = set()  # paths of the clips that cannot be decoded
+        self.correct: dict[str, np.ndarray] = {}
+        self.per_class: dict[str, list[float]] = {}
+        self.confusion: dict[str, list[list[int]]] = {}
+
+    def value(self, key: str, metric: str, value: float) -> None:
+        dataset, part, protocol = key.split("/")
+        names = {"dataset": dataset, "part": part, "protocol": protocol}
+        self.metrics.append(names | {"metric": metric, "value": float(value)})
+
+    def scores(self, key: str, scores: np.ndarray, videos: VideoList, *, top: int = 5) -> None:
+        """All metrics of the scores 'n c' of clips with one label each.
+
+        top: replaces 5 where fewer scores differ. With five classes or fewer there is no top-5.
+        """
+        self.check_finite(key, scores, videos)
+        labels, classes = labels_of(videos), videos.classes
+        correct, summary = topk_correct(scores, labels, 1), prediction_summary(scores, labels)
+        self.correct[key] = correct.astype(np.uint8)
+        self.correct[f"{key}/predicted"] = _predictions(scores)
+        self.per_class[key] = summary["per_class_accuracy"].tolist()
+        self.confusion[key] = summary["confusion"].tolist()
+        self.value(key, "top1", 100 * correct.mean())
+        if len(classes) > 5:
+            self.value(key, "top5", 100 * topk_correct(scores, labels, top).mean())
+        self.value(key, "prediction_entropy", summary["prediction_entropy"])
+        pairs = [(classes.index(a), classes.index(b)) for a, b in self.confusable_pairs if {a, b} <= set(classes)]
+        if np.isin(labels, pairs).any():
+            pairs_correct = pair_correct(scores, labels, pairs)
+            self.value(key, "pair_top1", 100 * pairs_correct.mean())
+            self.correct[f"{key}/pairs"] = pairs_correct.astype(np.uint8)
+
+    def check_finite(self, key: str, scores: np.ndarray, videos: VideoList) -> None:
+        """Raises ValueError unless exactly the clips that cannot be decoded have scores of NaN."""
+        failed = np.array([str(video.path) in self.failed for video in videos.videos])
+        if (np.isnan(scores).any(axis=1) != failed).any():
+            raise ValueError(f"{key}: scores are NaN of clips that were decoded, or numbers of clips that were not")
+
+    def clips(self, dataset: str, tests: dict[str, VideoList]) -> None:
+        """Numbers the clips of all test parts by name: a clip has the same number in every part."""
+        names = dict.fromkeys(video.name for videos in tests.values() for video in videos.videos)
+        numbers = {name: number for number, name in enumerate(names)}
+        for part, videos in tests.items():
+            row = [numbers[video.name] for video in videos.videos]
+            self.correct[f"{dataset}/{part}/clips"] = np.array(row, np.int32)
+
+
+def labels_of(videos: VideoList) -> np.ndarray:
+    return np.array([video.label for video in videos.videos])
+
+
+def _predictions(scores: np.ndarray) -> np.ndarray:
+    """The class of the largest score 'n c' of each clip; -1 for one that could not be decoded."""
+    undecoded = np.isnan(scores).any(axis=1)
+    return np.where(undecoded, -1, np.where(undecoded[:, None], 0, scores).argmax(axis=1)).astype(np.int16)
+
+
+# ---- zero-shot ------------------------------------------------------------------------------------------------------
+
+
+def zero_shot(settings: EvaluationSettings, record: Record, data: EvaluationSet, score: Score) -> None:
+    """score: embeddings 'n d' -> scores 'n c'."""
+
+    def scores_of(part: str, views: list[str]) -> np.ndarray:
+        embeddings = data.features.of(data.lists[part], "embedding", views, average=settings.average)
+        return mean_over_views(score, embeddings)
+
+    parts = [part for part in data.lists if part in data.tests or part == "all"]
+    scores = {part: scores_of(part, settings.zero_shot_views) for part in parts}
+    for part in parts:
+        record.check_finite(f"{data.name}/{part}/zero_shot", scores[part], data.lists[part])
+    if data.name == "charades":
+        (part,) = data.tests
+        precision = mean_average_precision(scores[part], _multi_label_truth(data.lists[part]))
+        record.value(f"{data.name}/{part}/zero_shot", "mAP", precision)
+        return
+    for part in data.tests if "split" in settings.zero_shot_protocols else ():
+        videos, part_scores = data.lists[part], scores[part]
+        if settings.balance_predictions:
+            part_scores = balanced_scores(
+                part_scores, temperature=settings.balance_temperature, rounds=settings.sinkhorn_iterations
+            )
+        record.scores(f"{data.name}/{part}/zero_shot", part_scores, videos)
+        if settings.still_views:
+            record.scores(f"{data.name}/{part}/zero_shot_still", scores_of(part, settings.still_views), videos)
+    if "all" in scores and "full" in settings.zero_shot_protocols:
+        record.scores(f"{data.name}/all/zero_shot_full", scores["all"], data.lists["all"])
+    if "all" in scores and "half" in settings.zero_shot_protocols:
+        for draw, top1 in enumerate(half_class_accuracies(scores["all"], labels_of(data.lists["all"]))):
+            record.value(f"{data.name}/half-{draw}/zero_shot_half", "top1", top1)
+
+
+def _multi_label_truth(videos: VideoList) -> np.ndarray:
+    truth = np.zeros((len(videos), len(videos.classes)), dtype=bool)
+    for row, video in zip(truth, videos.videos):
+        row[list(video.labels)] = True
+    return truth
+
+
+# ---- probes ---------------------------------------------------------------------------------------------------------
+
+
+def probes(settings: EvaluationSettings, record: Record, data: EvaluationSet) -> dict[str, dict]:
+    """Linear probe, few-shot probes and k-NN of every test part. Returns C and the sweep of each."""
+    sweeps = {}
+    for part in data.tests:
+        train = data.lists[probe_part(part)]
+        decoded, groups = data.features.decoded(train), groups_of(data.name, train)
+        labels = labels_of(train)[decoded]
+        train_features = {
+            kind: data.features.of(train, kind, settings.probe_views, average=True)[decoded, 0]
+            for kind in {settings.probe_feature, "features"}
+        }
+        probe = fit_linear_probe(
+            train_features[settings.probe_feature],
+            labels,
+            num_classes=len(train.classes),
+            grid=settings.probe_c,
+            refinements=settings.probe_refinements,
+            held_out=settings.probe_held_out,
+            seed=settings.probe_seed,
+            groups=None if groups is None else groups[decoded],
+            classes=train.classes,
+            **settings.solver,
+        )
+        sweeps[part] = {"C": probe.C, "sweep": probe.records}
+        _linear_probes(settings, record, data, part, probe, train_features[settings.probe_feature], labels)
+        _knn(settings, record, data, part, train_features["features"], labels)
+    return sweeps
+
+
+def _linear_probes(
+    settings: EvaluationSettings,
+    record: Record,
+    data: EvaluationSet,
+    part: str,
+    probe: LinearProbe,
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+) -> None:
+    """Scores the probe, and those fitted on a few clips per class with its C."""
+    videos, key = data.lists[part], f"{data.name}/{part}/linear_probe"
+    features = data.features.of(videos, settings.probe_feature, settings.probe_views, average=settings.average)
+
+    def scores_of(probe: LinearProbe) -> np.ndarray:
+        return mean_over_views(probe.scores if settings.average else probe.probabilities, features)
+
+    record.scores(key, scores_of(probe), videos)
+    for shots in settings.probe_shots:
+        accuracies = []
+        for draw in range(settings.probe_shot_draws):
+            clips = few_per_class(train_labels, shots, seed=settings.probe_seed + draw)
+            few_shot = refit(
+                train_features[clips], train_labels[clips], num_classes=probe.num_classes, C=probe.C, **settings.solver
+            )
+            accuracies.append(topk_accuracy(scores_of(few_shot), labels_of(videos), 1))
+        record.value(f"{key}_{shots}_shot", "top1", np.mean(accuracies))
+
+
+def _knn(
+    settings: EvaluationSettings,
+    record: Record,
+    data: EvaluationSet,
+    part: str,
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+) -> None:
+    videos = data.lists[part]
+    features = data.features.of(videos, "features", settings.probe_views, average=settings.average)
+    for k in settings.knn_k:
+        votes = partial(knn, train_features, train_labels, num_classes=len(videos.classes), k=k)
+        record.scores(f"{data.name}/{part}/knn_{k}", mean_over_views(votes, features), videos, top=min(5, k))
