@@ -113,14 +113,14 @@ def test_everything_that_is_missing_too_much_or_broken_is_named_and_the_manifest
     for line in (
         "test-1: 2 of ",
         "(officially 3783)",
-        "belong to no list: Lunges/mine.mp4",
+        "are in no list: Lunges/mine.mp4",
         "2 of 3 files can be decoded",
         "99 of 101 classes have no clip (there are: JumpingJack, Lunges):\n    ApplyEyeMakeup\n",
         "\n    YoYo\n",
         "247 of 250 listed clips have no file:",
         "    Lunges/v_Lunges_g25_c01\n",
         "Lunges/v_Lunges_g08_c01: ",
-        "is not whole",
+        "is incomplete: ",
     ):
         assert line in text
     table = manifest.read(manifest_of(params, "ucf101"))
@@ -204,26 +204,23 @@ def add(path, content=b"\0"):
         (lambda root: None, ""),
         (lambda root: add(root / "train/notes.txt"), ""),
         (lambda root: add(root / "train/run/._0.mp4"), ""),
-        (lambda root: add(root / "train/clips/a.dav"), "train/clips/: no video in it"),
+        (lambda root: add(root / "train/clips/a.dav"), "train/clips/: contains no video"),
         (lambda root: add(root / "train/run/a.dav"), "train/run/a.dav: its suffix is not a known video suffix"),
-        (lambda root: (root / "test/jump").mkdir(), "test/jump/: no video in it"),
-        (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep: move them up"),
-        (
-            lambda root: add(root / "train/a.MTS"),
-            "train/: 1 video, beside the class folders, so of no class: move it into one",
-        ),
+        (lambda root: (root / "test/jump").mkdir(), "test/jump/: contains no video"),
+        (lambda root: add(root / "test/jump/day1/a.mp4"), "test/jump/day1/: 1 video, one level too deep; move them up"),
+        (lambda root: add(root / "train/a.MTS"), "train/: 1 video, not in a class folder; move it into one"),
         (
             lambda root: (root / "train/run/b.mp4").symlink_to("gone.mp4"),
-            "train/run/b.mp4: a link to 'gone.mp4', which does not exist",
+            "train/run/b.mp4: a broken link to 'gone.mp4'",
         ),
-        (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a link to '/gone', which does not exist"),
+        (lambda root: (root / "train/jump").symlink_to("/gone"), "train/jump: a broken link to '/gone'"),
         (
             lambda root: shutil.copy(root / "test/run/0.mp4", root / "test/run/2.mp4"),
             "test/run/2.mp4: the same file as test/run/0.mp4",
         ),
         (
             lambda root: add(root / "test/run/0.mkv"),
-            "test/run/0.mkv: a second file of one clip; test/run/0.mp4 is used",
+            "test/run/0.mkv: another file of the same clip; test/run/0.mp4 is used",
         ),
         (lambda root: shutil.rmtree(root / "test/run"), "1 of 2 classes have no clip in test: run"),
     ],
@@ -239,7 +236,7 @@ def test_a_run_stops_exactly_where_check_data_says_not_whole(sound, tmp_path, ca
     for part in named.split(": "):
         assert part in text
     if named:
-        with pytest.raises(DataError, match="folder is not whole") as caught:
+        with pytest.raises(DataError, match="folder is incomplete") as caught:
             list_dataset(params, "folder")
         assert named in str(caught.value) and "allow_missing: true" in str(caught.value)
     found = list_dataset(own(tmp_path, allow_missing=True), "folder")
@@ -254,9 +251,7 @@ def test_what_stops_a_run_whatever_it_allows_stops_the_check_with_the_same_words
     assert "none of the 101 class folders of ucf101" in capsys.readouterr().err
     params = own(tmp_path, allow_missing=True)
     for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):
-        with pytest.raises(
-            ValueError, match="one clip twice: the same file is test, run here, and train, run already in"
-        ):
+        with pytest.raises(ValueError, match="duplicate clip: the same file is test, run here and train, run in"):
             read()
     shutil.rmtree(tmp_path / "mine/train")
     for read in (lambda: list_dataset(params, "folder"), lambda: check.check_data(params, "folder", workers=1)):

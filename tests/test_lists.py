@@ -144,7 +144,7 @@ def test_what_is_missing_or_too_much_in_a_ucf101_folder_is_reported(tmp_path):
     assert [(v.path.name, v.label) for v in test.videos] == [("v_YoYo_g01_c01.webm", 1), ("v_YoYo_g01_c02.mp4", 1)]
     assert test.classes == ["WritingOnBoard", "YoYo"]
     assert test.extra == ["Juggling/", "README", "WritingOnBoard/", "YoYo/notes.txt", "YoYo/v_YoYo_g01_c99.avi"]
-    assert test.left_out == ["Juggling/: 1 video, in none of the class folders of ucf101 (is it JugglingBalls?)"]
+    assert test.left_out == ["Juggling/: 1 video, in none of the class folders of ucf101 (did you mean JugglingBalls?)"]
     assert "YoYo/v_YoYo_g01_c03" in test.missing and "WritingOnBoard/v_WritingOnBoard_g07_c01" in test.missing
     assert [v.name for v in list_ucf101(root)["train-1"].videos] == ["YoYo/v_YoYo_g08_c01"]
 
@@ -156,7 +156,7 @@ def test_of_two_files_for_one_clip_the_first_suffix_is_taken_and_the_other_named
     )
     assert [video.path.name for video in found.videos] == ["v_YoYo_g01_c01.AVI"]
     assert found.left_out == [
-        f"YoYo/v_YoYo_g01_c01.{suffix}: a second file of one clip; YoYo/v_YoYo_g01_c01.AVI is used: remove one of them"
+        f"YoYo/v_YoYo_g01_c01.{suffix}: another file of the same clip; YoYo/v_YoYo_g01_c01.AVI is used, remove one"
         for suffix in ("mkv", "mp4")
     ]
 
@@ -183,10 +183,7 @@ def test_folder_per_class_gives_labels_and_reports_the_rest(tmp_path):
     videos = list_folder(root)
     assert [(v.name, v.label) for v in videos.videos] == [("jump/a", 0), ("run/a", 1), ("run/b", 1)]
     assert videos.classes == ["jump", "run"] and videos.extra == ["empty/", "run/a.txt", "stray.mp4"]
-    assert videos.left_out == [
-        "empty/: no video in it",
-        "stray.mp4: beside the class folders, so of no class: move it into one",
-    ]
+    assert videos.left_out == ["empty/: contains no video", "stray.mp4: not in a class folder; move it into one"]
 
 
 def test_videos_beside_class_folders_are_taken_without_a_label_where_that_is_asked_for(tmp_path):
@@ -361,13 +358,13 @@ def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     assert found["test"].missing == ["C"] and found["test"].extra == ["Charades_v1_480/X.mp4"]
     assert found["train"].classes == ["Holding some clothes", "Putting clothes somewhere"]
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nB,Bed,c002 1 2,30\n")
-    with pytest.raises(ListError, match="Charades_v1_test.csv, line 2: .'c002'. is in no class"):
+    with pytest.raises(ListError, match="Charades_v1_test.csv, line 2: .'c002'. is not in Charades_v1_classes.txt"):
         list_charades(tmp_path)
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nA,Bed,,30\n")
     with pytest.raises(
         ListError,
-        match="Charades_v1_test.csv, line 2: one clip twice: A is test, no action here, and train, c001 .* in "
-        ".*Charades_v1_train.csv, line 2: keep one",
+        match="Charades_v1_test.csv, line 2: duplicate clip: A is test, no action here and train, c001 .* in "
+        ".*Charades_v1_train.csv, line 2; keep one",
     ):
         list_charades(tmp_path)
     (tmp_path / "Charades_v1_test.csv").write_text("id,scene,actions,length\nB,Bed,,30\n")
@@ -375,7 +372,7 @@ def test_charades_has_several_classes_a_clip_or_none(tmp_path):
     found = list_charades(tmp_path)
     assert [video.path.parent.name for video in found["train"].videos] == ["Charades_v1"]
     assert found["train"].left_out == [
-        "Charades_v1_480/A.mp4: a second file of one clip; Charades_v1/A.mp4 is used: remove one of them"
+        "Charades_v1_480/A.mp4: another file of the same clip; Charades_v1/A.mp4 is used, remove one"
     ]
 
 
@@ -410,12 +407,12 @@ def test_the_walk_follows_links_ends_in_circles_and_passes_over_what_systems_lea
         "walk/deep/c.mov",
     ]
     assert [path.name for path in found.others] == ["Thumbs.db"]
-    assert {path.name: why for path, why in found.broken.items()} == {
+    assert {path.name: why for path, why in found.unreadable.items()} == {
         "circle": "a link to a folder that contains it",
-        "gone.mp4": "a link to '/nowhere/gone.mp4', which does not exist",
-        "self.mp4": "a link to 'self.mp4', which does not exist",
+        "gone.mp4": "a broken link to '/nowhere/gone.mp4'",
+        "self.mp4": "a broken link to 'self.mp4'",
     }
-    assert "run/gone.mp4: a link to '/nowhere/gone.mp4', which does not exist" in list_folder(root).left_out
+    assert "run/gone.mp4: a broken link to '/nowhere/gone.mp4'" in list_folder(root).left_out
 
 
 @pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
@@ -525,7 +522,7 @@ def test_the_parts_of_ones_own_folder_have_the_classes_of_all(tmp_path):
         "test": ["push up"],
     }
     make_files(tmp_path, "validation/run/f.mp4")
-    with pytest.raises(ListError, match="two folders of the part validation, val and validation: keep one"):
+    with pytest.raises(ListError, match="two folders of the part validation, val and validation; keep one"):
         list_videos("folder", tmp_path)
 
 
@@ -542,7 +539,7 @@ def test_clips_beside_the_parts_of_ones_own_folder_are_left_out_by_name(tmp_path
         "UCF-101/TaiChi/g.avi",
     )
     (tmp_path / "test").symlink_to("real")
-    why = "beside the folders of the parts (train, test), so in none of them: move them into a class of one"
+    why = "outside the folders of the parts (train, test); move them into a class of one"
     assert list_videos("folder", tmp_path)["train"].left_out == [f"e.avi: {why}", f"walk/: 2 videos, {why}"]
 
 
@@ -569,7 +566,7 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
         (
             "train/aaaaaaaaaaa_000001_000011.mp4",
             {"train.csv": HEAD + "zumba,bbbbbbbbbbb,1,2,train\n\nabseiling,aaaaaaaaaaa,2,12,train\n"},
-            r"train.csv, line 4: aaaaaaaaaaa is of the seconds \(2, 12\) here, but "
+            r"train.csv, line 4: aaaaaaaaaaa is at seconds \(2, 12\) here, but "
             r"the name of .*_000001_000011.mp4 says 000001_000011",
         ),
         (
@@ -585,14 +582,14 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
         (
             "train/aaaaaaaaaaa.mp4",
             {"train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n" * 2},
-            "train.csv, line 3: one clip twice: aaaaaaaaaaa is train, abseiling here, and "
-            "train, abseiling already in .*train.csv, line 2",
+            "train.csv, line 3: duplicate clip: aaaaaaaaaaa is train, abseiling here and "
+            "train, abseiling in .*train.csv, line 2",
         ),
         (
             "train/x.mp4",
             {"kinetics400_train_list_videos.txt": "x.mp4 0\nx.mp4 399\n"},
-            r"line 2 \(class number 399, .*\): one clip twice: x.mp4 is train, zumba here, "
-            r"and train, abseiling already in .*line 1 \(class number 0, .*\): keep one",
+            r"line 2 \(class number 399, .*\): duplicate clip: x.mp4 is train, zumba here "
+            r"and train, abseiling in .*line 1 \(class number 0, .*\); keep one",
         ),
         (
             "train/aaaaaaaaaaa.mp4 val/aaaaaaaaaaa.mp4",
@@ -600,18 +597,18 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
                 "train.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,train\n",
                 "val.csv": HEAD + "abseiling,aaaaaaaaaaa,1,11,val\n",
             },
-            "val.csv, line 2: one clip twice: aaaaaaaaaaa is validation, abseiling here, and train, ",
+            "val.csv, line 2: duplicate clip: aaaaaaaaaaa is validation, abseiling here and train, ",
         ),
         (
             "train/zumba/aaaaaaaaaaa.mp4 val/zumba/aaaaaaaaaaa.mp4",
             {},
-            "val/zumba/aaaaaaaaaaa.mp4: one clip twice: .* validation, zumba",
+            "val/zumba/aaaaaaaaaaa.mp4: duplicate clip: .* validation, zumba",
         ),
         (
             "train/zumba/aaaaaaaaaaa.mp4 train/yoga/aaaaaaaaaaa.mp4",
             {},
-            "zumba/aaaaaaaaaaa.mp4: one clip twice: .* train, zumba here, and "
-            "train, yoga already in .*/train/yoga/aaaaaaaaaaa.mp4",
+            "zumba/aaaaaaaaaaa.mp4: duplicate clip: .* train, zumba here and "
+            "train, yoga in .*/train/yoga/aaaaaaaaaaa.mp4",
         ),
         (
             "train/a.mp4",
@@ -643,7 +640,7 @@ def test_one_file_in_two_parts_or_classes_of_ones_own_folder_is_refused(tmp_path
         path.write_bytes(bytes([number]) * 70_000)
     (tmp_path / where).write_bytes((tmp_path / "train/run/a.mp4").read_bytes())
     with pytest.raises(
-        ListError, match=f"one clip twice: the same file is {other} here, and train, run already in .*train/run/a.mp4"
+        ListError, match=f"duplicate clip: the same file is {other} here and train, run in .*train/run/a.mp4"
     ):
         list_videos("folder", tmp_path)
 
@@ -661,9 +658,7 @@ def test_a_copy_within_a_class_of_ones_own_folder_is_left_out_by_name(tmp_path):
         path.write_bytes(b"the same")
     found = list_videos("folder", tmp_path)["train"]
     assert [video.name for video in found.videos] == ["run/a (1)", "run/empty", "run/empty2"]
-    assert found.left_out == [
-        "train/run/a.mp4: the same file as train/run/a (1).mp4, which is used: remove one of them"
-    ]
+    assert found.left_out == ["train/run/a.mp4: the same file as train/run/a (1).mp4, which is used; remove one"]
 
 
 def test_a_listed_clip_in_the_folder_of_another_class_is_refused(tmp_path):
@@ -686,8 +681,8 @@ def test_a_listed_clip_in_the_folder_of_another_class_is_refused(tmp_path):
         (
             "testlist01.txt",
             "YoYo/v_YoYo_g08_c01.avi\n",
-            "testlist01.txt, line 1: one clip twice: YoYo/v_YoYo_g08_c01 is test here, and "
-            "train already in .*trainlist01.txt, line 2",
+            "testlist01.txt, line 1: duplicate clip: YoYo/v_YoYo_g08_c01 is test here and "
+            "train in .*trainlist01.txt, line 2",
         ),
         (
             "testlist01.txt",
@@ -717,7 +712,7 @@ def test_lists_of_hmdb51_that_are_not_there_or_say_two_things_are_refused(tmp_pa
         list_hmdb51(tmp_path, lists=tmp_path / "lists")
     (tmp_path / "lists" / "wave_test_split2.txt").write_text("a b.avi\t1\na b.avi 2\n")
     with pytest.raises(
-        ListError, match="wave_test_split2.txt, line 2: one clip twice: wave/a b is test here, and train already in"
+        ListError, match="wave_test_split2.txt, line 2: duplicate clip: wave/a b is test here and train in"
     ):
         list_hmdb51(tmp_path, lists=tmp_path / "lists")
 
@@ -735,9 +730,9 @@ ROWS = HEAD + "abseiling,aaaaaaaaaaa,10,20,train\nzumba,bbbbbbbbbbb,1,2,tr\u00e9
         (ROWS.replace("\n", "\r").encode(), ""),
         (ROWS.replace("\n", "\n\n").replace(",", " , ").encode() + b",,,,\n", ""),
         (ROWS.replace("zumba,", '"zumba",').replace("tr\u00e9", '"two\nlines"').encode(), ""),
-        (ROWS.encode("utf-16"), "train.csv, line 1: not UTF-8 but perhaps CP1252 or UTF-16: convert it"),
+        (ROWS.encode("utf-16"), "train.csv, line 1: not UTF-8 but perhaps CP1252 or UTF-16; convert it"),
         (ROWS.encode("utf-16-le"), "train.csv, line 1: not UTF-8 but perhaps CP1252 or UTF-16"),
-        (ROWS.encode("cp1252"), "train.csv, line 3: not UTF-8 but perhaps CP1252 or UTF-16: convert it"),
+        (ROWS.encode("cp1252"), "train.csv, line 3: not UTF-8 but perhaps CP1252 or UTF-16; convert it"),
         (ROWS.replace(",", ";").encode(), "line 1: no column label, youtube_id among .*;.* separated by commas"),
         (ROWS.replace(",", "\t").encode(), "line 1: no column label, youtube_id among .*\\\\t.* separated by commas"),
         (ROWS.replace(HEAD, "").encode(), r"line 1: no column label, youtube_id among .'abseiling'"),
@@ -825,14 +820,14 @@ def test_archives_that_were_unpacked_one_level_too_deep_are_named_where_nothing_
     ):
         list_kinetics400(make_files(tmp_path / "k400", "train/zumba/zumba2/a.mp4"))
     with pytest.raises(
-        FileNotFoundError, match="no videos; expected <class>/<video>(?s:.*)a.mp4: beside the class folders"
+        FileNotFoundError, match="no videos; expected <class>/<video>(?s:.*)a.mp4: not in a class folder"
     ):
         list_folder(make_files(tmp_path / "mine", "a.mp4"))
 
 
 def test_a_folder_that_is_named_one_level_too_high_is_told_the_right_one(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="none of the 101 class folders .* there are: .'UCF-101'.; name .*/UCF-101?"
+        FileNotFoundError, match="none of the 101 class folders .* there are: .'UCF-101'.; did you mean .*/UCF-101?"
     ):
         list_ucf101(make_files(tmp_path, "UCF-101/YoYo/v_YoYo_g01_c01.avi"))
     with pytest.raises(FileNotFoundError, match="none of the folders train and test, .* there are: .'UCF-101'"):

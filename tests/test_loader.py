@@ -67,7 +67,10 @@ def test_batches_come_whole_and_in_order(workers):
             r"ended by SIGBUS; it was at: /videos/clip2\.mp4\. .*/dev/shm.* bytes free.*--shm-size",
         ),
         (lambda: os._exit(3), r"ended with exit code 3; it was at: /videos/clip2\.mp4\."),
-        (signal.pause, r"no batch came for 1 s.* at: /videos/clip2\.mp4.*raise loader_timeout.*check-data.*workers: 0"),
+        (
+            signal.pause,
+            r"no batch arrived for 1 s.* at: /videos/clip2\.mp4.*raise loader_timeout.*check-data.*workers: 0",
+        ),
         (
             allow(resource.RLIMIT_FSIZE, 1000),
             r"hand over its batch of 49,152 bytes: /dev/shm.* bytes free.*--shm-size.*lower workers",

@@ -73,7 +73,7 @@ def test_a_folder_per_class_a_flat_folder_and_a_list_are_found(folder):
         (
             ".",
             FileNotFoundError,
-            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, one level too deep: move them up\n",
+            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, one level too deep; move them up\n",
         ),
     ],
 )
@@ -306,8 +306,8 @@ def test_the_notebook_ends_well_on_a_folder_as_people_have_them(tiny, folder, tm
     for text in (
         "13 videos, 2 classes",
         "1 of them lie beside the folders of the classes",
-        "wave/take/: 1 video, one level too deep: move them up",
-        "punch/a.mp4: a second file of one clip; punch/a.avi is used",
+        "wave/take/: 1 video, one level too deep; move them up",
+        "punch/a.mp4: another file of the same clip; punch/a.avi is used",
         "push_up/notes.txt: no video",
         "CAUTION: this model comes from the embedded CLIP",
         "%; chance 50.0 %\nCAUTION",

@@ -65,7 +65,7 @@ def ucf101(root: Path, groups: dict[str, list[int]]) -> Path:
         (
             {"walk": 9},
             {},
-            r"folder, train: .*two classes or more, and all 9 training clips are of class 'walk': .*probe_on",
+            r"folder, train: .*two classes or more, but all 9 training clips are of class 'walk': .*probe_on",
         ),
         ({"walk": 1}, {"epochs": 0}, r"all 1 training clips are of class 'walk'"),
         (ENOUGH, {"knn_k": [5, 31]}, r"folder, train: knn_k: 31 neighbours need more than 30 training clips"),
@@ -94,7 +94,7 @@ def test_what_a_later_step_would_stop_with_is_said_first(tmp_path, train, change
 def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_are_used(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 9, "run": 9}, "test": {"run": 2, "wave": 2}})
     own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}
-    with pytest.raises(DataError, match="(?s)folder is not whole.*no clip in train: wave.*no clip in test: walk"):
+    with pytest.raises(DataError, match="(?s)folder is incomplete.*no clip in train: wave.*no clip in test: walk"):
         check_run(load(profile="embedded", **own), adapt=True)
     with pytest.raises(ValueError, match="folder, train: class 'wave' has no training clip, but is tested: .*probe_on"):
         check_run(load(profile="embedded", allow_missing=True, **own), adapt=True)

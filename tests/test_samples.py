@@ -193,7 +193,7 @@ def test_a_manifest_is_used_until_a_file_changes_and_knows_what_is_broken(own_fo
         True,
         False,
     ]
-    again = manifest.check(paths, root=Path(own_folder.data_folder), workers=1, known=table)
+    again = manifest.check(paths, root=Path(own_folder.data_folder), workers=1, previous=table)
     assert (again["modified_ns"] == table["modified_ns"]).sum() == 11 and again["frames"].tolist() == table[
         "frames"
     ].tolist()
@@ -256,7 +256,7 @@ def kinetics(root, **changes):
         ),
         (
             lambda root: (root / "train" / "zumba").rename(root / "train" / "zumbaa"),
-            r"1 of 400 classes have no clip in train: zumba\n.*train/zumbaa/: 1 video, .* \(is it zumba\?\)",
+            r"1 of 400 classes have no clip in train: zumba\n.*train/zumbaa/: 1 video, .* \(did you mean zumba\?\)",
         ),
         (
             lambda root: shutil.copytree(root / "train" / "zumba", root / "train" / "zumba" / "x"),
@@ -269,7 +269,7 @@ def test_kinetics_without_a_list_is_whole_with_a_clip_of_all_400_classes_in_each
     params = kinetics(tmp_path / "k400", manifests=str(tmp_path / "m"))
     slip(tmp_path / "k400")
     if message:
-        with pytest.raises(DataError, match="(?s)kinetics400 is not whole.*" + message):
+        with pytest.raises(DataError, match="(?s)kinetics400 is incomplete.*" + message):
             list_dataset(params, "kinetics400")
     else:
         assert {part: len(found) for part, found in list_dataset(params, "kinetics400").items()} == {

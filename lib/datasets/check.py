@@ -1,9 +1,9 @@
-"""Before any compute: does everything that a profile names exist, and can every file of it be decoded?
+"""Checks a profile's data before any compute: does everything exist, and can every file be decoded?
 
     python -m lib.datasets.check paper
 
-reads every file of the profile's data sets once and writes a manifest of each (`lib/video/manifest.py`), which later
-runs use instead of probing again. `make check-data PROFILE=paper` calls it; so does every suite.
+reads every file of the profile's data sets once and writes their manifests (`lib/video/manifest.py`), which later runs
+use instead of probing the files again. `make check-data PROFILE=paper` and every suite call it.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib.datasets.official import OFFICIAL, list_videos
-from lib.datasets.parts import Parts, defects, examples, insist_on_parts, manifest_of, with_manifest
+from lib.datasets.parts import Parts, check_parts, defects, examples, manifest_of, with_manifest
 from lib.run.fields import Params
 from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
 from lib.video import manifest
@@ -29,18 +29,18 @@ SOURCES = {
 
 
 def datasets_of(params: Params) -> list[str]:
-    """The data sets that a run reads, without the embedded world, which the workflow renders."""
+    """The data sets that a run reads, without the embedded world, which is rendered by the workflow."""
     return [name for name in dict.fromkeys([params.dataset, *params.evaluate_on]) if name != "embedded"]
 
 
 def absent(params: Params, *, profile: str) -> list[str]:
-    """What the parameters name and does not exist: for each what it is, where to get it, and the line to edit."""
+    """What the parameters name but does not exist: what it is, where to get it, and the line to edit."""
     problems = absent_files(params)
     for dataset in datasets_of(params):
-        if not (place := place_of(params, dataset)).is_dir():
+        if not (root := place_of(params, dataset)).is_dir():
             line = line_of(f"data_{dataset}", profile)
-            line += ", which DATA= or an override replaces" * (place != place_of(load(profile=profile), dataset))
-            problems.append(f"{dataset}: {place} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {line}")
+            line += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
+            problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {line}")
     rendered = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
     if not rendered and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(
@@ -52,7 +52,7 @@ def absent(params: Params, *, profile: str) -> list[str]:
 
 
 def line_of(key: str, profile: str) -> str:
-    """Where a parameter of a profile has its value: "params/profiles/paper.yaml, line 7: `key: value`"."""
+    """The line that sets a parameter of a profile: "params/profiles/paper.yaml, line 7: key: value"."""
     for path in reversed(layers(profile)):
         for name, _ in yaml.compose(path.read_text(), Loader=yaml.CSafeLoader).value:
             if name.value == key:
@@ -67,68 +67,70 @@ def _on_hub(name: str) -> bool:
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=10)
-    except Exception:  # no such repository, no connection, an invalid name: not available in each case
+    except Exception:  # no such repository, no connection, or an invalid name
         return False
     return True
 
 
 def check_data(params: Params, dataset: str, *, workers: int) -> bool:
-    """Reads every file of a data set, writes its manifest, and reports missing, left out, unlisted and corrupt files.
+    """Decodes every file of a data set, writes its manifest, and reports missing, unlisted and corrupt files.
 
-    Returns whether the data set is whole; if not, runs stop unless `allow_missing`. Raises as `list_dataset` does for
-    unusable lists and absent parts.
+    Returns whether the data set is complete; if not, runs stop unless `allow_missing`. Raises like `list_dataset` for
+    invalid lists and absent parts.
     """
-    place, path = place_of(params, dataset), manifest_of(params, dataset)
-    parts = list_videos(dataset, place, lists=lists_of(params, dataset))
-    insist_on_parts(params, dataset, parts)
-    print(f"{dataset}: {place}", *report(parts, OFFICIAL.get(dataset, {})), sep="\n  ")
+    root, path = place_of(params, dataset), manifest_of(params, dataset)
+    parts = list_videos(dataset, root, lists=lists_of(params, dataset))
+    check_parts(params, dataset, parts)
+    print(f"{dataset}: {root}", *report(parts, OFFICIAL.get(dataset, {})), sep="\n  ")
     videos = {video.path for videos in parts.values() for video in videos.videos}
-    unfinished = path.with_name(path.name + ".unfinished")  # of an interrupted check
-    known = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
-    if known is None and (others := manifest.of_other_code(path)):
-        print(f"  every file is read again: {others[-1].name} was made by other code")
-    table = manifest.check(sorted(videos), root=place, workers=workers, known=known, unfinished=unfinished)
+    unfinished = path.with_name(path.name + ".unfinished")  # left by an interrupted check
+    previous = next((manifest.read(earlier) for earlier in (unfinished, path) if earlier.exists()), None)
+    if previous is None and (outdated := manifest.of_other_code(path)):
+        print(f"  every file is read again: {outdated[-1].name} was made by other code")
+    table = manifest.check(sorted(videos), root=root, workers=workers, previous=previous, unfinished=unfinished)
     manifest.write(table, path)
     unfinished.unlink(missing_ok=True)
     print(f"  {(table['error'] == '').sum()} of {len(table)} files can be decoded; manifest: {path}")
-    problems = defects(with_manifest(parts, table, place))
+    problems = defects(with_manifest(parts, table, root))
     for heading, names in problems.items():
         print(f"  {heading}:", *names, sep="\n    ")
-    print(f"  {dataset} is {'not whole: ' if problems else 'whole'}{'; '.join(problems)}")  # again, below all the names
+    print(
+        f"  {dataset} is {'incomplete: ' if problems else 'complete'}{'; '.join(problems)}"
+    )  # repeated below the names
     return not problems
 
 
 def report(parts: Parts, official: dict[str, int]) -> list[str]:
-    """How many listed clips each part has, and the files that no list names."""
+    """The number of listed clips in each part, and the files that no list names."""
     lines = []
     for part, videos in parts.items():
         line = f"{part}: {len(videos)} of {len(videos) + len(videos.missing)} listed clips found"
         lines.append(line + (f" (officially {official[part]})" if part in official else ""))
     extra = sorted({name for videos in parts.values() for name in videos.extra})
-    return lines + [f"{len(extra)} files or folders that belong to no list: {examples(extra, 3)}"] * bool(extra)
+    return lines + [f"{len(extra)} files or folders are in no list: {examples(extra, 3)}"] * bool(extra)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Reads every file of a profile's data sets once.")
     parser.add_argument("profile", help="a file under params/profiles, or several: paper+mine")
     parser.add_argument("--data", default="", help="another folder for the profile's data set")
-    parser.add_argument("--dataset", default="", help="this one alone")
+    parser.add_argument("--dataset", default="", help="check only this one")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        params = load(profile=chosen.profile, **elsewhere(chosen.profile, chosen.data))
-        if chosen.dataset and chosen.dataset not in datasets_of(params):
-            parser.error(f"--dataset: {chosen.profile} reads {', '.join(datasets_of(params))}, not {chosen.dataset}")
-        datasets = [chosen.dataset] if chosen.dataset else datasets_of(params)
+        params = load(profile=options.profile, **elsewhere(options.profile, options.data))
+        if options.dataset and options.dataset not in datasets_of(params):
+            parser.error(f"--dataset: {options.profile} reads {', '.join(datasets_of(params))}, not {options.dataset}")
+        datasets = [options.dataset] if options.dataset else datasets_of(params)
         if not all(place_of(params, name).is_dir() for name in datasets):
-            raise ParamsError("\n".join(absent(params, profile=chosen.profile)))
-        whole = [check_data(params, dataset, workers=chosen.workers) for dataset in datasets]
-    except (ValueError, OSError) as error:  # of parameters, lists and folders: each says what and where
+            raise ParamsError("\n".join(absent(params, profile=options.profile)))
+        complete = [check_data(params, dataset, workers=options.workers) for dataset in datasets]
+    except (ValueError, OSError) as error:  # parameters, lists and folders
         print(error, file=sys.stderr)
         return 2
     if not datasets:
-        print(f"{chosen.profile} reads only the embedded world, which the workflow renders")
-    return 0 if all(whole) or params.allow_missing else 1
+        print(f"{options.profile} reads only the embedded world, which the workflow renders")
+    return 0 if all(complete) or params.allow_missing else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Random choices among clips, for the evaluation and for the checks before a run: held-out clips, class halves."""
+"""Random choices of clips, for the evaluation and for the checks before a run: held-out clips and halves of classes."""
 
 import math
 import warnings
@@ -28,65 +28,56 @@ def in_class_half(labels: ArrayLike, num_classes: int, *, seed: int) -> np.ndarr
 def hold_out(
     labels: ArrayLike, groups: ArrayLike | None = None, *, fraction: float, seed: int, classes: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (to fit, to choose C) into the training part: stratified, and by whole groups where there are groups.
+    """Splits training clips into those that fit a probe and those that choose C; returns their indices.
 
-    labels 'n'; groups 'n' or None; fraction: of the clips that choose C (`probe_held_out`); classes: their names.
-    Raises ValueError, which names a class and its clips, if there are too few clips for both.
+    labels 'n'; groups 'n': clips of one group stay together; fraction: of the clips that choose C (`probe_held_out`);
+    classes: names, for messages. Stratified by class. Raises ValueError if there are too few clips for both.
     """
     labels = np.asarray(labels)
-    present, counts = np.unique(labels, return_counts=True)
-    names = [repr(classes[label]) if len(classes) else str(label) for label in present]
-    clips, num_classes = len(labels), len(present)
-    if num_classes < 2:
-        only = f"all {clips} training clips are of class {names[0]}" if names else "there are no training clips"
-        raise ValueError(f"a probe needs two classes or more, and {only}: add clips of another, or {WAY_OUT}")
-    smallest = f"class {names[counts.argmin()]} has {counts.min()}"
+    names = [repr(classes[label]) if len(classes) else str(label) for label in np.unique(labels)]
+    sizes = dict(zip(names, np.unique(labels, return_counts=True)[1].tolist()))
+    if len(sizes) < 2:
+        clips = f"all {len(labels)} training clips are of class {names[0]}" if names else "there are no training clips"
+        raise ValueError(f"a probe needs two classes or more, but {clips}: add clips of another, or {WAY_OUT}")
     if groups is None:
-        parts = _split_clips(
-            labels, fraction, seed, [name for name, count in zip(names, counts) if count == 1], smallest
-        )
+        fit, choice = _split_clips(labels, sizes, fraction, seed)
     else:
-        largest = f"the {counts.max()} training clips of the largest class, {names[counts.argmax()]}, are"
-        parts = _split_groups(labels, np.asarray(groups), fraction, seed, counts.max(), largest)
-    if len(parts[1]) == 0 or len(np.unique(labels[parts[0]])) < 2:
+        fit, choice = _split_groups(labels, np.asarray(groups), sizes, fraction, seed)
+    if len(choice) == 0 or len(np.unique(labels[fit])) < 2:
+        smallest = min(sizes, key=sizes.get)
         raise ValueError(
-            f"probe_held_out: {fraction:g} of the {clips} training clips leaves no two classes to fit ({smallest}): "
-            f"change it, or {WAY_OUT}"
+            f"probe_held_out: {fraction:g} of the {len(labels)} training clips leaves fewer than two classes to fit "
+            f"(class {smallest} has {sizes[smallest]}): change it, or {WAY_OUT}"
         )
-    return tuple(parts)
+    return fit, choice
 
 
-def _split_clips(labels: np.ndarray, fraction: float, seed: int, single: list[str], smallest: str) -> list[np.ndarray]:
-    """single: classes of one clip."""
-    clips, num_classes, held_out = len(labels), len(np.unique(labels)), math.ceil(fraction * len(labels))
-    if single:
-        alone = ", ".join(f"class {name} has 1" for name in single[:5]) + ", ..." * (len(single) > 5)
+def _split_clips(labels: np.ndarray, sizes: dict[str, int], fraction: float, seed: int) -> list[np.ndarray]:
+    if single := [f"class {name} has 1" for name, size in sizes.items() if size == 1]:
         raise ValueError(
-            f"{alone} training clip: a probe needs two of each class, one to fit and one to choose C (probe_held_out): "
-            f"add clips, or {WAY_OUT}"
+            f"{', '.join(single[:5])}{', ...' * (len(single) > 5)} training clip: a probe needs two of each class, one "
+            f"to fit and one to choose C (probe_held_out): add clips, or {WAY_OUT}"
         )
-    if min(held_out, clips - held_out) < num_classes:
+    clips, held_out, smallest = len(labels), math.ceil(fraction * len(labels)), min(sizes, key=sizes.get)
+    if min(held_out, clips - held_out) < len(sizes):
         raise ValueError(
             f"probe_held_out: {fraction:g} of the {clips} training clips are {held_out}, which leaves "
-            f"{clips - held_out} to fit; both must be at least {num_classes}, one of each class ({smallest}): "
-            f"set it to {math.ceil(100 * num_classes / clips) / 100:g}, or {WAY_OUT}"
+            f"{clips - held_out} to fit; both must be at least {len(sizes)}, one of each class (class {smallest} has "
+            f"{sizes[smallest]}): set it to {math.ceil(100 * len(sizes) / clips) / 100:g}, or {WAY_OUT}"
         )
     return train_test_split(np.arange(clips), test_size=fraction, stratify=labels, random_state=seed)
 
 
 def _split_groups(
-    labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, class_size: int, largest: str
+    labels: np.ndarray, groups: np.ndarray, sizes: dict[str, int], fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """class_size: of the largest class."""
-    folds, num_groups = round(1 / fraction), len(np.unique(groups))
-    most = min(num_groups, class_size)
+    folds, num_groups, largest = round(1 / fraction), len(np.unique(groups)), max(sizes, key=sizes.get)
+    most = min(num_groups, sizes[largest])  # folds that scikit-learn can make
     if not 2 <= folds <= most:
-        few = f"{num_groups} groups are" if num_groups < folds else largest
-        remedy = f"set probe_held_out to {0.5 if folds < 2 else math.ceil(100 / most) / 100:g}, or " if most > 1 else ""
-        raise ValueError(
-            f"{'1 fold is' if folds < 2 else few} too few to hold out {fraction:g} of the groups of clips and fit to "
-            f"others: {remedy}{WAY_OUT}"
-        )
+        problem = f"the {sizes[largest]} training clips of the largest class, {largest}, are"
+        problem = "1 fold is" if folds < 2 else f"{num_groups} groups are" if num_groups < folds else problem
+        remedy = f"set probe_held_out to {0.5 if folds < 2 else math.ceil(100 / most) / 100:g}, or " * (most > 1)
+        raise ValueError(f"{problem} too few to hold out {fraction:g} of the groups of clips: {remedy}{WAY_OUT}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class of few groups: it may be all on one side
+        warnings.simplefilter("ignore", UserWarning)  # all groups of a class with few groups may be on one side
         return next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))

@@ -1,4 +1,4 @@
-"""One walk through a folder for all readers: which files are videos, and which entries cannot be read."""
+"""Walks through a data folder: which files are videos, and which entries cannot be read."""
 
 import hashlib
 import os
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-# What libav reads as a video, in any case. Of several files of one clip, the first of these is used.
+# What libav reads as a video, in any case. If a clip has several files, the suffix that comes first here is used.
 VIDEO_SUFFIXES = (
     ".avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .ogv .3gp .ts .gif .mts .m2ts .m2t .vob .m1v .m2v "
     ".mpe .mpv .tod .mod .qt .f4v .3g2 .asf .divx .ogm .rm .rmvb .mxf .dv .y4m .mjpeg .mjpg"
 ).split()
-# What lies beside videos: texts, lists, subtitles, pictures, sound, features, archives, files of cameras and discs.
-OTHER_SUFFIXES = frozenset(
+# Usual companions of videos: texts, lists, subtitles, images, audio, features, archives, files of cameras and discs.
+OTHER_SUFFIXES = set(
     (
         ".txt .md .rst .csv .tsv .json .jsonl .yaml .yml .xml .html .log .pdf .doc .docx .xls .xlsx .nfo .url .ini "
         ".db .lnk .py .sh .ipynb .md5 .sha1 .sha256 .srt .vtt .ass .sub .sup .idx .jpg .jpeg .jfif .png .webp .bmp "
@@ -29,46 +29,44 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # lone surrogates: byt
 
 
 class Contents(NamedTuple):
-    """What lies under a folder at any depth, sorted, without hidden entries and those of operating systems."""
+    """The contents of a folder at any depth, sorted, without hidden and system entries."""
 
     folders: list[Path]
     videos: list[Path]
     others: list[Path]  # files without a video suffix
-    broken: dict[Path, str]  # entry -> why it cannot be read: dangling links, circular links, devices
+    unreadable: dict[Path, str]  # entry -> reason: broken links, circular links, devices
 
 
 def walk(root: Path) -> Contents:
-    """Lists a folder recursively, following links. Raises ValueError for names that are not UTF-8 text."""
+    """Lists a folder recursively and follows links. Raises ValueError for names that are not UTF-8."""
+    check_name(root)
     contents = Contents([], [], [], {})
-    insist_on_name(root)
     _walk(root, {_identity(root)}, contents)
     for paths in contents[:3]:
         paths.sort()
     return contents
 
 
-def _walk(folder: Path, above: set[tuple[int, int]], contents: Contents) -> None:
-    with os.scandir(folder) as scan:
-        found = sorted((entry for entry in scan if not _ignored(entry.name)), key=lambda entry: entry.name)
-    for entry in found:
-        path = folder / entry.name
+def _walk(folder: Path, ancestors: set[tuple[int, int]], contents: Contents) -> None:
+    for entry in os.scandir(folder):
+        if _is_hidden(entry.name):
+            continue
+        path, is_link = folder / entry.name, entry.is_symlink()  # only links need another look at the disk
         if UNWRITABLE.search(entry.name):
-            insist_on_name(path)
-        linked = entry.is_symlink()  # only links need another look at the disk
-        if os.path.isdir(path) if linked else entry.is_dir():
-            if (identity := _identity(path)) in above:
-                contents.broken[path] = "a link to a folder that contains it"
+            check_name(path)
+        if path.is_dir() if is_link else entry.is_dir():
+            if (identity := _identity(path)) in ancestors:
+                contents.unreadable[path] = "a link to a folder that contains it"
                 continue
             contents.folders.append(path)
-            _walk(path, above | {identity}, contents)
-        elif os.path.isfile(path) if linked else entry.is_file():
+            _walk(path, ancestors | {identity}, contents)
+        elif path.is_file() if is_link else entry.is_file():
             (contents.videos if is_video_name(path) else contents.others).append(path)
         elif path.suffix.lower() not in OTHER_SUFFIXES:
-            dangling = f"a link to {os.readlink(path)!a}, which does not exist" if linked else ""
-            contents.broken[path] = dangling or "not a regular file"
+            contents.unreadable[path] = f"a broken link to {os.readlink(path)!a}" if is_link else "not a regular file"
 
 
-def _ignored(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
@@ -82,7 +80,7 @@ def is_video_name(path: Path) -> bool:
 
 
 def may_be_video(path: Path) -> bool:
-    """Whether a file without a video suffix could be a video: neither a usual companion of videos nor a text."""
+    """Whether a file with an unknown suffix could be a video: it has no known companion name and is not a text."""
     if path.suffix.lower() in OTHER_SUFFIXES or re.match(r"readme|licen[sc]e|copying|makefile", path.name.casefold()):
         return False
     with path.open("rb") as file:
@@ -90,11 +88,12 @@ def may_be_video(path: Path) -> bool:
     return not start or b"\0" in start
 
 
-def insist_on_name(path: Path) -> None:
-    """Raises ValueError, with the command that renames it, for a name that tables, records and hashes cannot hold."""
-    bad = next((part for part in (*reversed(path.parents), path) if UNWRITABLE.search(part.name)), None)
-    if bad:
-        code = f"import os; os.rename({os.fsencode(bad)!r}, {str(bad.with_name(UNWRITABLE.sub('_', bad.name)))!r})"
+def check_name(path: Path) -> None:
+    """Raises ValueError, with a command to rename it, for a name that tables, records and hashes cannot hold."""
+    invalid = next((part for part in (*reversed(path.parents), path) if UNWRITABLE.search(part.name)), None)
+    if invalid:
+        renamed = invalid.with_name(UNWRITABLE.sub("_", invalid.name))
+        code = f"import os; os.rename({os.fsencode(invalid)!r}, {str(renamed)!r})"
         raise ValueError(
             f"{os.fsencode(path)!r}: the name is not UTF-8 or has control characters. Rename it:\n"
             f"  python3 -c {shlex.quote(code)}\nMany at once: convmv -f cp1252 -t utf-8 -r --notest <folder>"
@@ -102,16 +101,16 @@ def insist_on_name(path: Path) -> None:
 
 
 def existing_folder(root: Path, expected: str) -> Path:
-    """The folder itself. Raises FileNotFoundError, which says what was expected, if it is none."""
-    insist_on_name(root)
+    """The folder itself. Raises FileNotFoundError, which names what was expected, if it does not exist."""
+    check_name(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is {'a file, not a' if root.is_file() else 'no'} folder; expected {expected}")
     return root
 
 
 def entries(folder: Path) -> list[Path]:
-    """Files and folders directly in a folder, sorted, without hidden entries and those of operating systems."""
-    return sorted(entry for entry in folder.iterdir() if not _ignored(entry.name))
+    """The visible files and folders directly in a folder, sorted."""
+    return sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -120,13 +119,13 @@ def names_in(folder: Path) -> list[str]:
 
 
 def part_folders(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """The folders that can be a part, in the order of its names."""
+    """The folders with one of these names in any case, in the order of the names."""
     folders = [entry for entry in entries(root) if entry.name.casefold() in names and entry.is_dir()]
     return sorted(folders, key=lambda folder: names.index(folder.name.casefold()))
 
 
 def same_content(files: Iterable[Path]) -> list[list[Path]]:
-    """The groups of files with the same bytes, empty ones aside. Only files of equal size are read."""
+    """Groups of non-empty files with the same bytes. Only files of equal size are read."""
     by_size, by_digest = defaultdict(list), defaultdict(list)
     for file in files:
         by_size[file.stat().st_size].append(file)

@@ -1,7 +1,7 @@
-"""Batches from decoding processes: they arrive, or an error says what failed at which file.
+"""Batches from decoding processes. Every failure is an error that names its cause and the file.
 
-Processes pickle their batches themselves, so that a batch that cannot be handed over (no room in /dev/shm, too many
-open files) raises. Torch would do it in a thread, which drops such a batch, and the run would wait forever.
+Workers pickle their batches themselves, so that a batch that cannot be handed over (no space in /dev/shm, too many open
+files) raises an error. Torch pickles in a background thread, which would drop the batch and leave the run waiting.
 """
 
 import errno
@@ -22,11 +22,11 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from lib.datasets.samples import Batch, EvaluationViews, Sample, SampleKey, TrainingViews, Uncut, collate
 
-POLL = 1  # seconds between two looks at the decoding processes while no batch arrives
+POLL = 1  # seconds between checks of the workers while no batch arrives
 
 
 class DecodingError(RuntimeError):
-    """The decoding processes stopped delivering: the message names cause, files, and the parameter to change."""
+    """The workers stopped delivering batches: the message names cause, files, and the parameter to change."""
 
 
 @contextmanager
@@ -38,62 +38,62 @@ def batches_of(
     stop: Callable[[], bool] = lambda: False,
     **loading: Any,
 ) -> Iterator[Iterator[Batch]]:
-    """The batches of `samples`, made by `workers` decoding processes, which end with the context.
+    """The batches of `samples` from `workers` decoding processes, which end with the context.
 
-    stop: called before every batch and while waiting for one; once true, the batches end. loading: arguments of torch's
-    DataLoader (`batch_sampler` or `batch_size`, `pin_memory`). Raises DecodingError if a process dies or cannot hand
-    over its batch, or after `loader_timeout` seconds without a batch in which no process began another video.
+    stop: called before every batch and while waiting for one; the batches end once it returns True. loading: arguments
+    of torch's DataLoader (`batch_sampler` or `batch_size`, `pin_memory`). Raises DecodingError if a worker dies, cannot
+    hand over its batch, or if for `loader_timeout` seconds no batch arrives and no worker starts another video.
     """
-    others, tracked = active_children(), _Tracked(samples, workers)
+    other_processes, tracked = active_children(), _Tracked(samples, workers)
     loading |= {"num_workers": workers, "timeout": POLL if workers else 0, "worker_init_fn": _ignore_sigterm}
     try:
         parcels = iter(DataLoader(tracked, collate_fn=_pack, **loading))
     except OSError as error:
-        _end([process for process in active_children() if process not in others])
+        _kill([process for process in active_children() if process not in other_processes])
         raise DecodingError(f"{workers} decoding processes cannot be started: {_cause(error)}") from error
     processes = getattr(parcels, "_workers", [])
-    batches = _unpacked(parcels, tracked, loader_timeout, stop)
+    batches = _unpack(parcels, tracked, loader_timeout, stop)
     try:
         yield batches
-    except RuntimeError as error:  # torch's handler of SIGCHLD raises it, wherever the run happens to be
-        codes = [process.exitcode for process in processes]
-        if "DataLoader worker (pid" in str(error) and any(codes):
-            raise DecodingError(_why_dead(tracked, codes)) from error
+    except RuntimeError as error:  # raised by torch's handler of SIGCHLD, wherever the main process is
+        exit_codes = [process.exitcode for process in processes]
+        if "DataLoader worker (pid" in str(error) and any(exit_codes):
+            raise DecodingError(_cause_of_death(tracked, exit_codes)) from error
         raise
     finally:
-        _end(processes)
+        _kill(processes)
         batches.close()
-        del parcels, processes  # also where an error's traceback holds this frame
+        del parcels, processes  # also if an error's traceback keeps this frame alive
 
 
 class _Tracked(Dataset):
-    """Samples, with the number that each decoding process has begun and the one that it is decoding."""
+    """Samples that count, for each worker, the videos that it has started, and keep the one that it is decoding."""
 
     def __init__(self, samples: TrainingViews | EvaluationViews, workers: int):
         self.samples = samples
-        self.begun = RawArray("q", max(1, workers))
+        self.started = RawArray("q", max(1, workers))
         self.current = RawArray("q", max(1, workers))  # index + 1; 0: none
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        if (process := get_worker_info()) is None:
+        if (worker := get_worker_info()) is None:
             return self.samples[key]
-        self.begun[process.id] += 1
-        self.current[process.id] = 1 + (key.index if isinstance(key, SampleKey) else key)
+        self.started[worker.id] += 1
+        self.current[worker.id] = 1 + (key.index if isinstance(key, SampleKey) else key)
         sample = self.samples[key]
-        self.current[process.id] = 0
+        self.current[worker.id] = 0
         return sample
 
-    def files(self, processes: list[int]) -> str:
-        """What these decoding processes are decoding."""
-        indices = [self.current[process] - 1 for process in processes if self.current[process]]
+    def files(self, workers: range) -> str:
+        """The files that these workers are decoding."""
+        indices = [self.current[worker] - 1 for worker in workers if self.current[worker]]
         return ", ".join(str(self.samples.path(index)) for index in indices) or "no file"
 
 
 class Parcel(NamedTuple):
-    """A batch on its way from a decoding process: its pickle, with tensors in shared memory; or why there is none."""
+    """A batch in transit from a worker: its pickle, with tensors in shared memory, or the reason that there is none."""
 
     content: bytes
     error: str
@@ -107,7 +107,7 @@ class Parcel(NamedTuple):
             raise DecodingError(f"a batch cannot be received from its decoding process: {_cause(error)}") from error
 
     def pin_memory(self) -> "Batch | Parcel":
-        """Called by torch, in a thread that an error would end."""
+        """Called by torch in a thread that an exception would end."""
         try:
             return pin_memory(self.open())
         except DecodingError as error:
@@ -125,8 +125,8 @@ def _pack(samples: list[Sample]) -> Batch | Parcel:
         return Parcel(b"", f"a decoding process cannot hand over its batch of {size:,} bytes: {_cause(error)}")
 
 
-def _unpacked(parcels: Iterator, tracked: _Tracked, timeout: int, stop: Callable[[], bool]) -> Iterator[Batch]:
-    begun, waited = 0, 0
+def _unpack(parcels: Iterator, tracked: _Tracked, timeout: int, stop: Callable[[], bool]) -> Iterator[Batch]:
+    started, waited = 0, 0
     while not stop():
         try:
             parcel = next(parcels)
@@ -135,14 +135,14 @@ def _unpacked(parcels: Iterator, tracked: _Tracked, timeout: int, stop: Callable
         except RuntimeError as error:
             if "DataLoader timed out" not in str(error):
                 raise
-            # polls are counted, not the clock: a suspended run has not waited
-            waited = waited + POLL if sum(tracked.begun) == begun else 0
-            begun = sum(tracked.begun)
+            # count polls instead of reading the clock: a suspended run has not waited
+            waited = waited + POLL if sum(tracked.started) == started else 0
+            started = sum(tracked.started)
             if waited < timeout:
                 continue
             raise DecodingError(
-                f"no batch came for {timeout} s, in which no decoding process began another video; they are at: "
-                f"{tracked.files(list(range(len(tracked.current))))}. If storage is slow or videos are long, raise "
+                f"no batch arrived for {timeout} s, in which no decoding process started another video; they are at: "
+                f"{tracked.files(range(len(tracked.current)))}. If storage is slow or videos are long, raise "
                 "loader_timeout; `make check-data` finds corrupt files; workers: 0 decodes without processes"
             ) from None
         waited = 0
@@ -150,7 +150,7 @@ def _unpacked(parcels: Iterator, tracked: _Tracked, timeout: int, stop: Callable
 
 
 def _cause(error: BaseException) -> str:
-    """Why processes cannot share a batch, and what to do, from what torch or the system says."""
+    """Why processes cannot exchange a batch, and the remedy."""
     text, number = str(error), getattr(error, "errno", None)
     if number == errno.EMFILE or "Too many open files" in text or "ancdata" in text:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -166,38 +166,37 @@ def _shared_memory() -> str:
     except OSError as error:
         return f"there is no shared memory ({error}): set workers to 0"
     return (
-        f"/dev/shm, the memory that processes share, has {space.free:,} of {space.total:,} bytes free, and each worker "
-        "has two batches there: enlarge it (`docker run --shm-size=8g`, `mount -o remount,size=8g /dev/shm`) or lower "
-        "workers (0: no shared memory)"
+        f"/dev/shm, the memory shared by processes, has {space.free:,} of {space.total:,} bytes free, and each worker "
+        "keeps two batches there: enlarge it (`docker run --shm-size=8g`, `mount -o remount,size=8g /dev/shm`) "
+        "or lower workers (0: no shared memory)"
     )
 
 
-def _why_dead(tracked: _Tracked, codes: list[int | None]) -> str:
-    process, code = next((process, code) for process, code in enumerate(codes) if code)
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    cause = ""
-    if code == -signal.SIGKILL:
-        cause = "The system does that when memory runs out: lower workers, or batch_size and eval_batch_size. "
-    elif code == -signal.SIGBUS:
-        cause = f"The usual cause is too little shared memory: {_shared_memory()}. "
+def _cause_of_death(tracked: _Tracked, exit_codes: list[int | None]) -> str:
+    worker, code = next((worker, code) for worker, code in enumerate(exit_codes) if code)
+    end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hints = {
+        -signal.SIGKILL: "The system does that when memory runs out: lower workers, batch_size or eval_batch_size. ",
+        -signal.SIGBUS: f"The usual cause is too little shared memory: {_shared_memory()}. ",
+    }
     return (
-        f"a decoding process {how}; it was at: {tracked.files([process])}. {cause}`make check-data` finds files that "
-        "kill the process which decodes them"
+        f"a decoding process {end}; it was at: {tracked.files(range(worker, worker + 1))}. {hints.get(code, '')}"
+        "`make check-data` finds files that kill the process which decodes them"
     )
 
 
 def _ignore_sigterm(worker: int) -> None:
-    """A decoding process ends with its run, which finishes its step first."""
+    """Workers end with their run, which finishes its step first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end(processes: list[BaseProcess]) -> None:
-    """Kills decoding processes: they ignore SIGTERM, and one that hangs would keep the run alive."""
+def _kill(processes: list[BaseProcess]) -> None:
+    """Kills workers: they ignore SIGTERM, and one that hangs would keep the run alive."""
     if not processes:
         return
     handler = signal.getsignal(signal.SIGCHLD)
     with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes them for failures
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report them as failures
     for process in processes:
         process.kill()
     for process in processes:

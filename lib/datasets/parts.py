@@ -1,4 +1,4 @@
-"""Data sets as a run sees them: which parts it trains and tests on, whether they are whole, and subsets of them."""
+"""Data sets as a run uses them: which parts it trains and tests on, whether they are complete, and subsets of them."""
 
 import re
 from collections import defaultdict
@@ -20,10 +20,7 @@ Parts = dict[str, VideoList]
 
 
 class DataError(ValueError):
-    """A data set is not whole: the message says what is wrong, how often, and how to run without it."""
-
-
-# ---- parts ----------------------------------------------------------------------------------------------------------
+    """A data set is incomplete: the message says what is wrong, how often, and how to run without it."""
 
 
 def train_part(params: Params) -> str:
@@ -32,19 +29,19 @@ def train_part(params: Params) -> str:
 
 
 def test_parts(params: Params, dataset: str) -> list[str]:
-    """The parts that numbers are reported on. Kinetics has no public test labels, so its validation part is used."""
+    """The parts that results are reported on; for Kinetics, which has no public test labels, the validation part."""
     if dataset in ("ucf101", "hmdb51"):
         return [f"test-{split}" for split in params.evaluate_splits]
     return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
 
 
 def probe_part(test_part: str) -> str:
-    """The part that a probe is fitted on before it is tested on `test_part`."""
+    """The part that probes are fitted on before they are tested on `test_part`."""
     return test_part.replace("test", "train") if "-" in test_part else "train"
 
 
 def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
-    """The film that each clip was cut from, 'n', where names tell: probes hold out clips of a film together."""
+    """The source film of each clip, 'n', if names contain it: probes hold out all clips of a film together."""
     names = [video.name for video in videos.videos]
     if dataset == "ucf101":
         return np.array([re.sub(r"_c\d+$", "", name) for name in names])
@@ -54,79 +51,65 @@ def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
     return None
 
 
-# ---- listing --------------------------------------------------------------------------------------------------------
-
-
 def manifest_of(params: Params, dataset: str) -> Path:
-    """The manifest of a data set, whether or not it exists."""
-    return manifest.path_of(
-        ROOT / params.manifests, dataset, place_of(params, dataset), code=code_hash("video.manifest")
-    )
+    """The path of a data set's manifest, whether or not it exists."""
+    code = code_hash("video.manifest")
+    return manifest.path_of(ROOT / params.manifests, dataset, place_of(params, dataset), code=code)
 
 
 def read_parts(dataset: str, root: Path, lists: Path | None, manifest_path: Path) -> Parts:
-    """The parts of a data set, with what the manifest, if there is one, knows of files that have not changed since."""
+    """The parts of a data set, with the manifest's entries of unchanged files if there is a manifest."""
     parts = list_videos(dataset, root, lists=lists)
     return with_manifest(parts, manifest.read(manifest_path), root) if manifest_path.exists() else parts
 
 
 def with_manifest(parts: Parts, table: pd.DataFrame, root: Path) -> Parts:
     indices, errors = manifest.indices(table, root), manifest.errors(table, root)
-    return {
-        part: replace(
-            videos,
-            videos=[
-                replace(video, index=indices.get(video.path), broken=errors.get(video.path, ""))
-                for video in videos.videos
-            ],
+    inspected = {}
+    for part, videos in parts.items():
+        entries = [(video, indices.get(video.path), errors.get(video.path, "")) for video in videos.videos]
+        inspected[part] = replace(
+            videos, videos=[replace(video, index=index, broken=error) for video, index, error in entries]
         )
-        for part, videos in parts.items()
-    }
+    return inspected
 
 
 def list_dataset(params: Params, dataset: str, *, read: Callable[..., Parts] = read_parts) -> Parts:
     """The parts of a data set. read: `read_parts`, or a cached version of it.
 
-    Raises FileNotFoundError and ListError as `list_videos`; DataError if a part that the run reads is absent or, unless
-    `allow_missing`, if files are missing, left out, or broken as far as the manifest knows.
+    Raises FileNotFoundError and ListError like `list_videos`; DataError if a part that the run reads does not exist or,
+    unless `allow_missing`, if files are missing, left out, or broken according to the manifest.
     """
     parts = read(dataset, place_of(params, dataset), lists_of(params, dataset), manifest_of(params, dataset))
-    insist_on_parts(params, dataset, parts)
+    check_parts(params, dataset, parts)
     problems = defects(parts) if dataset != "embedded" and not params.allow_missing else {}
     if problems:
-        lines = [f"{heading}: {examples(names, 5)}" for heading, names in problems.items()]
-        raise DataError(
-            "\n  ".join(
-                [
-                    f"{dataset} is not whole (make check-data lists everything):",
-                    *lines,
-                    "`allow_missing: true` runs without them, and the results say so",
-                ]
-            )
-        )
+        lines = [f"{dataset} is incomplete (make check-data lists everything):"]
+        lines += [f"{heading}: {examples(names, 5)}" for heading, names in problems.items()]
+        raise DataError("\n  ".join([*lines, "`allow_missing: true` runs without them, and the results say so"]))
     return parts
 
 
-def insist_on_parts(params: Params, dataset: str, parts: Parts) -> None:
-    """Raises DataError if a data set lacks a part that the run reads."""
+def check_parts(params: Params, dataset: str, parts: Parts) -> None:
+    """Raises DataError if the data set lacks a part that the run reads."""
     tests = test_parts(params, dataset) if dataset in params.evaluate_on else []
-    needed = [train_part(params)] if dataset == params.dataset else []
-    needed += tests + ([probe_part(part) for part in tests] if dataset in params.probe_on else [])
-    if lacking := [part for part in dict.fromkeys(needed) if part not in parts]:
+    required = [train_part(params)] if dataset == params.dataset else []
+    required += tests + ([probe_part(part) for part in tests] if dataset in params.probe_on else [])
+    if absent := [part for part in dict.fromkeys(required) if part not in parts]:
         raise DataError(
-            f"{dataset}: {place_of(params, dataset)} has no part {', '.join(lacking)}, only {', '.join(parts)}: "
+            f"{dataset}: {place_of(params, dataset)} has no part {', '.join(absent)}, only {', '.join(parts)}: "
             "add it, or change dataset, evaluate_on, evaluate_parts or probe_on"
         )
 
 
 def defects(parts: Parts) -> dict[str, list[str]]:
-    """Why a data set is not whole: headings and names. Nothing else stops a run or `make check-data`."""
+    """Why a data set is incomplete: headings and names. Nothing else stops a run or `make check-data`."""
     videos = {video.path: video for part in parts.values() for video in part.videos}.values()
     missing = sorted({name for part in parts.values() for name in part.missing})
     broken = sorted(f"{video.name}: {video.broken}" for video in videos if video.broken)
     left_out = sorted({line for part in parts.values() for line in part.left_out})
     count = len(videos) + len(missing)
-    headings = {f"{len(missing)} of {count} listed clips have no file": missing}
+    problems = {f"{len(missing)} of {count} listed clips have no file": missing}
     parts_without = defaultdict(list)
     for name, part in parts.items():
         parts_without[tuple(part.absent_classes)].append(name)
@@ -135,10 +118,10 @@ def defects(parts: Parts) -> dict[str, list[str]]:
         present = [name for name in classes if name not in absent]
         where = "" if len(names) == len(parts) else f" in {', '.join(names)}"
         where += f" (there are: {examples(present, 5)})" if len(present) < len(absent) else ""
-        headings[f"{len(absent)} of {len({*classes, *absent})} classes have no clip{where}"] = list(absent)
-    headings[f"{len(broken)} of {count} listed clips cannot be decoded"] = broken
-    headings[f"{len(left_out)} files or folders are left out"] = left_out
-    return {heading: names for heading, names in headings.items() if names}
+        problems[f"{len(absent)} of {len({*classes, *absent})} classes have no clip{where}"] = list(absent)
+    problems[f"{len(broken)} of {count} listed clips cannot be decoded"] = broken
+    problems[f"{len(left_out)} files or folders are left out"] = left_out
+    return {heading: names for heading, names in problems.items() if names}
 
 
 def examples(names: Collection[str], count: int) -> str:
@@ -146,29 +129,21 @@ def examples(names: Collection[str], count: int) -> str:
     return shown + (f", and {len(names) - count} more" if len(names) > count else "")
 
 
-# ---- subsets --------------------------------------------------------------------------------------------------------
-
-
 def training_videos(params: Params, parts: Parts) -> VideoList:
-    """The videos that the model is adapted to. Raises ValueError for a subset that is larger than the data."""
+    """The videos that the model is adapted to. Raises ValueError for a subset larger than the data."""
     videos = parts[train_part(params)]
+    if params.train_videos > len(videos):
+        raise ValueError(f"train_videos is {params.train_videos}, but there are only {len(videos)}")
     if params.train_videos:
-        videos = some_videos(videos, count=params.train_videos, seed=params.seed)
+        order = np.random.default_rng([params.seed, 5]).permutation(len(videos))
+        videos = _subset(videos, order[: params.train_videos].tolist())
     return long_tailed(videos, imbalance=params.imbalance, seed=params.seed) if params.imbalance > 1 else videos
-
-
-def some_videos(videos: VideoList, *, count: int, seed: int) -> VideoList:
-    """A random subset of `count` videos, in their order. Raises ValueError if there are fewer."""
-    if count > len(videos):
-        raise ValueError(f"train_videos is {count}, but there are only {len(videos)}")
-    kept = set(np.random.default_rng([seed, 5]).permutation(len(videos))[:count].tolist())
-    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
 
 
 def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
     """The largest subset with class sizes n_max x imbalance^(-rank / (classes - 1)) (Cui et al., CVPR 2019).
 
-    imbalance: largest / smallest class. The order of the classes and the videos that stay are drawn from `seed`.
+    imbalance: largest / smallest class. The order of the classes and the selected videos are drawn from `seed`.
     """
     members = defaultdict(list)
     for index, video in enumerate(videos.videos):
@@ -184,8 +159,13 @@ def long_tailed(videos: VideoList, *, imbalance: float, seed: int) -> VideoList:
             f"imbalance: {imbalance:g} to 1 needs {imbalance:g} videos of the most frequent class, but there are "
             f"{int(largest + 1e-9)}: lower it"
         )
-    kept = set()
+    selected = []
     for label, part in zip(order, share):
         size = int(largest * part + 1e-9)
-        kept.update(generator.permutation(members[label])[:size].tolist())
-    return replace(videos, videos=[video for index, video in enumerate(videos.videos) if index in kept])
+        selected += generator.permutation(members[label])[:size].tolist()
+    return _subset(videos, selected)
+
+
+def _subset(videos: VideoList, indices: Collection[int]) -> VideoList:
+    """These videos, in the order of the list."""
+    return replace(videos, videos=[videos.videos[index] for index in sorted(indices)])

@@ -1,7 +1,7 @@
-"""Before a run computes: can it reach its last number, and what should be known of it beforehand?
+"""Checks before a run computes anything: can it reach its last number, and what should its reader know?
 
-`check_run` lists each data set once and returns the lists; it writes and removes nothing, so that a run that cannot
-finish leaves everything as it was.
+`check_run` lists each data set once and returns the lists. It writes nothing, so a run that cannot finish changes
+nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import CLIPConfig, PreTrainedTokenizerBase
 
-from lib.datasets.draws import HALVES, hold_out, in_class_half
+from lib.datasets.draws import HALVES, WAY_OUT, hold_out, in_class_half
 from lib.datasets.lists import VideoList
 from lib.datasets.parts import Parts, groups_of, list_dataset, probe_part, read_parts, test_parts, training_videos
 from lib.language.tokens import token_ids
@@ -21,17 +21,17 @@ from lib.run.files import read_json
 from lib.run.params import FOLDER, ROOT
 from lib.video.views import EvalView
 
-# In the embedded study 50 steps had a third of the gain, 150 most of it (LOG.md); below 1 / (1 - teacher_momentum), 50
-# of the profiles for laptops, the teacher has hardly left the image CLIP.
+# In the embedded study 50 steps gave a third of the gain and 150 most of it (LOG.md); in fewer steps than
+# 1 / (1 - teacher_momentum), 50 in the laptop profiles, the teacher stays close to the image CLIP.
 FEW_STEPS = 100
 
 
 def check_run(params: Params, *, adapt: bool, read: Callable[..., Parts] = read_parts) -> dict[str, Parts]:
     """Lists the data sets of `evaluate_on`, with `adapt` also `dataset`, and checks what the run needs of them.
 
-    read: reads a data set. Raises FileNotFoundError, ListError or DataError for a data set that is absent or not whole,
-    ConceptError for an unusable vocabulary or prompt file, and ValueError for clips, classes or parameters that would
-    stop a later step; several problems are one ValueError.
+    read: reads a data set. Raises FileNotFoundError, ListError or DataError for an absent or incomplete data set,
+    ConceptError for an invalid vocabulary or prompt file, and ValueError for clips, classes or parameters that would
+    stop a later step. Several problems are raised as one ValueError.
     """
     names = dict.fromkeys([params.dataset, *params.evaluate_on] if adapt else params.evaluate_on)
     lists, problems = {dataset: list_dataset(params, dataset, read=read) for dataset in names}, {}
@@ -56,18 +56,17 @@ def check_run(params: Params, *, adapt: bool, read: Callable[..., Parts] = read_
 
 
 def _check_adaptation(params: Params, parts: Parts) -> None:
-    videos = training_videos(params, parts)
-    if params.epochs and len(videos) < params.batch_size:
-        raise ValueError(
-            f"{params.dataset}: {len(videos)} training videos make no batch of {params.batch_size}; lower batch_size"
-        )
+    videos, dataset = training_videos(params, parts), params.dataset
     broken = sum(bool(video.broken) for video in videos.videos)
+    if params.epochs and len(videos) < params.batch_size:
+        batch_size = params.batch_size
+        raise ValueError(f"{dataset}: {len(videos)} training videos make no batch of {batch_size}; lower batch_size")
     if params.epochs and broken > params.max_bad_videos:
         raise ValueError(
-            f"{params.dataset}: {broken} training videos cannot be decoded (make check-data names them), and "
+            f"{dataset}: {broken} training videos cannot be decoded (make check-data names them), and "
             f"max_bad_videos is {params.max_bad_videos}; repair them, or raise it"
         )
-    with _about(params.dataset):
+    with _about(dataset):
         read_concepts(params, videos.classes)
     read_prompts(FOLDER / "prompts" / f"{params.prompts}.yaml")
 
@@ -80,10 +79,8 @@ def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
     tests = test_parts(params, dataset)
     for part in tests:
         if not any(video.labels or video.label is not None for video in parts[part].videos):
-            raise ValueError(
-                f"{dataset}: the part {part} has no labelled clips: add some, or change evaluate_on, "
-                "evaluate_splits or evaluate_parts"
-            )
+            remedy = "add some, or change evaluate_on, evaluate_splits or evaluate_parts"
+            raise ValueError(f"{dataset}: the part {part} has no labelled clips: {remedy}")
     if "half" in params.zero_shot_protocols and "all" in parts:
         labels = [video.label for video in parts["all"].videos]
         with _about(f"{dataset}: zero_shot_protocols: half"):
@@ -95,7 +92,7 @@ def _check_clips(params: Params, dataset: str, parts: Parts) -> None:
 
 @contextmanager
 def _about(subject: str) -> Iterator[None]:
-    """Puts the subject before the message of a ValueError that is raised within."""
+    """Prefixes the messages of ValueErrors raised inside with the subject."""
     try:
         yield
     except ConceptError:  # names its file
@@ -107,41 +104,37 @@ def _about(subject: str) -> Iterator[None]:
 def check_probe(
     params: Params, dataset: str, part: str, train: VideoList, test: VideoList, decoded: np.ndarray | None = None
 ) -> None:
-    """Whether a training part has enough clips for linear probe and k-NN: those `decoded` ('n' bool), or not broken.
+    """Checks that a training part has enough clips for linear probe and k-NN.
 
-    Raises ValueError, which names a class and its clips, or the parameter.
+    decoded: 'n' bool, the clips to count; None: those that the manifest does not list as broken. Raises ValueError,
+    which names a class and its clips, or the parameter.
     """
     labels, classes = np.array([video.label for video in train.videos], dtype=int), train.classes
     if decoded is None:
         decoded = np.array([not video.broken for video in train.videos], dtype=bool)
-    listed, usable = (np.bincount(kept, minlength=len(classes)) for kept in (labels, labels[decoded]))
-    lacking = []
-    for label in sorted({video.label for video in test.videos if video.label is not None}):
-        if not usable[label]:
-            undecodable = f"{listed[label]} training clips, of which none can be decoded"
-            clips = undecodable if listed[label] else "no training clip"
-            lacking.append(f"class {classes[label]!r} has {clips}")
-    if lacking:
-        raise ValueError(
-            f"{dataset}, {part}: {'; '.join(lacking)}, but is tested: add clips, or take the data set out of probe_on"
-        )
+    labels_decoded, subject = labels[decoded], f"{dataset}, {part}"
+    untrained = []
+    for label in sorted({video.label for video in test.videos if video.label is not None} - {*labels_decoded.tolist()}):
+        count = int((labels == label).sum())
+        clips = f"{count} training clips, of which none can be decoded" if count else "no training clip"
+        untrained.append(f"class {classes[label]!r} has {clips}")
+    if untrained:
+        raise ValueError(f"{subject}: {'; '.join(untrained)}, but is tested: add clips, or {WAY_OUT}")
     groups, problems = groups_of(dataset, train), []
     groups = None if groups is None else groups[decoded]
     try:
-        hold_out(labels[decoded], groups, fraction=params.probe_held_out, seed=params.probe_seed, classes=classes)
+        hold_out(labels_decoded, groups, fraction=params.probe_held_out, seed=params.probe_seed, classes=classes)
     except ValueError as error:
-        problems.append(f"{dataset}, {part}: {error}")
-    if (k := max(params.knn_k)) > decoded.sum():
-        problems.append(
-            f"{dataset}, {part}: knn_k: {k} neighbours need more than {decoded.sum()} training clips: lower it to "
-            f"{decoded.sum()}, or take the data set out of probe_on"
-        )
+        problems.append(f"{subject}: {error}")
+    if (k := max(params.knn_k)) > (clips := len(labels_decoded)):
+        needs = f"{k} neighbours need more than {clips} training clips"
+        problems.append(f"{subject}: knn_k: {needs}: lower it to {clips}, or {WAY_OUT}")
     if problems:
         raise ValueError("\n".join(problems))
 
 
 def concepts_of(params: Params, dataset: str, parts: Parts) -> list[Concept]:
-    """The concepts of a data set's classes. Charades' are phrases, in no vocabulary: only the category space has them.
+    """The concepts of a data set's classes. Charades' classes are phrases in no vocabulary: only the category space.
 
     Raises ValueError, which names data set and classes, for classes without a concept.
     """
@@ -155,26 +148,23 @@ def concepts_of(params: Params, dataset: str, parts: Parts) -> list[Concept]:
 def check_model(
     params: Params, config: CLIPConfig, tokenizer: PreTrainedTokenizerBase, lists: dict[str, Parts], *, adapt: bool
 ) -> None:
-    """Whether a checkpoint can take the views, and read the texts of every data set that is evaluated on.
+    """Checks that a checkpoint can process the views, and the texts of every data set that is evaluated on.
 
-    Raises ValueError for views whose pixels its patches do not divide or for more blocks than it has; ConceptError for
-    texts.
+    Raises ValueError for views that its patches do not tile or more blocks than it has, ConceptError for texts.
     """
-    views = []
+    sizes = []
     for name in ("zero_shot_views", "still_views", "probe_views"):
-        views += [(name, EvalView.parse(view).image_size) for view in getattr(params, name)]
+        sizes += [(name, EvalView.parse(view).image_size) for view in getattr(params, name)]
     if adapt and params.epochs:
-        views += [
-            (name, getattr(params, name)) for name in ("image_size", "local_image_size")[: 1 + bool(params.local_views)]
-        ]
+        sizes.append(("image_size", params.image_size))
+        sizes += [("local_image_size", params.local_image_size)] * bool(params.local_views)
         blocks = config.vision_config.num_hidden_layers
         if params.trained == "last_blocks" and params.trained_last_blocks > blocks:
             raise ValueError(f"trained_last_blocks is {params.trained_last_blocks}, but {params.clip} has {blocks}")
     patch = config.vision_config.patch_size
-    if wrong := dict.fromkeys(f"{name}: {size}" for name, size in views if size % patch):
-        raise ValueError(
-            f"{', '.join(wrong)} pixels: a view's must be a multiple of the patch of {params.clip}, {patch}"
-        )
+    if invalid := dict.fromkeys(f"{name}: {size}" for name, size in sizes if size % patch):
+        rule = f"a view's must be a multiple of the patch of {params.clip}, {patch}"
+        raise ValueError(f"{', '.join(invalid)} pixels: {rule}")
     templates, texts = _zero_shot_templates(params), []
     for dataset in params.evaluate_on:
         for concept in concepts_of(params, dataset, lists[dataset]):
@@ -188,42 +178,36 @@ def check_model(
 class Length(NamedTuple):
     steps: int  # of the adaptation
     text: str
-    warnings: list[str]  # why they may teach nothing
+    warnings: list[str]  # if the steps are too few to learn much
 
 
 def length_of(params: Params, num_videos: int) -> Length:
-    """How many steps an adaptation to so many videos makes."""
-    steps, left = params.epochs * (num_videos // params.batch_size), num_videos % params.batch_size
+    """The number of steps of an adaptation to this many videos."""
+    steps, unused = params.epochs * (num_videos // params.batch_size), num_videos % params.batch_size
     if not steps:
         return Length(0, f"no training: {params.clip} is used as it is", [])
     text = f"{num_videos} training clips make {steps} steps of {params.batch_size}"
-    text += f"; {left} clip{'s' * (left > 1)} per epoch unused" * bool(left)
+    text += f"; {unused} clip{'s' * (unused > 1)} per epoch unused" * bool(unused)
     advice = "results will hardly differ; use more clips, more epochs or a smaller batch_size"
-    return Length(
-        steps, text, [f"{text}: fewer than {FEW_STEPS} steps teach little, and {advice}"] * (steps < FEW_STEPS)
-    )
+    warning = f"{text}: fewer than {FEW_STEPS} steps teach little, and {advice}"
+    return Length(steps, text, [warning] * (steps < FEW_STEPS))
 
 
 def warnings_of(params: Params, lists: dict[str, Parts]) -> list[str]:
-    """What a reader must know of the numbers of a run, whatever they will be."""
+    """Caveats of a run's numbers, whatever they will be."""
     record, warnings = ROOT / params.clip / "record.json", []  # of lib/world/pretrain.py
     real = [dataset for dataset in params.evaluate_on if dataset != "embedded"]
     if real and record.exists() and "stills" in read_json(record):
-        warnings.append(
-            f"{', '.join(real)}: the embedded CLIP has seen only rendered people: results on real videos are near "
-            "chance by design"
-        )
+        caveat = "the embedded CLIP has seen only rendered people: results on real videos are near chance by design"
+        warnings.append(f"{', '.join(real)}: {caveat}")
     for dataset in params.evaluate_on:
         others = [str(split) for split in params.evaluate_splits if split != params.split]
         if dataset == params.dataset and dataset in ("ucf101", "hmdb51") and params.epochs and others:
-            warnings.append(
-                f"{dataset}: the test parts of {' and '.join(others)} share clips with split {params.split}, which the "
-                "model was adapted to"
-            )
+            caveat = f"share clips with split {params.split}, which the model was adapted to"
+            warnings.append(f"{dataset}: the test parts of {' and '.join(others)} {caveat}")
         for part in test_parts(params, dataset) if dataset in params.probe_on and params.probe_shots else ():
             train = lists[dataset][probe_part(part)]
-            counts = np.bincount([video.label for video in train.videos], minlength=len(train.classes))
-            counts = counts[counts > 0]
+            _, counts = np.unique([video.label for video in train.videos], return_counts=True)
             for shots in params.probe_shots:
                 if few := (counts < shots).sum():
                     warnings.append(

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.concepts import ConceptSpace, category_space
-from lib.datasets.folders import VIDEO_SUFFIXES, existing_folder, insist_on_name
+from lib.datasets.folders import VIDEO_SUFFIXES, check_name, existing_folder
 from lib.datasets.lists import Video, VideoList, list_folder
 from lib.evaluation.features import extract
 from lib.evaluation.metrics import zero_shot_probabilities, zero_shot_scores
@@ -59,7 +59,7 @@ def find_videos(videos: str | Path | Iterable[str | Path]) -> VideoList:
         if not files:
             raise ValueError("an empty list of videos")
         for file in files:
-            insist_on_name(file)
+            check_name(file)
         return VideoList([Video(file, str(file)) for file in files])
     root = Path(videos).expanduser()
     if root.is_file():

@@ -145,16 +145,16 @@ def check(
     *,
     root: Path,
     workers: int,
-    known: pd.DataFrame | None = None,
+    previous: pd.DataFrame | None = None,
     unfinished: Path | None = None,
 ) -> pd.DataFrame:
     """A row of `COLUMNS` for each file, in the given order; `workers` processes decode.
 
-    Valid rows of `known` are taken over. A file that kills its process has that as its error. The rows so far are
+    Valid rows of `previous` are taken over. A file that kills its process has that as its error. The rows so far are
     written to `unfinished` every `KEPT_EVERY` files. Raises OSError if every process dies.
     """
     names = [os.path.relpath(path, root) for path in paths]
-    rows = {} if known is None else {row["path"]: row for _, row in _valid_rows(known, root)}
+    rows = {} if previous is None else {row["path"]: row for _, row in _valid_rows(previous, root)}
     rows = {name: rows[name] for name in names if name in rows}
     todo = {name: path for name, path in zip(names, paths) if name not in rows}
     with tqdm(total=len(todo), desc=f"checking {root.name}", unit="clip") as progress:
