@@ -16,6 +16,7 @@ from lib.run.params import FOLDER, load
 from lib.study.suites import read_suite, runs_of
 from lib.train import adapt
 from lib.video import manifest
+from workflow import planned
 from workflow.planned import problems_of
 
 ENOUGH = {"walk": 10, "run": 10, "wave": 10}
@@ -194,6 +195,18 @@ def test_a_suite_says_of_every_run_that_is_not_done_what_stops_it(tmp_path, caps
     (told,) = problems_of(elsewhere)
     assert told.startswith("image_clip, no_language, lss: device: 'cuda:99' cannot be used on ")
     assert problems_of(elsewhere, here=False) == []  # on a cluster it is another machine's
+
+
+def test_more_gpus_than_this_machine_has_are_told_before_the_first_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(planned, "usable_device", lambda name: None)  # as if there were one
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    data = ucf101(tmp_path, {"Lunges": [1, 8, 9], "JumpingJack": [1, 10, 11]})
+    own = {"data_ucf101": str(data), "knn_k": [2], "batch_size": 4, "probe_held_out": 0.5, "device": "cuda"}
+    own |= {"manifests": str(tmp_path / "none")}
+    assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own)) == []
+    (told,) = problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"devices": 2}))
+    assert told.startswith("image_clip, no_language, lss: 2 device(s) requested, but ") and "shows 1 (0)" in told
+    assert problems_of(runs_of(read_suite("reproduce"), "ucf101", own | {"devices": 2}), here=False) == []
 
 
 def test_a_checkpoint_that_a_run_would_stop_with_is_told_before_the_first_job(tmp_path):

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from functools import cache
+from typing import Any
 
 from transformers import CLIPConfig, PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from lib.backbone import VideoCLIP
 from lib.datasets.parts import Parts, defects, read_parts
 from lib.datasets.preflight import check_model, check_run
 from lib.run.clip_files import checkpoint_name, load_tokenizer
-from lib.run.devices import usable_device
+from lib.run.devices import DeviceError, check_count, usable_device
 from lib.run.fields import AdaptParams
 from lib.run.files import read_json
 from lib.run.params import ROOT, elsewhere, place_of
@@ -36,16 +37,17 @@ def problems_of(runs: list[Run], *, here: bool = True) -> list[str]:
         return listed[source]
 
     for run in (run for run in runs if state_of(run)[0] != "done"):
-        params = run.params
+        params, record = run.params, run.folder / "adapt.json"
+        adapt = not (record.exists() and params.made(read_json(record), AdaptParams))
         try:
             usable_device(params.device if here else "cpu")
-        except ValueError as error:
+            if here and params.device == "cuda":
+                check_count(params.devices if adapt else 1)
+        except (ValueError, DeviceError) as error:
             problems.setdefault(str(error), []).append(run.ablation)
         used = (params.dataset, *params.evaluate_on)
         if "embedded" in used and not (place_of(params, "embedded") / "world.json").exists():
             continue
-        record = run.folder / "adapt.json"
-        adapt = not (record.exists() and params.made(read_json(record), AdaptParams))
         try:
             lists = check_run(params, adapt=adapt, read=read)
             if (ROOT / params.clip).exists() or not params.clip.startswith("outputs/embedded/clip/"):
@@ -67,7 +69,9 @@ def _image_clip(clip: str) -> tuple[CLIPConfig, PreTrainedTokenizerBase]:
 
 def main() -> int:
     config = json.loads(os.environ["LSS_CONFIG"])
-    overrides = elsewhere(config["profile"], config.get("data") or "")
+    overrides: dict[str, Any] = elsewhere(config["profile"], config.get("data") or "")
+    if config.get("devices"):
+        overrides |= {"devices": int(config["devices"])}
     runs = runs_of(read_suite(config["suite"]), config["profile"], overrides)
     if problems := problems_of(runs, here=not config.get("cluster")):
         print(
