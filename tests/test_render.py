@@ -69,7 +69,7 @@ def test_worlds_of_other_parameters_lie_side_by_side_and_replace_none(tiny, tmp_
     small, large = (tiny(data_embedded=str(tmp_path / "{world}"), world_test=count) for count in (16, 32))
     assert Path(small.data_embedded).name == f"0-{small.stage_hash(WorldParams)[:6]}"
     assert [render.build(p)["test"] for p in (small, large)] == [16, 32]
-    with pytest.raises(FileExistsError, match="a world of other parameters .* let `data_embedded` end in {world}"):
+    with pytest.raises(FileExistsError, match="a world with other parameters .* end `data_embedded` in {world}"):
         render.build(large.model_copy(update={"data_embedded": small.data_embedded}))
     assert len(list_folder(Path(small.data_embedded) / "test")) == 16
 
@@ -77,6 +77,6 @@ def test_worlds_of_other_parameters_lie_side_by_side_and_replace_none(tiny, tmp_
 def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "video.mp4").write_bytes(b"precious")
-    with pytest.raises(FileExistsError, match="something else than a rendered world"):
+    with pytest.raises(FileExistsError, match="files other than a rendered world"):
         render.build(tiny(data_embedded=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"

@@ -1,13 +1,13 @@
-"""Sixteen human actions as joint-angle trajectories, and the skeleton that they move.
+"""Sixteen human actions as joint-angle trajectories, and the skeleton that they animate.
 
-A pose is given by angles in degrees, arrays over the `t` frames of a clip. Limb angles are measured in the world, not
-relative to the parent limb: flexion 0 hangs down, 90 points forward, 180 points up; abduction opens to the side.
-Lengths are in body heights; x is forward, y is the person's left, z is up.
+A pose consists of angles in degrees, arrays over the `t` frames of a clip. Limb angles are relative to the world, not
+to the parent limb: flexion 0 hangs down, 90 points forward, 180 points up; abduction opens to the side. Lengths are in
+body heights; x points forward, y to the person's left, z up.
 
-Three pairs of actions are one movement run forwards and backwards (sit down / stand up, raise arms / lower arms, pick
-up / put down); one pair differs in tempo and amplitude (walk / run): `confusable_pairs` in
-`params/concepts/embedded.yaml`. The two directions are not exact mirror images (people lean further forward to stand up
-than to sit down), but the difference is within the spread between persons, so single frames stay ambiguous.
+Three pairs of actions are the same movement forwards and backwards (sit down / stand up, raise arms / lower arms, pick
+up / put down), one pair differs in tempo and amplitude (walk / run): `confusable_pairs` in
+`params/concepts/embedded.yaml`. The directions are not exact mirror images (people lean further forward to stand up
+than to sit down), but variation between persons is larger, so single frames are ambiguous.
 """
 
 from collections.abc import Callable
@@ -24,23 +24,23 @@ ANGLES = ["lean", "forward", "jump", "head", *(f"{name}_{side}" for name in LIMB
 
 
 def smoothstep(u: Array) -> Array:
-    """The ease-in, ease-out ramp from 0 to 1 over u in 0..1 (clamped outside)."""
+    """Eases in and out from 0 to 1 for u in 0..1, clamped outside."""
     u = np.clip(u, 0.0, 1.0)
     return u * u * (3.0 - 2.0 * u)
 
 
 def bump(u: Array) -> Array:
-    """0 at u = 0 and 1, 1 in the middle."""
+    """0 at u = 0 and u = 1, 1 at u = 0.5."""
     return np.sin(np.pi * np.clip(u, 0.0, 1.0))
 
 
 def oscillate(cycles: Array) -> Array:
-    """0 at whole cycles, 1 half-way between them."""
+    """0 at whole cycles, 1 at half cycles."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * cycles)
 
 
 def _rest(t: int, rng: Rng) -> Pose:
-    """A standing person, with the small differences between persons."""
+    """A standing person, with small variation between persons."""
     pose = {name: np.zeros(t) for name in ANGLES}
     pose["lean"] += rng.normal(2, 3)
     for side in "lr":
@@ -54,14 +54,14 @@ def _rest(t: int, rng: Rng) -> Pose:
 
 
 def _set(pose: Pose, **values: Array | float) -> None:
-    """Overwrites angles; a name without a side sets both sides."""
+    """Overwrites angles; names without a side set both sides."""
     for name, value in values.items():
         for key in [name] if name in pose else [name + "_l", name + "_r"]:
             pose[key] = np.full_like(pose[key], value)
 
 
 def _seat(pose: Pose, u: Array, rng: Rng, lean: float, reach: float) -> None:
-    """Between standing (u = 0) and sitting on a chair (u = 1)."""
+    """From standing (u = 0) to sitting on a chair (u = 1)."""
     s, depth = smoothstep(u), rng.uniform(80, 95)
     pose["lean"] = pose["lean"] + rng.normal(lean, 9) * bump(u) + 4 * s
     reach = rng.normal(reach, 16)
@@ -71,14 +71,14 @@ def _seat(pose: Pose, u: Array, rng: Rng, lean: float, reach: float) -> None:
 
 
 def _arms_up(pose: Pose, u: Array, rng: Rng, bend: float) -> None:
-    """Between hanging arms (u = 0) and arms overhead (u = 1), to the front or to the side."""
+    """From hanging arms (u = 0) to arms overhead (u = 1), via the front or the side."""
     s, side, top = smoothstep(u), rng.uniform(0, 1), rng.uniform(150, 175)
     _set(pose, arm=(1 - side) * top * s, open=10 + side * (top - 10) * s)
     _set(pose, elbow=np.abs(rng.normal(bend, 8)) * (1 - side))
 
 
 def _reach_floor(pose: Pose, u: Array, rng: Rng, knee: float) -> None:
-    """Standing with a box in the hands (u = 0, 1) and down at the floor in the middle (u = 0.5)."""
+    """Standing with a box in the hands (u = 0 and 1), reaching to the floor (u = 0.5)."""
     s, bend = bump(u), max(rng.normal(knee, 16), 15)
     pose["lean"] += rng.uniform(65, 90) * s
     _set(pose, hip=bend * 0.9 * s, knee=bend * 1.1 * s, open=6)
@@ -97,7 +97,7 @@ def _gait(
         pose["knee_" + side] = 6 + lift * np.maximum(np.cos(angle), 0)
         pose["arm_" + side] = -swing * stride * np.sin(angle)
         pose["elbow_" + side] = np.full_like(c, elbow * rng.uniform(0.8, 1.2))
-    pose["forward"] = speed * rng.uniform(0.1, 0.5) * (c - c.mean())  # the camera follows more or less
+    pose["forward"] = speed * rng.uniform(0.1, 0.5) * (c - c.mean())  # the camera follows imperfectly
 
 
 def jumping_jack(pose: Pose, c: Array, rng: Rng) -> None:
@@ -159,7 +159,7 @@ def jump_rope(pose: Pose, c: Array, rng: Rng) -> None:
     _set(pose, arm=-5, open=rng.uniform(16, 28), elbow=rng.uniform(60, 85), wrist=25)
 
 
-# label: (trajectory, "once" over the clip or "cycle", the object it needs, the scene it prefers)
+# label: (trajectory, performed "once" or in a "cycle", object, usual scene)
 ACTIONS: dict[str, tuple[Callable[[Pose, Array, Rng], None], str, str, str]] = {
     "sit down": (lambda pose, u, rng: _seat(pose, u, rng, lean=26, reach=-8), "once", "chair", "room"),
     "stand up": (lambda pose, u, rng: _seat(pose, 1 - u, rng, lean=40, reach=18), "once", "chair", "room"),
@@ -181,21 +181,18 @@ ACTIONS: dict[str, tuple[Callable[[Pose, Array, Rng], None], str, str, str]] = {
 
 
 def perform(action: str, seconds: Array, rng: Rng, *, speed: float) -> tuple[Pose, Array]:
-    """One person's performance of an action of `ACTIONS`.
+    """One person's performance of an action, with variation drawn from `rng`.
 
-    Args:
-        seconds: the times of the frames, 't', from 0.
-        speed: tempo relative to the usual one (1.0).
-    Returns:
-        the pose, and the progress 't': 0..1 of a movement that happens once, cycles done of one that repeats.
+    seconds: times of the frames, 't', from 0; speed: relative tempo. Returns the pose and the progress 't': 0..1 for a
+    movement performed once, the number of completed cycles for a repeated one.
     """
     trajectory, kind, _, _ = ACTIONS[action]
     length = seconds[-1] - seconds[0] if len(seconds) > 1 else 1.0
-    if kind == "once":  # the movement takes most of the clip; before and after it the person holds still
+    if kind == "once":  # the movement fills most of the clip; the person holds still before and after
         duration = length * np.clip(rng.uniform(0.6, 0.95) / speed, 0.4, 1.0)
         progress = np.clip((seconds - rng.uniform(0, length - duration)) / duration, 0.0, 1.0)
     else:
-        cadence = {"run": 1.5, "jump rope": 1.4, "punch": 1.2, "walk": 0.85}.get(action, 0.8)  # cycles a second
+        cadence = {"run": 1.5, "jump rope": 1.4, "punch": 1.2, "walk": 0.85}.get(action, 0.8)  # cycles per second
         progress = cadence * speed * rng.uniform(0.85, 1.15) * seconds + rng.uniform(0, 1)
     pose = _rest(len(seconds), rng)
     trajectory(pose, progress, rng)
@@ -203,23 +200,24 @@ def perform(action: str, seconds: Array, rng: Rng, *, speed: float) -> tuple[Pos
 
 
 def telling_frame(pose: Pose, rng: Rng) -> int:
-    """Where somebody would take a picture: of three frames, the one furthest from standing idle."""
+    """The frame that a photographer would choose: of three random ones, the one furthest from standing still."""
     t = len(pose["lean"])
-    moments = rng.integers(t // 6, t - t // 6, 3)
-    telling = sum(np.abs(pose[name]) for name in pose if name.split("_")[0] in ("arm", "open", "hip", "spread", "lean"))
-    return int(moments[telling[moments].argmax()])
+    frames = rng.integers(t // 6, t - t // 6, 3)
+    joints = [name for name in pose if name.split("_")[0] in ("arm", "open", "hip", "spread", "lean")]
+    displacement = sum(np.abs(pose[name]) for name in joints)
+    return int(frames[displacement[frames].argmax()])
 
 
 def _direction(flexion: Array, abduction: Array, side: int) -> Array:
-    """Unit vectors 't 3' of a limb; side is +1 for the left, -1 for the right."""
+    """Unit vectors 't 3' along a limb; side is +1 for the left, -1 for the right."""
     f, a = np.radians(flexion), np.radians(abduction)
     return np.stack([np.sin(f), side * np.cos(f) * np.sin(a), -np.cos(f) * np.cos(a)], axis=-1)
 
 
 def skeleton(pose: Pose, build: dict[str, float]) -> dict[str, Array]:
-    """Forward kinematics: joint positions 't 3' by name, standing on the floor z = 0 (or above it by the pose's jump).
+    """Forward kinematics: joint positions 't 3' by name, with the lowest joint at z = 0 plus the pose's jump.
 
-    `build` has 'limb' and 'broad', factors on the lengths of the limbs and on the widths of shoulders and hips.
+    build: scale factors 'limb' for the lengths of limbs, 'broad' for the widths of shoulders and hips.
     """
     limb, broad = build["limb"], build["broad"]
     lean = np.radians(pose["lean"])
@@ -247,11 +245,11 @@ def skeleton(pose: Pose, build: dict[str, float]) -> dict[str, Array]:
 
 
 def _angle(a: Array, b: Array) -> float:
-    """Between two vectors '3', in degrees."""
+    """The angle between two vectors '3', in degrees."""
     return np.degrees(np.arccos(np.clip(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1)))
 
 
-# what captions may name of a body, part by part; the first that holds is named
+# postures that captions may mention; the first one that applies to a body part is used
 TRUNK = ["body flat and low near the ground", "bending far forward", "leaning forward", "back upright"]
 ARMS = ["both arms overhead", "one hand up", "arms stretched out", "arms hanging down", "elbows bent"]
 KNEES = ["both knees bent", "one knee bent", "one leg lifted", "legs straight"]
@@ -260,7 +258,7 @@ POSTURES = [*TRUNK, *ARMS, *KNEES, *FEET]
 
 
 def postures(joints: dict[str, Array], frame: int) -> list[str]:
-    """What a viewer can see of the body in one frame, read off the joints: at most one posture of each part."""
+    """The visible postures in one frame, at most one per body part."""
     at = {name: joint[frame] for name, joint in joints.items()}
     lean = _angle(at["neck"] - at["pelvis"], np.array([0.0, 0.0, 1.0]))
     hands = [at[f"hand_{s}"][2] - at[f"shoulder_{s}"][2] for s in "lr"]  # heights above the shoulders

@@ -1,9 +1,9 @@
 """The embedded CLIP: contrastive pre-training on stills of the embedded world with noisy, web-like captions.
 
-It replaces OpenAI's checkpoint where no hub is reachable: an ordinary Hugging Face `CLIPModel` with a `CLIPTokenizer`,
-trained as "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021) describes. Captions name
-attributes of the picture, mostly right; the action is often missing and sometimes wrong, and some actions are rarer
-than others. It never sees a video.
+It replaces OpenAI's checkpoint without network access: an ordinary Hugging Face `CLIPModel` with a `CLIPTokenizer`,
+trained as in "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021). Captions describe
+attributes of the picture, mostly correctly; the action is often missing and sometimes wrong, and some actions are rare.
+The model never sees a video.
 """
 
 import json
@@ -31,7 +31,7 @@ from lib.world.render import COLOURS, SCENES, TROUSERS, render
 
 CONTEXT = 77  # CLIP's
 
-# how people write of an action; the first is the class name
+# descriptions of an action; the first is the class name
 PHRASES = {
     "sit down": ["sitting down", "sitting down on a chair", "taking a seat"],
     "stand up": ["standing up", "standing up from a chair", "getting up from a seat"],
@@ -55,25 +55,25 @@ OPENINGS = ["a photo of a person", "a picture of a person", *PERSONS]
 
 
 def caption(facts: dict, params: ClipParams, rng: np.random.Generator) -> str:
-    """A web-like caption of a still from its facts (of `render`): attributes mostly right, the action often absent."""
+    """A web-like caption of a still from the facts that `render` returns."""
 
-    def name(right: str, choices: list[str]) -> list[str]:
+    def mention(value: str, choices: list[str]) -> list[str]:
         if rng.random() >= params.clip_attribute_named:
             return []
-        return [str(rng.choice(choices))] if rng.random() < params.clip_attribute_wrong else [right]
+        return [str(rng.choice(choices))] if rng.random() < params.clip_attribute_wrong else [value]
 
     words = [OPENINGS[rng.integers(len(OPENINGS))]]
     if rng.random() < params.clip_action_named:
         wrong = rng.random() < params.clip_action_wrong
         action = str(rng.choice(list(PHRASES))) if wrong else facts["action"]
         words.append(PHRASES[action][rng.integers(len(PHRASES[action]))])
-    words += [f"in a {colour} shirt" for colour in name(facts["shirt"], list(COLOURS))]
-    words += [f"and {colour} trousers" for colour in name(facts["trousers"], list(TROUSERS))]
-    words += [f"in the {place}" for place in name(facts["scene"], list(SCENES))]
+    words += [f"in a {colour} shirt" for colour in mention(facts["shirt"], list(COLOURS))]
+    words += [f"and {colour} trousers" for colour in mention(facts["trousers"], list(TROUSERS))]
+    words += [f"in the {place}" for place in mention(facts["scene"], list(SCENES))]
     if facts["object"]:
-        words += [f"with a {thing}" for thing in name(facts["object"], ["chair", "box", "rope"])]
-    words += [f"seen from the {view}" for view in name(facts["view"], ["front", "side", "back"])]
-    postures = [posture for right in facts["postures"] for posture in name(right, POSTURES)]
+        words += [f"with a {name}" for name in mention(facts["object"], ["chair", "box", "rope"])]
+    words += [f"seen from the {view}" for view in mention(facts["view"], ["front", "side", "back"])]
+    postures = [mentioned for posture in facts["postures"] for mentioned in mention(posture, POSTURES)]
     return " ".join(filter(None, [*words, ", ".join(postures)]))
 
 
@@ -90,10 +90,7 @@ def _still(index: int, params: Params, part: int) -> tuple[np.ndarray, dict, str
 
 
 def stills(params: Params, *, held_out: bool) -> tuple[Tensor, list[dict], list[str]]:
-    """Renders stills with captions: pictures 'b c h w' uint8, their facts, their captions.
-
-    Held-out stills are equally frequent in every class.
-    """
+    """Renders stills: pictures 'b c h w' uint8, facts and captions. Classes are balanced only in the held-out part."""
     count = params.clip_held_out_stills if held_out else params.clip_stills
     task = partial(_still, params=params, part=int(held_out))
     with ProcessPoolExecutor(params.workers or None) as pool:
@@ -103,9 +100,9 @@ def stills(params: Params, *, held_out: bool) -> tuple[Tensor, list[dict], list[
 
 
 def train_tokenizer(texts: list[str], size: int) -> CLIPTokenizer:
-    """A CLIP byte-pair encoding of `size` tokens learned from texts. Any text can be encoded.
+    """Learns a CLIP byte-pair encoding with `size` tokens, which can encode any text.
 
-    Laid out as OpenAI's: bytes, bytes that end a word, merges, start and end of text.
+    The vocabulary has the order of OpenAI's: bytes, bytes at the end of a word, merges, start and end of text.
     """
     learned = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=size, show_progress=False)
     merges = [tuple(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
@@ -133,7 +130,7 @@ def _model(params: ClipParams, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def _augment(pictures: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Random crops of 70-100 % of the area and flips: 'b c h w' uint8 to 'b c size size', normalised."""
+    """Random crops of 70-100 % of the area and flips: 'b c h w' uint8 -> 'b c size size', normalised."""
     b = len(pictures)
     side = np.sqrt(rng.uniform(0.7, 1.0, b))
     theta = np.zeros((b, 2, 3), np.float32)
@@ -144,15 +141,15 @@ def _augment(pictures: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 def normalise(pictures: Tensor) -> Tensor:
-    """'b c h w' in 0..1 to CLIP's mean and standard deviation."""
+    """Normalises 'b c h w' in 0..1 with CLIP's mean and standard deviation."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (pictures - mean) / std
 
 
 def _optimizers(params: ClipParams, named: list[tuple[str, torch.nn.Parameter]], steps: int) -> tuple[list, list]:
-    """Muon for the matrices of the transformers' layers, AdamW for the rest; linear warm-up, then half a cosine to 0.
+    """Muon for the matrices of the transformer layers, AdamW for the rest; linear warm-up, then a cosine to 0.
 
-    Plain AdamW needed several times the steps to see poses with so small a transformer (LOG.md has the comparison).
+    With AdamW alone, so small a transformer needs several times the steps to distinguish poses (see LOG.md).
     """
     matrices, others = [], []
     for name, parameter in named:
@@ -172,16 +169,13 @@ def _optimizers(params: ClipParams, named: list[tuple[str, torch.nn.Parameter]],
 
 
 def pretrain(params: Params) -> dict:
-    """Trains the embedded CLIP and saves model, tokenizer and record (`record.json`) under `params.clip`.
+    """Trains the embedded CLIP, saves model, tokenizer and `record.json` under `params.clip`, and returns the record.
 
-    Returns:
-        the record: parameters, steps, provenance, and the accuracy on held-out stills (`name_stills`).
-    Raises:
-        FileExistsError: `params.clip` is a folder with other files in it.
+    Raises FileExistsError if `params.clip` is a folder with other files.
     """
     started, origin, target = time.time(), provenance(params, ClipParams), ROOT / params.clip
     if target.is_dir() and any(target.iterdir()) and not (target / "record.json").is_file():
-        raise FileExistsError(f"{target} holds something else than an embedded CLIP: choose another `clip`")
+        raise FileExistsError(f"{target} holds files other than an embedded CLIP: choose another `clip`")
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.world_seed)  # Hugging Face initialises from the global generator
     pictures, _, captions = stills(params, held_out=False)
@@ -203,13 +197,15 @@ def pretrain(params: Params) -> dict:
 
 
 def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, params: Params) -> int:
-    """CLIP's contrastive loss, and each picture's bag of words; returns the number of steps.
+    """Minimises CLIP's contrastive loss plus a bag-of-words loss; returns the number of steps.
 
-    `pictures` are 'b c h w' uint8; `ids` and `masks` 'b l' are the tokens of their captions.
+    pictures: 'b c h w' uint8; ids, masks: 'b l', the tokens of their captions.
     """
     rng = np.random.default_rng([params.world_seed, 98])
     vocabulary = model.config.text_config.vocab_size
-    words = torch.nn.Linear(params.clip_projection, vocabulary)  # picture -> tokens of its caption; thrown away
+    words = torch.nn.Linear(
+        params.clip_projection, vocabulary
+    )  # predicts the tokens of the caption; discarded after training
     torch.nn.init.constant_(words.bias, -4.0)  # most tokens are absent
     bags = torch.zeros(len(ids), vocabulary, dtype=torch.bool).scatter_(1, ids, True)
     batches = params.clip_stills // params.clip_batch_size
@@ -218,21 +214,21 @@ def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, param
     progress = tqdm(total=steps, desc="pre-training CLIP", unit="step")
     for _ in range(params.clip_epochs):
         order = torch.from_numpy(rng.permutation(params.clip_stills))[: batches * params.clip_batch_size]
-        for chosen in order.split(params.clip_batch_size):
-            length = int(masks[chosen].sum(1).max())
-            text = {"input_ids": ids[chosen, :length], "attention_mask": masks[chosen, :length]}
-            views = _augment(pictures[chosen], params.clip_image_size, rng)
+        for batch in order.split(params.clip_batch_size):
+            length = int(masks[batch].sum(1).max())
+            text = {"input_ids": ids[batch, :length], "attention_mask": masks[batch, :length]}
+            views = _augment(pictures[batch], params.clip_image_size, rng)
             output = model(pixel_values=views, **text, return_loss=True)
             logits = words(output.vision_model_output.pooler_output)
-            word_losses = F.binary_cross_entropy_with_logits(logits, bags[chosen].float(), reduction="none")
+            word_losses = F.binary_cross_entropy_with_logits(logits, bags[batch].float(), reduction="none")
             word_loss = word_losses.sum(1).mean()
 
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             (output.loss + params.clip_words_weight * word_loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for stepped in (*optimizers, *schedulers):
-                stepped.step()
+            for stepper in (*optimizers, *schedulers):
+                stepper.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(100))
             progress.update()
@@ -244,10 +240,9 @@ def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, param
 
 @torch.no_grad()
 def name_stills(model: CLIPModel, tokenizer: CLIPTokenizer, params: Params) -> dict:
-    """Zero-shot accuracy on held-out stills, in percent, and how often each class is predicted.
+    """Zero-shot accuracy on held-out stills and the frequency of predictions, in percent.
 
-    A still cannot show the direction of a movement: `up_to_direction` accepts both (sit down / stand up, raise / lower
-    arms, pick up / put down).
+    A still cannot show the direction of a movement, so `up_to_direction` accepts both (sit down / stand up, ...).
     """
     pictures, facts, _ = stills(params, held_out=True)
     labels, size = list(ACTIONS), params.clip_image_size

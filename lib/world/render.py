@@ -1,8 +1,8 @@
-"""The embedded world: rendered people who act, written as H.264 files; the default data set.
+"""The embedded world, the default data set: rendered people performing actions, as H.264 files.
 
-*Stills*, from which the embedded CLIP learns, resemble pictures on the web: a sharp, well lit, centred person, seen
-from the front or the side. *Videos* depart from that look with `world_difficulty`: any viewpoint, smaller people,
-clutter, occluders, a moving camera, dim and tinted light, blur, noise, compression.
+*Stills*, which the embedded CLIP is trained on, resemble pictures on the web: a sharp, well-lit, centred person seen
+from the front or the side. *Videos* deviate from them with `world_difficulty`: arbitrary viewpoints, smaller people,
+clutter, occluders, a moving camera, dim and tinted light, blur, noise and compression.
 """
 
 import os
@@ -45,27 +45,27 @@ SCENES = {
     "park": ((165, 205, 235), (95, 150, 70)),
     "street": ((185, 165, 150), (110, 110, 115)),
 }  # wall or sky, ground
-OVERSAMPLING = 2  # painted larger and averaged down: Pillow's lines are not anti-aliased
-MARGIN = 0.25  # of the backdrop above the picture, in picture heights
-BOX_FACE = [(-0.1, -0.07), (0.1, -0.07), (0.1, 0.07), (-0.1, 0.07), (-0.1, -0.07)]  # y, z from its middle
+OVERSAMPLING = 2  # drawn at this scale and averaged down, because Pillow does not anti-alias lines
+MARGIN = 0.25  # of the backdrop above the frame, in frame heights
+BOX_FACE = [(-0.1, -0.07), (0.1, -0.07), (0.1, 0.07), (-0.1, 0.07), (-0.1, -0.07)]  # y, z relative to the centre
 
 
 def _look(still: bool, difficulty: float, rng: Rng) -> dict[str, float]:
-    """The camera and the light of one clip. `difficulty` is 0 for the gentlest video, 1 for the hardest."""
+    """Camera, light and sensor of one clip. difficulty: 0 for the easiest videos, 1 for the hardest."""
     d = 0.0 if still else difficulty
     return {
         "yaw": rng.uniform(-1, 1) * (75 if still else 75 + 105 * d),  # degrees; 0: the person faces the camera
         "pitch": rng.uniform(0, 6 + 20 * d),
-        "height": rng.uniform(0.80 - 0.35 * d, 0.94 - 0.22 * d),  # of the person, in picture heights
+        "height": rng.uniform(0.80 - 0.35 * d, 0.94 - 0.22 * d),  # of the person, in frame heights
         "shift_x": rng.uniform(-1, 1) * (0.04 + 0.16 * d),
         "shift_y": rng.uniform(-1, 1) * (0.02 + 0.06 * d),
-        "pan": rng.normal(0, 0.10 * d),  # picture widths over the clip
+        "pan": rng.normal(0, 0.10 * d),  # frame widths over the clip
         "shake": 0.012 * d,
         "gain": rng.uniform(0.85 - 0.45 * d, 1.1),
         "tint": 0.05 + 0.25 * d,
         "haze": rng.uniform(0, 0.35 * d),
-        "blur": rng.uniform(0, 0.3 + 2.0 * d),  # pixels of the painted picture
-        "ghost": rng.uniform(0, 0.55 * d),  # share of the previous frame left in a frame
+        "blur": rng.uniform(0, 0.3 + 2.0 * d),  # pixels before downsampling
+        "ghost": rng.uniform(0, 0.55 * d),  # weight of the previous frame
         "noise": rng.uniform(0, 3 + 11 * d),
         "clutter": rng.poisson(0.3 + 4 * d),
         "occluders": int(rng.random() < 0.65 * d),
@@ -75,17 +75,17 @@ def _look(still: bool, difficulty: float, rng: Rng) -> dict[str, float]:
 
 
 class Camera(NamedTuple):
-    """An orthographic camera; lengths in pixels of the painted picture."""
+    """An orthographic camera; lengths in pixels before downsampling."""
 
     yaw: float
     pitch: float
-    unit: float  # a body height
-    middle: Array  # '3', the point of the world that it looks at
-    feet: Array  # 't 2', where the picture shows the floor below that point, frame by frame
+    unit: float  # one body height
+    target: Array  # '3', the point in the world that it looks at
+    feet: Array  # 't 2', the image position of the floor below the target in each frame
 
     def project(self, point: Array, frame: int) -> Array:
-        """World '... 3' to x and y of the picture and nearness to the viewer."""
-        x, y, z = point[..., 0] - self.middle[0], point[..., 1] - self.middle[1], point[..., 2]
+        """World coordinates '... 3' -> image x, image y and nearness to the viewer."""
+        x, y, z = point[..., 0] - self.target[0], point[..., 1] - self.target[1], point[..., 2]
         right = x * np.sin(self.yaw) - y * np.cos(self.yaw)
         near = x * np.cos(self.yaw) + y * np.sin(self.yaw)
         across = self.feet[frame, 0] + self.unit * right
@@ -98,7 +98,7 @@ def _colour(rgb: Array) -> tuple[int, ...]:
 
 
 def _backdrop(size: int, horizon: float, scene: str, clutter: int, rng: Rng) -> Image.Image:
-    """The place, larger than the picture so that the camera may move. `horizon` in picture heights from the top."""
+    """The scene, larger than the frame so that the camera can move. horizon: in frame heights from the top."""
     image = Image.new("RGB", (2 * size, round(1.5 * size)))
     draw = ImageDraw.Draw(image)
     wall, ground = (np.array(colour) + rng.normal(0, 14, 3) for colour in SCENES[scene])
@@ -130,20 +130,20 @@ def _backdrop(size: int, horizon: float, scene: str, clutter: int, rng: Rng) -> 
 
 
 def _object(action: str, joints: dict[str, Array], progress: Array, frame: int) -> list[Array]:
-    """The action's object in one frame, as polylines 'p 3' in the world."""
+    """The action's object in one frame, as polylines 'p 3' in world coordinates."""
     kind, hands = ACTIONS[action][2], (joints["hand_l"] + joints["hand_r"]) / 2
-    if kind == "chair":  # stands where the person is seated: lowest over the clip, or where the movement leads
+    if kind == "chair":  # stands where the person sits, which may be before or after the clip
         x, z = joints["pelvis"][:, 0].min() if np.ptp(joints["pelvis"][:, 0]) > 0.1 else -0.22, 0.22
         legs = [[(x - 0.1, y, 0), (x - 0.1, y, z), (x + 0.13, y, z), (x + 0.13, y, 0)] for y in (-0.11, 0.11)]
         back = [(x - 0.1, -0.11, z), (x - 0.13, -0.11, z + 0.28), (x - 0.13, 0.11, z + 0.28), (x - 0.1, 0.11, z)]
         return [np.array(line, dtype=float) for line in (*legs, back, [(x + 0.13, -0.11, z), (x + 0.13, 0.11, z)])]
-    if kind == "box":  # in the hands before it is put down and after it is picked up, else on the floor
+    if kind == "box":  # in the hands before it is put down or after it is picked up, else on the floor
         down = int(np.abs(progress - 0.5).argmin())
         in_hands = progress[frame] > 0.5 if action == "pick up" else progress[frame] < 0.5
         x, y, z = hands[frame] if in_hands else (hands[down][0], hands[down][1], 0.07)
         face = np.array([(x, y + dy, max(z, 0.07) + dz) for dy, dz in BOX_FACE])
         return [face, face + (0.1, 0, 0)]
-    if kind == "rope":  # an arc from hand to hand, round the body once a cycle
+    if kind == "rope":  # an arc from hand to hand that turns around the body once per cycle
         angle, along = 2 * np.pi * progress[frame] + np.pi, np.linspace(0, 1, 9)[:, None]
         middle = joints["pelvis"][frame] + 0.62 * np.array([np.sin(angle), 0, np.cos(angle)])
         line = (1 - along) * joints["hand_l"][frame] + along * joints["hand_r"][frame]
@@ -153,16 +153,16 @@ def _object(action: str, joints: dict[str, Array], progress: Array, frame: int) 
 
 
 def _facts(action: str, yaw: float, rng: Rng) -> dict:
-    """What a caption may name, but the postures."""
-    _, _, thing, favourite = ACTIONS[action]
-    scene = favourite if rng.random() < 0.4 else list(SCENES)[rng.integers(len(SCENES))]
+    """What a caption may mention, except the postures."""
+    _, _, object_name, usual_scene = ACTIONS[action]
+    scene = usual_scene if rng.random() < 0.4 else list(SCENES)[rng.integers(len(SCENES))]
     shirt, trousers = (list(colours)[rng.integers(len(colours))] for colours in (COLOURS, TROUSERS))
     view = "front" if abs(yaw) < 35 else "side" if abs(yaw) < 125 else "back"
-    return dict(action=action, shirt=shirt, scene=scene, object=thing, trousers=trousers, view=view)
+    return dict(action=action, shirt=shirt, scene=scene, object=object_name, trousers=trousers, view=view)
 
 
 def _limbs(shirt: Array, trousers: Array, sleeve: Array) -> list[tuple[str, str, Array, float]]:
-    """Joint, joint, colour and width of each limb."""
+    """Both joints, colour and width of each limb."""
     limbs = []
     for s in "lr":
         limbs.append(("hip_" + s, "knee_" + s, trousers, 0.095))
@@ -191,13 +191,10 @@ def _draw_head(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, yaw: flo
 def render(
     action: str, rng: Rng, *, size: int, num_frames: int, fps: float, still: bool, difficulty: float
 ) -> tuple[Array, dict]:
-    """Paints one person who performs an action of `ACTIONS` for `num_frames`; a still is one frame of that.
+    """Renders one person performing an action for `num_frames`; a still is a single frame of such a clip.
 
-    Args:
-        size: height and width in pixels.
-        difficulty: 0..1, how far videos are from stills (unused for a still).
-    Returns:
-        frames 't h w c' uint8, and the facts that a caption may name (postures are those of the first frame).
+    size: height and width in pixels. difficulty: 0..1, how far videos deviate from stills (unused for stills).
+    Returns frames 't h w c' uint8 and the facts that a caption may mention (postures are those of the first frame).
     """
     look = _look(still, difficulty, rng)
     pose, progress = perform(action, np.arange(num_frames) / fps, rng, speed=look["tempo"])
@@ -205,50 +202,52 @@ def render(
     frames = [telling_frame(pose, rng)] if still else list(range(num_frames))
     facts = _facts(action, look["yaw"], rng) | {"postures": postures(joints, frames[0])}
 
-    way = np.cumsum(rng.normal(0, look["shake"], (num_frames, 2)), axis=0)
-    way[:, 0] += look["pan"] * np.linspace(-0.5, 0.5, num_frames)
-    way = np.clip(way, -0.2, 0.2)  # of the camera, in picture widths
-    big, floor = size * OVERSAMPLING, 0.5 + look["height"] / 2 + look["shift_y"]
-    unit, feet = look["height"] * big, ([0.5 + look["shift_x"], floor] - way) * big
+    shift = np.cumsum(rng.normal(0, look["shake"], (num_frames, 2)), axis=0)
+    shift[:, 0] += look["pan"] * np.linspace(-0.5, 0.5, num_frames)
+    shift = np.clip(shift, -0.2, 0.2)  # of the camera, in frame widths
+    canvas, floor = size * OVERSAMPLING, 0.5 + look["height"] / 2 + look["shift_y"]
+    unit, feet = look["height"] * canvas, ([0.5 + look["shift_x"], floor] - shift) * canvas
     yaw, pitch = np.radians(look["yaw"]), np.radians(look["pitch"])
     camera = Camera(yaw, pitch, unit, joints["pelvis"][frames].mean(axis=0), feet)
-    backdrop = _backdrop(big, floor - rng.uniform(0.06, 0.2), facts["scene"], look["clutter"], rng)
-    occluders = [
-        (*rng.uniform((0.1, 0.06, 0), (0.9, 0.14, 0.6)), rng.uniform(20, 200, 3)) for _ in range(look["occluders"])
-    ]
+    backdrop = _backdrop(canvas, floor - rng.uniform(0.06, 0.2), facts["scene"], look["clutter"], rng)
+    occluders = []  # x, width, y, colour
+    for _ in range(look["occluders"]):
+        occluders.append((*rng.uniform((0.1, 0.06, 0), (0.9, 0.14, 0.6)), rng.uniform(20, 200, 3)))
 
     shirt, trousers = np.array(COLOURS[facts["shirt"]]), np.array(TROUSERS[facts["trousers"]])
     skin, hair = (np.array(colours[rng.integers(len(colours))]) for colours in (SKINS, HAIRS))
     limbs = _limbs(shirt, trousers, skin if rng.random() < 0.5 else shirt * 0.85)
-    stout, wood = rng.uniform(0.85, 1.25), rng.uniform(40, 170, 3)
+    thickness, object_colour = rng.uniform(0.85, 1.25), rng.uniform(40, 170, 3)
     line_width = (0.02 if facts["object"] == "rope" else 0.035) * unit
 
     pictures = []
     for frame in frames:
-        left, top = (0.5 + way[frame, 0]) * big, (MARGIN + way[frame, 1]) * big
-        image = backdrop.transform((big, big), Image.Transform.AFFINE, (1, 0, left, 0, 1, top))
+        left, top = (0.5 + shift[frame, 0]) * canvas, (MARGIN + shift[frame, 1]) * canvas
+        image = backdrop.transform((canvas, canvas), Image.Transform.AFFINE, (1, 0, left, 0, 1, top))
         draw = ImageDraw.Draw(image)
         at = {name: camera.project(joint[frame], frame) for name, joint in joints.items()}
-        strokes = [(at[a][2] + at[b][2], [at[a], at[b]], colour, w * stout * unit, False) for a, b, colour, w in limbs]
+        strokes = [
+            (at[a][2] + at[b][2], [at[a], at[b]], colour, w * thickness * unit, False) for a, b, colour, w in limbs
+        ]
         torso = [at[name] for name in ("shoulder_l", "shoulder_r", "hip_r", "hip_l", "shoulder_l")]
-        strokes.append((at["neck"][2] + at["pelvis"][2], torso, shirt, 0.09 * stout * unit, True))
+        strokes.append((at["neck"][2] + at["pelvis"][2], torso, shirt, 0.09 * thickness * unit, True))
         for line in (camera.project(line, frame) for line in _object(action, joints, progress, frame)):
-            strokes.append((2 * line[:, 2].mean(), line, wood, line_width, False))
+            strokes.append((2 * line[:, 2].mean(), line, object_colour, line_width, False))
         strokes.append((2 * at["head"][2], [], hair, 0.0, False))
-        for _, points, *style in sorted(strokes, key=lambda stroke: stroke[0]):  # the nearest last
+        for _, points, *style in sorted(strokes, key=lambda stroke: stroke[0]):  # nearest last
             if len(points):
                 _draw_stroke(draw, points, *style)
             else:
                 _draw_head(draw, *at["head"][:2], 0.068 * unit, yaw, skin, hair)
-        for x, width, y, colour in occluders:  # nearer than the person: they move faster
-            x = x - way[frame, 0] * 1.3
-            draw.rectangle([x * big, y * big, (x + width) * big, big], fill=_colour(colour))
+        for x, width, y, colour in occluders:  # closer than the person, so they move faster
+            x = x - shift[frame, 0] * 1.3
+            draw.rectangle([x * canvas, y * canvas, (x + width) * canvas, canvas], fill=_colour(colour))
         pictures.append(image.filter(ImageFilter.BoxBlur(look["blur"])).reduce(OVERSAMPLING))
     return _develop(np.stack([np.asarray(picture) for picture in pictures]), look, rng), facts
 
 
 def _develop(frames: Array, look: dict[str, float], rng: Rng) -> Array:
-    """Light, colour and sensor of a clip 't h w c'."""
+    """Applies light, colour and sensor effects to a clip 't h w c'."""
     t, size = frames.shape[:2]
     pixels = frames.astype(np.float32)
     for i in range(1, t):
@@ -263,9 +262,9 @@ def _develop(frames: Array, look: dict[str, float], rng: Rng) -> Array:
 
 
 def _write_video(path: Path, frames: Array, fps: int, crf: int) -> None:
-    """Frames 't h w c' as H.264 in MP4, the same bytes every time."""
+    """Writes frames 't h w c' as H.264 in MP4, byte for byte reproducibly."""
     with av.open(str(path), "w") as container:
-        # one thread, and no slower preset: for pictures this small x264's vector code for those is not deterministic
+        # one thread and the fastest preset: x264's code for slower presets is not deterministic on frames this small
         options = {"crf": str(crf), "preset": "ultrafast", "bf": "2", "threads": "1"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -285,8 +284,8 @@ def _render_file(task: tuple[Path, str, int, int, Params]) -> None:
 def build(params: Params) -> dict:
     """Renders train, validation and test under `params.data_embedded`, one folder per class, unless they exist.
 
-    Classes are equally frequent. Returns the record in `world.json`: the parameters' hash and the counts.
-    Raises FileExistsError if the folder holds other files, or a world of other parameters.
+    Classes are balanced. Returns the record in `world.json`: the hash of the parameters and the counts. Raises
+    FileExistsError if the folder holds other files, or a world with other parameters.
     """
     root = ROOT / params.data_embedded
     counts = {"train": params.world_train, "validation": params.world_validation, "test": params.world_test}
@@ -298,10 +297,10 @@ def build(params: Params) -> dict:
                 write_json(partial / "world.json", record)
             return record
     if not (root / "world.json").is_file():
-        raise FileExistsError(f"{root} holds something else than a rendered world: choose another `data_embedded`")
+        raise FileExistsError(f"{root} holds files other than a rendered world: choose another `data_embedded`")
     if (existing := read_json(root / "world.json")) != record:
         raise FileExistsError(
-            f"{root} holds a world of other parameters (hash {existing.get('params_hash')}): let `data_embedded` end "
+            f"{root} holds a world with other parameters (hash {existing.get('params_hash')}): end `data_embedded` "
             "in {world} to keep worlds side by side"
         )
     return record
