@@ -1,3 +1,5 @@
+import csv
+
 import layouts
 import pytest
 
@@ -11,6 +13,7 @@ from lib.language.vocabulary import (
     read_merge,
     read_prompts,
     read_vocabulary,
+    readable_name,
 )
 from lib.run.params import FOLDER, load
 from lib.run.random_clip import clip_tokenizer
@@ -142,7 +145,9 @@ def test_every_problem_of_a_prompt_file_is_listed_with_its_line(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name, count", [("kinetics400", 400), ("ucf101", 101), ("hmdb51", 51), ("embedded", 16)])
+@pytest.mark.parametrize(
+    "name, count", [("kinetics400", 400), ("kinetics600", 220), ("ucf101", 101), ("hmdb51", 51), ("embedded", 16)]
+)
 def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, count):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert len(concepts) == count and {len(concept.descriptions) for concept in concepts} == {4}
@@ -154,6 +159,42 @@ def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, coun
 def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert [concept.label for concept in concepts] == layouts.class_names(name)
+
+
+RENAMED_IN_KINETICS600 = {
+    "changing wheel (not on bike)",
+    "cooking sausages (not on barbeque)",
+    "dyeing hair",
+    "hugging (not baby)",
+    "inflating balloons",
+    "making the bed",
+    "opening bottle (not wine)",
+    "passing american football (not in game)",
+    "person collecting garbage",
+    "throwing ball (not baseball or American football)",
+    "tying necktie",
+    "waking up",
+}
+
+
+def test_kinetics600_has_the_220_labels_that_are_new_against_kinetics400():
+    former = RENAMED_IN_KINETICS600 | set(layouts.class_names("kinetics400"))
+    new = [label for label in layouts.class_names("kinetics600") if label not in former]
+    concepts = read_vocabulary(FOLDER / "concepts" / "kinetics600.yaml", num_descriptions=4)
+    assert [concept.label for concept in concepts] == new and len(new) == 220
+
+
+def test_kinetics600_has_every_label_of_the_zero_shot_splits(shared_data):
+    with (shared_data / "splits" / "kinetics600_zero_shot.csv").open(encoding="utf-8", newline="") as file:
+        labels = {row["label"] for row in csv.DictReader(file)}
+    concepts = read_vocabulary(FOLDER / "concepts" / "kinetics600.yaml", num_descriptions=4)
+    assert len(labels) == 217 and labels <= {concept.label for concept in concepts}
+
+
+@pytest.mark.parametrize("name", ["kinetics600"])
+def test_class_names_of_the_new_vocabularies_are_the_labels_as_words(name):
+    for concept in read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4):
+        assert concept.class_name == readable_name(concept.label)
 
 
 # ---- the guideline
@@ -209,10 +250,16 @@ def test_too_few_descriptions_are_named():
     ]
 
 
-@pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51", "unrelated"])
+@pytest.mark.parametrize("name", ["kinetics400", "kinetics600", "ucf101", "hmdb51", "unrelated"])
 def test_every_shipped_vocabulary_keeps_to_the_guideline(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert guideline_problems(concepts) == []
+
+
+@pytest.mark.parametrize("name", ["kinetics600"])
+def test_the_new_vocabularies_fit_clips_text_tower(name, openai_bpe):
+    concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
+    assert guideline_problems(concepts, clip_tokenizer(openai_bpe)) == []
 
 
 # ---- merging, choosing, altering
