@@ -14,7 +14,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from lib.run import notebook, values
 from lib.run.params import ROOT, ParamsError
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*_*.ipynb"))
+MAX_LINES = 60  # of code, in a notebook that checks or measures
+MAX_DEF = 5
 NAMES = [
     "profile",
     "ablation",
@@ -27,7 +29,6 @@ NAMES = [
     "bpe",
     "configurations",
     "frames",
-    "batch_sizes",
     "repeats",
     "output",
     "zoo",
@@ -44,7 +45,9 @@ NAMES = [
     "threads",
     "variants",
     "steps",
-    "warm",  # of measurements
+    "warm",
+    "layers",
+    "image_size",  # of measurements
     "clip",
     "number",
     "epochs",
@@ -66,16 +69,18 @@ NAMES = [
     "device",
     "sentence_model",
     "vocabularies",
-    "peak",
-    "utilisation",
-    "scaling",
-    "published",
 ]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells_of(path: Path) -> list[nbformat.NotebookNode]:
     return nbformat.read(path, as_version=4).cells
+
+
+def code_of(path: Path) -> str:
+    """A notebook's code without its magics."""
+    sources = [cell.source for cell in cells_of(path) if cell.cell_type == "code"]
+    return "\n".join(line for source in sources for line in source.splitlines() if not line.startswith("%"))
 
 
 def parameters_of(path: Path) -> list[str]:
@@ -98,6 +103,15 @@ def test_prose_comes_before_code(path):
 
 
 @each_notebook
+def test_notebooks_are_thin(path):
+    """Logic belongs in lib."""
+    functions = [node for node in ast.walk(ast.parse(code_of(path))) if isinstance(node, ast.FunctionDef)]
+    assert [f.name for f in functions if f.end_lineno - f.lineno >= MAX_DEF] == []
+    lines = [line for line in code_of(path).splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert path.parent.name != "checks" or len(lines) <= MAX_LINES
+
+
+@each_notebook
 def test_parameters_are_typed_and_commented(path):
     for line in parameters_of(path):
         (statement,) = ast.parse(line).body
@@ -111,7 +125,7 @@ def test_parameters_are_typed_and_commented(path):
     ids=lambda path: path.stem,
 )
 def test_every_notebook_that_takes_a_profile_checks_all_its_overrides(path):
-    code = "\n".join(cell.source for cell in cells_of(path) if cell.cell_type == "code")
+    code = code_of(path)
     assert "overrides: dict" in code and ("**overrides)" in code or "profile, overrides)" in code)
 
 

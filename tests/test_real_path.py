@@ -394,7 +394,7 @@ def test_the_notebooks_for_real_clips_run_on_them(laid_out, hub_clip, made_bpe, 
             "num_frames": 4,
             "shots": 3,
         },
-        "92_rehearsal": {"videos": str(laid_out("ucf101")), "bpe": str(made_bpe), "groups": [1, 8, 15, 22]},
+        "checks/92_rehearsal": {"videos": str(laid_out("ucf101")), "bpe": str(made_bpe), "groups": [1, 8, 15, 22]},
     }
     started = [
         subprocess.Popen(
@@ -403,7 +403,7 @@ def test_the_notebooks_for_real_clips_run_on_them(laid_out, hub_clip, made_bpe, 
                 "-m",
                 "papermill",
                 f"notebooks/{name}.ipynb",
-                f"{name}.ipynb",
+                f"{Path(name).name}.ipynb",
                 "-k",
                 "python3",
                 "-y",
@@ -464,16 +464,16 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
     folder.mkdir()
     if notebook == "13_descriptions":
         return {"sentence_model": str(sentence_model(folder / "bert"))}
-    if notebook == "94_zoo":  # it cuts off the film of this name
+    if notebook == "checks/94_zoo":  # it cuts off the film of this name
         for clip, name in zip(
             sorted(layouts.clips(), key=lambda clip: clip.stat().st_size), ("nasa_13013.mp4", "b.mp4")
         ):
             shutil.copy(clip, folder / name)
         return {"zoo": str(folder)}
-    if notebook == "95_speed":
+    if notebook == "checks/95_speed":
         shutil.copy(layouts.clips()[0], folder / "clip.avi")
         return {"originals": str(folder)}
-    if notebook == "98_gpu_speed":
+    if notebook == "checks/98_gpu_speed":
         return {"overrides": ON_CPU | {"data_ucf101": str(laid_out("ucf101")), "probe_on": []}}
     return {}
 
@@ -493,21 +493,27 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
             "concepts/descriptions.csv",
             {"vocabulary", "label", "own", "nearest", "cosine", "right"},
         ),
-        ("94_zoo", {"count": 10}, "speed/fuzz.csv", {"source", "exact", "error", "differs", "crashed"}),
+        ("checks/94_zoo", {"count": 10}, "speed/fuzz.csv", {"source", "exact", "error", "differs", "crashed"}),
         (
-            "95_speed",
+            "checks/95_speed",
             {"repeats": 1, "spacings": [12]},
             "speed/decode.csv",
             {"task", "file", "method", "median_ms", "ratio_to_ours"},
         ),
         (
-            "96_probe_speed",
+            "checks/96_probe_speed",
             {"clips": 90, "width": 8, "classes": 3},
             "speed/probe.csv",
             {"fitted_by", "C", "seconds", "ratio", "commit"},
         ),
         (
-            "98_gpu_speed",
+            "checks/97_model_speed",
+            {"frames": 2, "image_size": 32, "layers": 1, "repeats": 1},
+            "speed/model.csv",
+            {"model", "pass", "dtype", "median_s", "ratio_to_ours"},
+        ),
+        (
+            "checks/98_gpu_speed",
             {"profile": "ucf101", "variants": {"cut later": {"views_on_device": True}}, "steps": 2, "warm": 1},
             "speed/gpu.csv",
             {"variant", "videos_per_s", "loss_of_the_last_step"},

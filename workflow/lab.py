@@ -45,7 +45,11 @@ class NotebooksAndOutputs(AsyncLargeFileManager):
     def _shown(self, path: str) -> Path | None:
         """Where the outputs of a notebook of `notebooks/` lie; None of any other."""
         folder, _, name = path.strip("/").rpartition("/")
-        return Path(self.root_dir) / "outputs" / "notebooks" / name if folder == "notebooks" else None
+        return (
+            Path(self.root_dir) / "outputs" / "notebooks" / name
+            if folder in ("notebooks", "notebooks/checks")
+            else None
+        )
 
 
 def _bare(notebook: NotebookNode) -> NotebookNode:
