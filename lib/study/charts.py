@@ -165,8 +165,7 @@ def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]
         sns.heatmap(share, ax=panel, cbar=False, **look, **numbers)
         panel.set(title=title, xlabel="predicted")
         panel.tick_params(axis="x", rotation=90)
-    for panel in axes[:, 0]:
-        panel.set_ylabel("true")
+    figure.supylabel("true class", fontsize="medium")
     figure.colorbar(panel.collections[0], ax=axes, shrink=0.6, label="% of the clips of the class")
     return figure
 
