@@ -1,6 +1,7 @@
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,13 @@ def test_every_epoch_visits_each_video_once_in_an_order_of_its_own():
     assert batches != list(BatchPlan(23, SMALL, batch_size=5, num_steps=12, seed=1))
 
 
-def test_plan_that_starts_later_goes_on_as_the_whole_one():
-    whole = list(BatchPlan(23, SMALL, batch_size=5, num_steps=12, seed=0))
+@pytest.mark.parametrize("draw", ["independent", "stratified"])
+def test_plan_that_starts_later_equals_the_whole_one(draw):
+    settings = replace(SMALL, num_frames_draw=draw)
+    whole = list(BatchPlan(23, settings, batch_size=5, num_steps=12, seed=0))
+    assert len({sum(batch[0].num_frames) for batch in whole}) == 1 or draw == "independent"
     for first_step in (3, 4, 9, 12):
-        resumed = BatchPlan(23, SMALL, batch_size=5, num_steps=12, seed=0, first_step=first_step)
+        resumed = BatchPlan(23, settings, batch_size=5, num_steps=12, seed=0, first_step=first_step)
         assert list(resumed) == whole[first_step:]
 
 

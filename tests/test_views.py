@@ -99,6 +99,30 @@ def test_number_of_frames_is_drawn_from_the_choices_of_every_view():
     assert all(set(column) == {2, 4, 8, 16} for column in drawn.T[2:])
 
 
+def test_stratified_numbers_of_frames_are_a_fixed_multiset_with_uniform_marginals():
+    settings = svt_settings(num_frames_draw="stratified")
+    drawn = np.array([draw_num_frames(settings, np.random.default_rng(seed)) for seed in range(2000)])
+    assert (np.sort(drawn[:, :2]) == [8, 16]).all()
+    assert (np.sort(drawn[:, 2:]) == [2, 2, 4, 4, 8, 8, 16, 16]).all()
+    assert len({tuple(row) for row in drawn}) > 1000
+    for column, choices in zip(drawn.T, [(8, 16)] * 2 + [(2, 4, 8, 16)] * 8):
+        shares = [(column == choice).mean() for choice in choices]
+        assert shares == pytest.approx([1 / len(choices)] * len(choices), abs=0.05)
+
+
+def test_stratified_draw_of_a_remainder_is_without_replacement():
+    settings = svt_settings(num_frames_draw="stratified", global_views=3, local_views=6)
+    drawn = np.array([draw_num_frames(settings, np.random.default_rng(seed)) for seed in range(2000)])
+    for views, choices in ((drawn[:, :3], (8, 16)), (drawn[:, 3:], (2, 4, 8, 16))):
+        counts = np.stack([(views == choice).sum(1) for choice in choices])
+        assert set(counts.ravel()) == {1, 2} and (counts.sum(0) == views.shape[1]).all()
+        for column in views.T:
+            shares = [(column == choice).mean() for choice in choices]
+            assert shares == pytest.approx([1 / len(choices)] * len(choices), abs=0.05)
+    none = svt_settings(num_frames_draw="stratified", local_views=0)
+    assert sorted(draw_num_frames(none, np.random.default_rng(0))) == [8, 16]
+
+
 def test_views_are_cut_where_the_pictures_are():
     """On torch's device without data, which refuses operations between it and the CPU."""
     settings = svt_settings(image_size=40, local_image_size=24, local_views=1, jitter_probability=1, gray_probability=1)
@@ -233,6 +257,7 @@ def test_evaluation_resizes_frames_of_another_size():
         {"local_scale": (0.4, 0.1)},
         {"local_span": 0.0},
         {"local_num_frames": (0, 2)},
+        {"num_frames_draw": "sorted"},
     ],
 )
 def test_settings_that_make_no_views_are_refused(wrong):

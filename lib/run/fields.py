@@ -115,6 +115,7 @@ class AdaptParams(WorldParams, ClipParams):
     local_span: Annotated[float, Field(gt=0, le=1)]
     local_image_size: Positive
     local_scale: Range
+    num_frames_draw: Annotated[Literal["stratified", "independent"], Neutral("independent")]
     flip_probability: Share
     jitter_probability: Share
     brightness: Share

@@ -41,6 +41,7 @@ class ViewSettings:
     local_span: float  # fraction of the clip duration
     local_scale: tuple[float, float]  # fraction of the frame area
     local_image_size: int  # pixels
+    num_frames_draw: str  # stratified | independent, of the views of a batch
     flip_probability: float
     jitter_probability: float
     brightness: float  # factors are drawn from 1 +- this value
@@ -59,6 +60,8 @@ class ViewSettings:
                 raise ValueError(f"views: {name} must be two fractions 0 < low <= high <= 1, got {(low, high)}")
         if not 0 < self.local_span <= 1:
             raise ValueError(f"views: local_span must lie in (0, 1], got {self.local_span}")
+        if self.num_frames_draw not in ("stratified", "independent"):
+            raise ValueError(f"views: num_frames_draw is stratified or independent, got {self.num_frames_draw}")
 
 
 class EvalView(NamedTuple):
@@ -85,9 +88,23 @@ class Augmentation(NamedTuple):
 
 
 def draw_num_frames(settings: ViewSettings, generator: np.random.Generator) -> tuple[int, ...]:
-    """Number of frames of every view, globals first; drawn once per batch so that views can be stacked."""
-    choices = [settings.global_num_frames] * settings.global_views + [settings.local_num_frames] * settings.local_views
-    return tuple(int(generator.choice(options)) for options in choices)
+    """Number of frames of every view, globals first; drawn once per batch so that views can be stacked.
+
+    independent: one draw per view, as in SVT. stratified: every choice is used equally often, in random order (a
+    remainder is drawn without replacement). Each view has the same distribution, and steps have equally many tokens.
+    """
+    groups = [(settings.global_num_frames, settings.global_views), (settings.local_num_frames, settings.local_views)]
+    if settings.num_frames_draw == "independent":
+        drawn = [generator.choice(choices) for choices, views in groups for _ in range(views)]
+    else:
+        drawn = [num_frames for choices, views in groups for num_frames in _stratified(choices, views, generator)]
+    return tuple(int(num_frames) for num_frames in drawn)
+
+
+def _stratified(choices: tuple[int, ...], views: int, generator: np.random.Generator) -> np.ndarray:
+    repeats, remainder = divmod(views, len(choices))
+    drawn = np.concatenate([np.tile(choices, repeats), generator.choice(choices, remainder, replace=False)])
+    return generator.permutation(drawn)
 
 
 def training_indices(
