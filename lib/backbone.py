@@ -73,13 +73,12 @@ class VideoCLIPOutput(NamedTuple):
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection and torch's fused kernel; 'b n w -> b n w'.
 
-    Only every `stride`-th token asks, from the first one on; the answers are as many.
+    Queries are computed only for every `stride`-th token; the output has one row per query. CLIP trains without dropout.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -88,7 +87,7 @@ class Attention(nn.Module):
         q, k, v = (
             rearrange(part, "b n (heads w) -> b heads n w", heads=self.heads) for part in self.qkv(x).chunk(3, dim=-1)
         )
-        x = F.scaled_dot_product_attention(q[:, :, ::stride], k, v, dropout_p=self.dropout if self.training else 0.0)
+        x = F.scaled_dot_product_attention(q[:, :, ::stride], k, v)
         return self.out(rearrange(x, "b heads n w -> b n (heads w)"))
 
 

@@ -34,8 +34,9 @@ def view_pairs(num_teacher_views: int, num_student_views: int) -> list[tuple[int
 
 
 def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean over videos and view pairs of H(stopgrad p_t(g), p_s(v)), in nats: DINO's loss (ICCV 2021).
+    """Distillation: the mean over videos and view pairs of H(stopgrad p_t(g), p_s(v)), in nats (DINO, ICCV 2021).
 
+    Concept distillation if k are the concepts of a space; SVT's loss if they are a FeatureHead's prototypes.
     teacher: probabilities 'g b k'; student: logits 'v b k'. Returns a scalar. No gradient reaches the teacher.
     """
     if teacher.shape[1:] != student.shape[1:]:
@@ -45,11 +46,6 @@ def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     # One pair at a time: with 65536 prototypes, all pairs at once would not fit in memory.
     terms = [-(targets[g] * log_predictions[v]).sum(-1).mean() for g, v in view_pairs(len(teacher), len(student))]
     return torch.stack(terms).mean()
-
-
-def concept_distillation(teacher: Tensor, student: Tensor) -> Tensor:
-    """Concept distillation in one space: teacher probabilities 'g b k', student logits 'v b k' -> scalar, in nats."""
-    return pairwise_cross_entropy(teacher, student)
 
 
 def concept_alignment(
@@ -66,16 +62,11 @@ def concept_alignment(
     )
 
 
-def feature_distillation(teacher: Tensor, student: Tensor) -> Tensor:
-    """Self-distillation without language (DINO, SVT): as `concept_distillation`, k being a FeatureHead's prototypes."""
-    return pairwise_cross_entropy(teacher, student)
+# What keeps the distributions from collapsing -------------------------------------------------------------------------
 
 
-# Priors: what keeps the distributions from collapsing ----------------------------------------------------------------
-
-
-class Memory(nn.Module):
-    """The last `size` rows that were put in, oldest first. Part of checkpoints, with how full it is."""
+class Queue(nn.Module):
+    """The last `size` rows pushed, oldest first. Rows and fill level are buffers, hence part of checkpoints."""
 
     def __init__(self, size: int, *row_shape: int):
         super().__init__()
@@ -83,11 +74,11 @@ class Memory(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def recent(self) -> Tensor:
-        """The rows remembered so far: 'm ...', m at most `size`."""
+        """The rows pushed so far: 'm ...', m at most `size`."""
         return self.rows[len(self.rows) - int(self.filled) :]
 
     def push(self, rows: Tensor) -> None:
-        """Remember 'n ...', forgetting the oldest."""
+        """Appends 'n ...' and drops the oldest rows."""
         size = len(self.rows)
         self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
         self.filled = (self.filled + len(rows)).clamp(max=size)
@@ -96,66 +87,65 @@ class Memory(nn.Module):
 class UniformPrior(nn.Module):
     """Uniform distribution prior: log k - H(mean of p_s), zero where the student uses all concepts equally often.
 
-    The mean runs over the batch and the `memory` videos before it, because a small batch alone says little about how
-    often a concept is used. The gradient runs through the batch alone and at its full weight, so that the strength of
-    the prior depends on neither the length of the memory nor how full it is.
+    The mean runs over the batch and the `queue_size` videos before it: a small batch alone says little about how often
+    a concept is used. The gradient flows through the batch only, at full weight, so the strength of the prior depends
+    on neither the size nor the fill level of the queue.
     """
 
-    def __init__(self, num_concepts: int, *, memory: int):
+    def __init__(self, num_concepts: int, *, queue_size: int):
         super().__init__()
-        self.memory = Memory(memory, num_concepts)
+        self.queue = Queue(queue_size, num_concepts)
 
     def forward(self, student: Tensor) -> Tensor:
-        """Student logits 'v b k' -> scalar, in nats; the videos are remembered (once per training step, then)."""
+        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
         videos = student.softmax(-1).mean(0)
-        expected = torch.cat([self.memory.recent(), videos.detach()]).mean(0)
-        self.memory.push(videos)
+        expected = torch.cat([self.queue.recent(), videos.detach()]).mean(0)
+        self.queue.push(videos)
         batch = videos.mean(0)  # the value of `expected` with the gradient of the batch's mean
         mean = batch + (expected - batch).detach()
         mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)  # a concept that underflows gets no gradient, not NaN
         return math.log(mean.numel()) + (mean * mean.log()).sum()
 
 
-def sinkhorn(logits: Tensor, rounds: int) -> Tensor:
+def sinkhorn(logits: Tensor, n_iterations: int) -> Tensor:
     """Sinkhorn-Knopp (Cuturi 2013; SwAV, NeurIPS 2020): logits 'n k' -> probabilities 'n k' that use concepts equally.
 
-    Each round scales every concept to the same total over the n samples, then every sample to one. Rows sum to one; the
-    columns approach n / k with the rounds. In log space, so that no temperature overflows.
+    Each iteration scales every concept to the same total over the n samples, then every sample to one. Rows sum to one;
+    column sums approach n / k. Runs in log space, so that no temperature overflows.
     """
-    for _ in range(rounds):
+    for _ in range(n_iterations):
         logits = logits.log_softmax(dim=0)
         logits = logits.log_softmax(dim=1)
     return logits.softmax(dim=1)
 
 
 class SinkhornBalance(nn.Module):
-    """Teacher probabilities, balanced by `rounds` of Sinkhorn-Knopp over the batch and the `memory` videos before it.
+    """Teacher probabilities, balanced by Sinkhorn-Knopp over the batch and the `queue_size` videos before it.
 
-    The memory holds logits times temperature (cosines, for a concept space), so that it stays right if the temperature
-    changes.
+    The queue holds logits times temperature (cosines, for a concept space), so it stays valid if the temperature changes.
     """
 
-    def __init__(self, num_concepts: int, *, global_views: int, rounds: int, memory: int):
+    def __init__(self, num_concepts: int, *, global_views: int, n_iterations: int, queue_size: int):
         super().__init__()
-        self.rounds = rounds
-        self.memory = Memory(memory, global_views, num_concepts)
+        self.n_iterations = n_iterations
+        self.queue = Queue(queue_size, global_views, num_concepts)
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; remembers the videos."""
+        """Teacher logits 'g b k', already divided by `temperature` -> probabilities 'g b k'. Pushes the videos."""
         batch = rearrange(logits, "g b k -> b g k")
-        videos = torch.cat([self.memory.recent() / temperature, batch])
-        balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.rounds)
+        videos = torch.cat([self.queue.recent() / temperature, batch])
+        balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.n_iterations)
         balanced = rearrange(balanced, "(n g) k -> g n k", g=logits.shape[0])
-        self.memory.push(batch * temperature)
+        self.queue.push(batch * temperature)
         return balanced[:, len(videos) - len(batch) :]
 
 
 class Centring(nn.Module):
     """DINO's centring (ICCV 2021): teacher probabilities softmax((z - centre) / temperature), z the cosines.
 
-    The centre is a running mean of z, kept before the temperature, so that it stays right if the temperature changes.
-    As in the released code, it starts at zero, and a batch moves it only after that batch has been centred.
+    The centre is a running mean of z, kept before the temperature, so it stays valid if the temperature changes.
+    As in the released code, it starts at zero and is updated after the batch has been centred.
     """
 
     def __init__(self, num_concepts: int, *, momentum: float):
@@ -165,7 +155,7 @@ class Centring(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """Teacher logits 'g b k', divided by `temperature` already -> probabilities 'g b k'; moves the centre."""
+        """Teacher logits 'g b k', already divided by `temperature` -> probabilities 'g b k'. Updates the centre."""
         probabilities = (logits - self.centre / temperature).softmax(-1)
         batch_centre = (logits * temperature).mean((0, 1))
         self.centre = self.centre.lerp(batch_centre.to(self.centre.dtype), 1 - self.momentum)

@@ -1,136 +1,236 @@
-"""What one training step minimises: the losses put together for LSS, for the baseline without language, for
-the ceiling.
+"""What one training step minimises: the losses combined for LSS, for the baseline without language, for the ceiling.
 
-Each objective takes the outputs of teacher (global views) and student (all views, globals first) and returns the loss,
-its terms, and the two distributions that the collapse diagnostics look at. What an objective remembers between steps
-(balancing, centring, running means, SVT's head) is in its state_dict, and so in every checkpoint.
+An objective takes the outputs of teacher (global views) and student (all views, globals first) and returns a `Result`.
+Its state between steps (queues, centres, SVT's head) is in its state_dict, and so in every checkpoint.
 """
 
+import hashlib
+import inspect
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.backbone import VideoCLIPOutput
-from lib.concepts import ConceptSpace
-from lib.losses import (
-    Centring,
-    FeatureHead,
-    SinkhornBalance,
-    UniformPrior,
-    concept_alignment,
-    concept_distillation,
-    feature_distillation,
-)
+from lib.backbone import VideoCLIP, VideoCLIPOutput
+from lib.concepts import ConceptSpace, random_space
+from lib.losses import Centring, FeatureHead, SinkhornBalance, UniformPrior, concept_alignment, pairwise_cross_entropy
 from lib.run.fields import Params
 
 
 class Result(NamedTuple):
+    """`loss` is minimised; `terms` are logged; the collapse diagnostics look at `teacher` and `student`."""
+
     loss: Tensor
     terms: dict[str, Tensor]
     teacher: Tensor  # probabilities 'g b k'
     student: Tensor  # logits 'v b k'
 
 
-def _teacher_prior(params: Params, num_concepts: int) -> nn.Module | None:
-    """What keeps the teacher's distributions from collapsing: Sinkhorn balancing, centring, or nothing."""
-    if params.target_normalisation == "sinkhorn":
-        return SinkhornBalance(
-            num_concepts, global_views=params.global_views, rounds=params.sinkhorn_iterations, memory=params.queue_size
-        )
-    if params.target_normalisation == "centring":
-        return Centring(num_concepts, momentum=params.centre_momentum)
-    return None
+class Objective(nn.Module):
+    """Base class of objectives, also of your own (notebooks/04_your_experiment).
 
+    Parameters are trained together with the student, at the rate of new weights. Every process calls `forward` with the
+    outputs of the whole batch, so it may compare videos. num_outputs: k, if that is not the number of concepts.
+    """
 
-def _logits(space: ConceptSpace, embeddings: list[Tensor], temperature: float) -> Tensor:
-    return torch.stack([space.logits(view, temperature) for view in embeddings])
-
-
-class ConceptObjective(nn.Module):
-    """LSS: distillation within each concept space, alignment across the two, and the uniform distribution prior."""
-
-    def __init__(self, params: Params, spaces: dict[str, ConceptSpace]):
-        super().__init__()
-        self.params, self.spaces = params, nn.ModuleDict(spaces)
-        sizes = {name: len(space.labels) for name, space in spaces.items()}
-        self.teacher_priors = nn.ModuleDict(
-            {name: prior for name, k in sizes.items() if (prior := _teacher_prior(params, k))}
-        )
-        self.penalties = nn.ModuleDict(
-            {
-                name: UniformPrior(k, memory=params.queue_size)
-                for name, k in sizes.items()
-                if params.uniform_prior_weight > 0
-            }
-        )
+    num_outputs: int | None = None
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
-        """teacher: g views, student: v views, each of 'b' videos. Labels are not looked at."""
-        p = self.params
-        p_t, p_s = {}, {}
-        for name, space in self.spaces.items():
-            with torch.no_grad():
-                logits = _logits(space, [view.embedding for view in teacher], p.teacher_temperature)
-                prior = self.teacher_priors[name] if name in self.teacher_priors else None
-                p_t[name] = prior(logits, p.teacher_temperature) if prior else logits.softmax(-1)
-            p_s[name] = _logits(space, [view.embedding for view in student], p.student_temperature)
-        terms = {f"distillation_{name}": concept_distillation(p_t[name], p_s[name]) for name in p_t}
-        loss = p.distillation_weight * sum(terms.values())
-        if p.alignment_weight > 0:
+        """teacher: g views, student: v views, each of 'b' videos; labels 'b', which only `LabelObjective` reads."""
+        raise NotImplementedError
+
+    def averaged(self) -> Iterable[tuple[nn.Module, nn.Module]]:
+        """Pairs (teacher's module, student's module) of which the first is the moving average of the second."""
+        return ()
+
+
+def space_logits(space: ConceptSpace, views: list[VideoCLIPOutput], temperature: float) -> Tensor:
+    """The views' logits in a concept space, 'v b k'."""
+    return torch.stack([space.logits(view.embedding, temperature) for view in views])
+
+
+class ConceptObjective(Objective):
+    """LSS: distillation within each concept space, alignment across the two, and the uniform distribution prior.
+
+    target_normalisation: "sinkhorn" (over `queue_size` videos) or "centring" keeps the teacher from collapsing; or "none".
+    """
+
+    def __init__(
+        self,
+        spaces: dict[str, ConceptSpace],
+        *,
+        student_temperature: float,
+        teacher_temperature: float,
+        distillation_weight: float,
+        alignment_weight: float,
+        uniform_prior_weight: float,
+        target_normalisation: str,
+        global_views: int,
+        sinkhorn_iterations: int,
+        queue_size: int,
+        centre_momentum: float,
+    ):
+        super().__init__()
+        self.spaces = nn.ModuleDict(spaces)
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.distillation_weight, self.alignment_weight = distillation_weight, alignment_weight
+        self.uniform_prior_weight = uniform_prior_weight
+        self.normalisations, self.uniform_priors = nn.ModuleDict(), nn.ModuleDict()
+        for name, space in spaces.items():
+            k = len(space.labels)
+            if target_normalisation == "sinkhorn":
+                self.normalisations[name] = SinkhornBalance(
+                    k, global_views=global_views, n_iterations=sinkhorn_iterations, queue_size=queue_size
+                )
+            elif target_normalisation == "centring":
+                self.normalisations[name] = Centring(k, momentum=centre_momentum)
+            if uniform_prior_weight > 0:
+                self.uniform_priors[name] = UniformPrior(k, queue_size=queue_size)
+
+    def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
+        targets = {name: self._targets(name, teacher) for name in self.spaces}
+        logits = {name: space_logits(space, student, self.student_temperature) for name, space in self.spaces.items()}
+        terms = {f"distillation_{name}": pairwise_cross_entropy(targets[name], logits[name]) for name in targets}
+        loss = self.distillation_weight * sum(terms.values())
+        if self.alignment_weight > 0:
             terms["alignment"] = concept_alignment(
-                teacher_category=p_t["category"],
-                student_category=p_s["category"],
-                teacher_description=p_t["description"],
-                student_description=p_s["description"],
+                teacher_category=targets["category"],
+                student_category=logits["category"],
+                teacher_description=targets["description"],
+                student_description=logits["description"],
             )
-            loss = loss + p.alignment_weight * terms["alignment"]
-        for name, penalty in self.penalties.items():
-            terms[f"prior_{name}"] = penalty(p_s[name])
-            loss = loss + p.uniform_prior_weight * terms[f"prior_{name}"]
-        first = next(iter(p_t))
-        return Result(loss, terms, p_t[first], p_s[first])
+            loss = loss + self.alignment_weight * terms["alignment"]
+        for name, uniform_prior in self.uniform_priors.items():
+            terms[f"prior_{name}"] = uniform_prior(logits[name])
+            loss = loss + self.uniform_prior_weight * terms[f"prior_{name}"]
+        first = next(iter(targets))
+        return Result(loss, terms, targets[first], logits[first])
+
+    @torch.no_grad()
+    def _targets(self, name: str, teacher: list[VideoCLIPOutput]) -> Tensor:
+        """The teacher's probabilities in one space, normalised, 'g b k'."""
+        logits = space_logits(self.spaces[name], teacher, self.teacher_temperature)
+        if name in self.normalisations:
+            return self.normalisations[name](logits, self.teacher_temperature)
+        return logits.softmax(-1)
 
 
-class FeatureObjective(nn.Module):
-    """Self-distillation of features with SVT's head: the baseline without language."""
+class FeatureObjective(Objective):
+    """Self-distillation of features 'b w' with SVT's head: the baseline without language."""
 
-    def __init__(self, params: Params, width: int):
+    def __init__(
+        self,
+        width: int,
+        *,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        student_temperature: float,
+        teacher_temperature: float,
+        centre_momentum: float,
+        seed: int,
+    ):
         super().__init__()
-        self.params = params
-        shape = {
-            "hidden": params.head_hidden,
-            "bottleneck": params.head_bottleneck,
-            "prototypes": params.head_prototypes,
-        }
-        self.head = FeatureHead(width, **shape, generator=torch.Generator().manual_seed(params.seed))
-        self.teacher_head = FeatureHead(
-            width, **shape, generator=torch.Generator().manual_seed(params.seed)
-        ).requires_grad_(False)
-        self.centring = Centring(params.head_prototypes, momentum=params.centre_momentum)
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.head, self.teacher_head = (
+            FeatureHead(
+                width,
+                hidden=hidden,
+                bottleneck=bottleneck,
+                prototypes=prototypes,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for _ in range(2)
+        )
+        self.teacher_head.requires_grad_(False)
+        self.num_outputs = prototypes
+        self.centring = Centring(prototypes, momentum=centre_momentum)
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
-        """teacher: g views, student: v views, each of 'b' videos. Labels are not looked at."""
-        p = self.params
         with torch.no_grad():
             cosines = torch.stack([self.teacher_head(view.features) for view in teacher])
-            p_t = self.centring(cosines / p.head_teacher_temperature, p.head_teacher_temperature)
-        p_s = torch.stack([self.head(view.features) for view in student]) / p.head_student_temperature
-        loss = feature_distillation(p_t, p_s)
-        return Result(loss, {"distillation_feature": loss}, p_t, p_s)
+            targets = self.centring(cosines / self.teacher_temperature, self.teacher_temperature)
+        logits = torch.stack([self.head(view.features) for view in student]) / self.student_temperature
+        loss = pairwise_cross_entropy(targets, logits)
+        return Result(loss, {"distillation_feature": loss}, targets, logits)
+
+    def averaged(self) -> Iterable[tuple[nn.Module, nn.Module]]:
+        return [(self.teacher_head, self.head)]
 
 
-class LabelObjective(nn.Module):
+class LabelObjective(Objective):
     """Supervised: cross-entropy of every student view in the category space against the true label. The ceiling."""
 
-    def __init__(self, params: Params, space: ConceptSpace):
+    def __init__(self, space: ConceptSpace, *, student_temperature: float, teacher_temperature: float):
         super().__init__()
-        self.params, self.space = params, space
+        self.space = space
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
-        """teacher: g views, student: v views, each of 'b' videos; labels 'b', rows of the category space."""
-        p_t = _logits(self.space, [view.embedding for view in teacher], self.params.teacher_temperature).softmax(-1)
-        p_s = _logits(self.space, [view.embedding for view in student], self.params.student_temperature)
-        loss = F.cross_entropy(p_s.flatten(0, 1), labels.repeat(len(student)))
-        return Result(loss, {"cross_entropy": loss}, p_t, p_s)
+        """labels 'b': rows of the category space."""
+        targets = space_logits(self.space, teacher, self.teacher_temperature).softmax(-1)
+        logits = space_logits(self.space, student, self.student_temperature)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(student)))
+        return Result(loss, {"cross_entropy": loss}, targets, logits)
+
+
+def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> Objective:
+    """The objective that `params.objective` names, in the spaces that `params.concept_spaces` names."""
+    p = params
+    if p.objective == "feature":
+        return FeatureObjective(
+            model.config.vision_config.hidden_size,
+            hidden=p.head_hidden,
+            bottleneck=p.head_bottleneck,
+            prototypes=p.head_prototypes,
+            student_temperature=p.head_student_temperature,
+            teacher_temperature=p.head_teacher_temperature,
+            centre_momentum=p.centre_momentum,
+            seed=p.seed,
+        )
+    temperatures = dict(student_temperature=p.student_temperature, teacher_temperature=p.teacher_temperature)
+    if p.concept_directions == "random":  # one draw for both spaces, so that they stay index-matched
+        if len({space.vectors.shape for space in spaces.values()}) > 1:
+            raise ValueError("concept_directions: random needs spaces of one shape: set description_axes to mean")
+        spaces = {name: random_space(space, seed=p.seed) for name, space in spaces.items()}
+    if p.objective == "label":
+        return LabelObjective(spaces["category"], **temperatures)
+    chosen = {name: spaces[name] for name in p.concept_spaces}
+    for space in chosen.values() if p.train_concepts else ():
+        space.let_learn()
+    return ConceptObjective(
+        chosen,
+        **temperatures,
+        distillation_weight=p.distillation_weight,
+        alignment_weight=p.alignment_weight,
+        uniform_prior_weight=p.uniform_prior_weight,
+        target_normalisation=p.target_normalisation,
+        global_views=p.global_views,
+        sinkhorn_iterations=p.sinkhorn_iterations,
+        queue_size=p.queue_size,
+        centre_momentum=p.centre_momentum,
+    )
+
+
+def fingerprint(objective: nn.Module) -> str:
+    """Twelve hex digits over the source of an objective's classes, its plain attributes and its initial state.
+
+    Identifies a run with an objective of your own. Raises OSError if a class has no source: define it in a file or cell.
+    """
+    digest = hashlib.sha256()
+    for name, module in objective.named_modules():
+        for cls in type(module).__mro__:
+            if cls.__module__.partition(".")[0] not in ("torch", "builtins"):
+                methods = [value for value in vars(cls).values() if inspect.isfunction(value)]
+                digest.update("".join([cls.__qualname__, *map(inspect.getsource, methods)]).encode())
+        plain = {
+            key: value
+            for key, value in vars(module).items()
+            if key != "training" and isinstance(value, int | float | str | tuple)
+        }
+        digest.update(f"{name} {sorted(plain.items())}".encode())
+    for name, tensor in objective.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

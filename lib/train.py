@@ -1,9 +1,9 @@
 """Adaptation: an image CLIP becomes a video model by self-distillation in concept spaces. One flat loop.
 
-A student sees all views of a video, its exponential moving average, the teacher, the global ones; the objective
-compares what they say (`lib/objectives.py`). Only the visual tower learns: the text tower, hence the concept spaces, is
-CLIP's own to the end. What a step does follows from the parameters and its number alone, so a run that was killed goes
-on from its last checkpoint: on the CPU to the very same weights, on CUDA up to the order in which its kernels add.
+The student sees all views of a video; the teacher, its exponential moving average, sees the global ones; an objective
+(`lib/objectives.py`) compares their outputs. Only the visual tower is trained: the text tower, and hence the concept
+spaces, stay CLIP's own. A step depends only on the parameters and its number, so interrupted runs resume from the last
+checkpoint: on a CPU the result is bit-identical, on CUDA equal up to the order in which its kernels add.
 """
 
 import argparse
@@ -13,23 +13,24 @@ import math
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from lib.backbone import VideoCLIP, is_temporal
-from lib.concepts import ConceptSpace, concept_spaces, random_space
+from lib.backbone import VideoCLIP
+from lib.concepts import ConceptSpace, concept_spaces
 from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.loader import batches_of
 from lib.datasets.parts import training_videos
 from lib.datasets.preflight import check_model, check_run, length_of, warnings_of
-from lib.datasets.samples import BatchPlan, TrainingViews, cut_views, view_settings
-from lib.gradients import backward
+from lib.datasets.samples import Batch, BatchPlan, TrainingViews, cut_views, view_settings
+from lib.gradients import backward, let_learn, make_optimizer, set_schedules, step_settings, update_teacher
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
-from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
+from lib.objectives import Objective, Result, fingerprint, make_objective
 from lib.run import distributed
 from lib.run.checkpoints import check_space, load_checkpoint, save_checkpoint, save_model, take_up
 from lib.run.clip_files import checkpoint_name, load_tokenizer
@@ -40,106 +41,46 @@ from lib.run.params import load
 from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
+from lib.video.views import ViewSettings
 
-COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8 blocks would silently run as they are
+COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8, blocks would silently run uncompiled
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 class AdaptationError(RuntimeError):
-    """The adaptation cannot go on; the message says at which step, why, and what to try."""
+    """The adaptation cannot continue; the message names the step, the reason and what to try."""
 
 
 class Interrupted(RuntimeError):
-    """The adaptation was told to stop (SIGTERM) and left a checkpoint to go on from."""
+    """The adaptation was stopped by SIGTERM and left a checkpoint to resume from."""
 
 
-def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSpace]) -> nn.Module:
-    """The objective that `params.objective` names, in the spaces that `params.concept_spaces` names."""
-    if params.objective == "feature":
-        return FeatureObjective(params, model.config.vision_config.hidden_size)
-    if params.concept_directions == "random":  # one draw for both spaces: they stay index-matched
-        if len({space.vectors.shape for space in spaces.values()}) > 1:
-            raise ValueError("concept_directions: random needs spaces of one shape: set description_axes to mean")
-        spaces = {name: random_space(space, seed=params.seed) for name, space in spaces.items()}
-    if params.objective == "label":
-        return LabelObjective(params, spaces["category"])
-    chosen = {name: spaces[name] for name in params.concept_spaces}
-    for space in chosen.values() if params.train_concepts else ():
-        space.let_learn()
-    return ConceptObjective(params, chosen)
+def load_spaces(params: Params) -> dict[str, ConceptSpace]:
+    """The spaces that `params.concept_spaces` names, for an objective of your own."""
+    classes = training_videos(params, check_run(params, adapt=True)[params.dataset]).classes
+    model = VideoCLIP.from_image_clip(checkpoint_name(params.clip))
+    tokenizer = load_tokenizer(checkpoint_name(params.clip), model.config.text_config)
+    concepts = read_concepts(params, classes)
+    return concept_spaces(params, model, tokenizer, concepts, prompts=params.prompts, names=params.concept_spaces)
 
 
-def let_learn(params: Params, student: VideoCLIP) -> None:
-    """The weights that `params.trained` names learn; never the text tower: the concept spaces are CLIP's own."""
-    student.requires_grad_(False)
-    last = [f"blocks.{i}." for i in range(len(student.visual.blocks))[-params.trained_last_blocks :]]
-    for name, weight in student.visual.named_parameters():
-        weight.requires_grad_(
-            params.trained == "all"
-            or is_temporal(name)
-            or params.trained == "last_blocks"
-            and name.startswith(tuple(last))
-        )
-
-
-def cosine(step: int, steps: int, first: float, last: float) -> float:
-    """Half a cosine from `first` at step 0 to `last` at the last step."""
-    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(step / max(steps - 1, 1), 1.0)))
-
-
-def learning_rate(step: int, *, steps: int, warmup: int, peak: float, last: float) -> float:
-    """Linear from 0 over the warm-up, then half a cosine to `last`; `last` never exceeds the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return cosine(step - warmup, steps - warmup, peak, min(last, peak))
-
-
-def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW; groups for CLIP's and for new weights, each with and without decay (biases, norms, position
-    embeddings)."""
-    named = [(name, p) for module in (student, objective) for name, p in module.named_parameters() if p.requires_grad]
-    new = {id(p) for p in objective.parameters()} | {
-        id(p) for name, p in student.named_parameters() if is_temporal(name)
-    }
-    scale = params.feature_learning_rate_scale if params.objective == "feature" else 1.0
-    groups = {}
-    for name, p in named:
-        decayed = p.ndim >= 2 and "position" not in name
-        groups.setdefault((id(p) in new, decayed), []).append(p)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": members,
-                "peak": scale * (params.temporal_learning_rate if is_new else params.learning_rate),
-                "decayed": decayed,
-            }
-            for (is_new, decayed), members in sorted(groups.items(), key=lambda g: g[0])
-        ],
-        lr=0.0,
-        fused=True,
-    )
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Teacher <- momentum x teacher + (1 - momentum) x student, in place."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-
-
-def adapt(params: Params, folder: Path) -> dict:
+def adapt(params: Params, folder: Path, *, objective: nn.Module | None = None) -> dict:
     """Adapts `params.clip` to the unlabelled training videos and saves student and teacher under `folder`.
 
-    Goes on from the newest checkpoint in `folder` that the same parameters made, or takes up the models that they made
-    there; waits while another process is at work there. With `epochs: 0` CLIP is saved as it is. With `devices` above 1 it
-    must be called in as many processes that torchrun started (see `main`).
+    Resumes from the newest checkpoint in `folder` made with the same parameters, or takes up finished models of theirs;
+    waits while another process works there. With `epochs: 0` CLIP is saved unchanged. With `devices` above 1, call it
+    in as many processes started by torchrun (see `main`).
+    Args:
+        objective: of your own, instead of the one that `params.objective` names: any module with the signature of
+            `Objective.forward`. Its class and attributes are part of what identifies the run.
     Returns:
-        the record, which is also `folder/adapt.json`: that file exists only when the models are whole.
+        the record, also written to `folder/adapt.json`: that file exists only when the models are complete.
     Raises:
         AdaptationError: the loss is not finite, or more than `max_bad_videos` videos cannot be decoded.
-        DecodingError: a decoding process died or delivers nothing. DiskError: there is no room for a checkpoint.
-        Interrupted: SIGTERM came; the last finished step is in a checkpoint.
-        ValueError, FileNotFoundError, ConceptError: for a checkpoint, data folder or concept file that is no good, or what
-        the evaluation would stop with (`lib/datasets/preflight.py`); all that was in the folder is as before.
+        DecodingError: a decoding process died or hangs. DiskError: no space left for a checkpoint.
+        Interrupted: SIGTERM; the last finished step is in a checkpoint.
+        ValueError, FileNotFoundError, ConceptError: invalid checkpoint, data folder or concept file, or anything that
+        the evaluation would refuse (`lib/datasets/preflight.py`); the folder stays as it was.
     """
     torch.set_num_threads(params.threads)
     torch.manual_seed(params.seed)
@@ -149,74 +90,177 @@ def adapt(params: Params, folder: Path) -> dict:
             f"devices is {params.devices}, but this is one of {distributed.processes()} processes: "
             f"torchrun --nproc-per-node {params.devices} -m lib.train ..."
         )
-    view_settings(params)  # views that cannot be cut are told before anything is made
+    view_settings(params)  # refuses views that cannot be cut
     with alone_in(folder) if distributed.rank() == 0 else nullcontext():
         distributed.gather_objects(None)  # the other processes wait for the first
-        record = _adapt(params, folder, device)
+        record = _adapt(params, folder, device, objective)
     distributed.stop()
     return record
 
 
-def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
+@dataclass
+class Run:
+    """An adaptation under way: everything that a step changes, and hence what a checkpoint holds."""
+
+    params: Params
+    folder: Path
+    student: VideoCLIP
+    teacher: VideoCLIP
+    objective: nn.Module
+    videos: VideoList
+    labels: Tensor  # 'n', of all videos
+    steps: int
+    record: dict[str, Any]  # what made the run
+    bad_videos: dict[str, str] = field(default_factory=dict)  # name -> reason
+    step: int = 0  # steps finished
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.params, self.student.visual, self.objective)
+        self.parts = {
+            "student": self.student.visual,
+            "teacher": self.teacher.visual,
+            "objective": self.objective,
+            "optimizer": self.optimizer,
+        }
+
+    def resume(self) -> None:
+        """Continues from the newest valid checkpoint in the folder, if there is one."""
+        if state := load_checkpoint(self.folder, self.params, self.record["sources"], self.labels.device):
+            self.record |= continued(self.record, state)
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            torch.set_rng_state(state["random"].cpu())
+            self.step, self.bad_videos = state["step"], dict(state["bad"])
+            distributed.say(f"resuming at step {self.step} of {self.steps} ({self.folder})")
+        if len(steps := set(distributed.gather_objects(self.step))) > 1:
+            raise AdaptationError(
+                f"{self.folder}: the processes would resume from different steps, {sorted(steps)}: "
+                "it must be the same folder on every machine"
+            )
+
+    def save(self) -> None:
+        """Writes a checkpoint after `step` steps."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        if broken := not_finite(state):
+            raise AdaptationError(
+                f"after {self.step} of {self.steps} steps numbers are not finite: {listed(broken)}. Try a lower "
+                "learning_rate or a longer warmup_epochs"
+            )
+        if distributed.rank() == 0:
+            state |= {name: self.record[name] for name in ("params_hash", "sources", "made_by")}
+            state |= {"params": self.params.model_dump(), "step": self.step}
+            state |= {"random": torch.get_rng_state(), "bad": list(self.bad_videos.items())}
+            save_checkpoint(self.folder, state)
+
+    def interrupt(self, first_step: int) -> NoReturn:
+        """Stops, with a checkpoint if steps were made since the last one. first_step: where this process started."""
+        if self.step > first_step and self.step % self.params.checkpoint_every:
+            self.save()
+        raise Interrupted(
+            f"SIGTERM: stopped after {self.step} of {self.steps} steps; the same command resumes from there"
+        )
+
+    def gather(self, batch: Batch | None) -> tuple[list[int], list[int]] | None:
+        """Rows of the videos in the batch of all processes, and how many each process has; None if one was stopped."""
+        shares = distributed.gather_objects(
+            batch and (batch.indices.tolist(), [(i, error.reason) for i, error in batch.errors])
+        )
+        if None in shares:
+            return None
+        errors = [error for _, share in shares for error in share]
+        self.bad_videos |= {self.videos.videos[i].name: reason for i, reason in errors}
+        if len(self.bad_videos) > self.params.max_bad_videos:
+            lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(self.bad_videos.items()))
+            raise AdaptationError(
+                f"{len(self.bad_videos)} training videos cannot be decoded, max_bad_videos is "
+                f"{self.params.max_bad_videos}:\n{lines}"
+            )
+        indices = [index for rows, _ in shares for index in rows]
+        if not indices:
+            raise AdaptationError(
+                f"step {self.step}: no video of the batch can be decoded: {[reason for _, reason in errors]}"
+            )
+        return indices, [len(rows) for rows, _ in shares]
+
+    def update(self, result: Result, momentum: float) -> float:
+        """Optimiser step on the gradients of `result`, then the teacher's. Returns the norm of the gradient."""
+        loss = result.loss.item()
+        if not math.isfinite(loss):
+            raise AdaptationError(
+                f"step {self.step}: the loss is {loss}; its terms: "
+                f"{ {name: term.item() for name, term in result.terms.items()} }. "
+                "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature"
+            )
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.params.max_gradient_norm).item()
+        if not math.isfinite(norm):
+            raise AdaptationError(
+                f"step {self.step}: the loss is {loss}, but the norm of its gradient is {norm}. "
+                "Try a lower learning_rate or a longer warmup_epochs"
+            )
+        self.optimizer.step()
+        pairs = self.objective.averaged() if isinstance(self.objective, Objective) else ()
+        for teacher, student in [(self.teacher.visual, self.student.visual), *pairs]:
+            update_teacher(teacher, student, momentum)
+        return norm
+
+
+def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Module | None) -> dict:
     started = time.time()
+    # Everything that can be wrong is checked before any compute.
     lists = check_run(params, adapt=True)
     videos = training_videos(params, lists[params.dataset])
     length = length_of(params, len(videos))
     distributed.say("\n".join([*(length.warnings or [length.text]), *warnings_of(params, lists)]))
-    student = VideoCLIP.from_image_clip(
-        checkpoint_name(params.clip),
-        temporal=params.temporal,
-        temporal_positions=params.temporal_positions,
-        seed=params.seed,
-    ).to(device)
+    settings = {name: getattr(params, name) for name in ("temporal", "temporal_positions", "seed")}
+    student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), **settings).to(device)
     tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
     check_model(params, student.config, tokenizer, lists, adapt=True)
-    # now: files and commit may change meanwhile, and the hub's CLIP is in the cache
-    made = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
-    if done := distributed.gather_objects(
-        take_up(folder, params, made["sources"]) if distributed.rank() == 0 else None
-    )[0]:
-        return done
-    made |= continued(made)
+
+    # The record is made now, as files and commit may change during the run. Finished models are taken up.
+    record = {"sources": sources_of(params, data_hash(videos.videos)), **provenance(params, AdaptParams)}
+    if objective is not None:
+        record["sources"]["objective"] = fingerprint(objective)
+    finished = take_up(folder, params, record["sources"]) if distributed.rank() == 0 else None
+    if finished := distributed.gather_objects(finished)[0]:
+        return finished
+    record |= continued(record)
+
     concepts = read_concepts(params, videos.classes)
-    names = params.concept_spaces if params.objective == "concept" else ["category"]
-    objective = make_objective(
-        params, student, concept_spaces(params, student, tokenizer, concepts, prompts=params.prompts, names=names)
-    ).to(device)
-    labels = (
-        _concept_of_video(params, videos, concepts)
-        if params.objective == "label"
-        else torch.zeros(len(videos), dtype=torch.long)
-    )
+    labels = torch.zeros(len(videos), dtype=torch.long)
+    if params.objective == "label":
+        labels = _concept_of_video(params, videos, concepts)
+    if objective is None:
+        names = params.concept_spaces if params.objective == "concept" else ["category"]
+        spaces = concept_spaces(params, student, tokenizer, concepts, prompts=params.prompts, names=names)
+        objective = make_objective(params, student, spaces)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
-    for name in (
-        ("metrics.json", "adapt.json") if distributed.rank() == 0 else ()
-    ):  # from here on the models are not whole, nor measured
-        (folder / name).unlink(missing_ok=True)
-    steps = length.steps
-    num_concepts = params.head_prototypes if params.objective == "feature" else len(concepts)
-    bad, warnings = (
-        _train(params, folder, student, teacher, objective, videos, labels.to(device), steps, num_concepts, made)
-        if steps
-        else ([], [])
-    )
+
+    if distributed.rank() == 0:  # from here on the models in the folder are neither complete nor evaluated
+        for name in ("metrics.json", "adapt.json"):
+            (folder / name).unlink(missing_ok=True)
+    run = Run(params, folder, student, teacher, objective.to(device), videos, labels.to(device), length.steps, record)
+    num_outputs = getattr(objective, "num_outputs", None) or len(concepts)
+    collapse_warnings = _train(run, num_outputs) if run.steps else []
+
+    counts = {name: len(getattr(videos, name)) for name in ("missing", "absent_classes", "left_out")}
     record = {
         "params": params.model_dump(),
         "videos": len(videos),
-        "missing": len(videos.missing),
-        "absent_classes": len(videos.absent_classes),
-        "left_out": len(videos.left_out),
+        **counts,
         "concepts": len(concepts),
-        "steps": steps,
-        "bad_videos": bad,
-        "collapse_warnings": warnings,
+        "steps": run.steps,
+        "bad_videos": sorted(run.bad_videos.items()),
+        "collapse_warnings": collapse_warnings,
         "warnings": length.warnings,
         "seconds": round(time.time() - started, 1),
         "memory_gb": round(memory_gb(device), 3),
-        **made,
+        **run.record,
     }
-    with distributed.stop_requests():  # after the last step a run that is told to stop finishes
+    with (
+        distributed.stop_requests()
+    ):  # a stop that arrives after the last step does not keep the models from being saved
         if distributed.rank() == 0:
             for name, model in (("student", student), ("teacher", teacher)):
                 save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
@@ -224,169 +268,97 @@ def _adapt(params: Params, folder: Path, device: torch.device) -> dict:
     return record
 
 
-def _train(
-    params: Params,
-    folder: Path,
-    student: VideoCLIP,
-    teacher: VideoCLIP,
-    objective: nn.Module,
-    videos: VideoList,
-    labels: Tensor,
-    steps: int,
-    num_concepts: int,
-    made: dict[str, Any],
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """The loop. Returns name and reason of every training video that cannot be decoded, and the signs of collapse;
-    adds to `made` what code made the checkpoint that it goes on from."""
-    first_step, bad = 0, {}
-    check_space(folder, student, student.visual)
-    optimizer = make_optimizer(params, student.visual, objective)
-    parts = {"student": student.visual, "teacher": teacher.visual, "objective": objective, "optimizer": optimizer}
-    if state := load_checkpoint(folder, params, made["sources"], labels.device):
-        made |= continued(made, state)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["random"].cpu())
-        first_step, bad = state["step"], dict(state["bad"])
-        distributed.say(f"going on from step {first_step} of {steps} ({folder})")
-    if len(steps_found := set(distributed.gather_objects(first_step))) > 1:
-        raise AdaptationError(
-            f"{folder}: the processes would go on from different steps, {sorted(steps_found)}: "
-            "it must be the same folder on every machine"
-        )
-    student.visual.activation_checkpointing = params.activation_checkpointing
+def _train(run: Run, num_outputs: int) -> list[str]:
+    """The loop. Returns the signs of collapse."""
+    params, device = run.params, run.labels.device
+    check_space(run.folder, run.student, run.student.visual)
+    run.resume()
+    first_step = run.step
+    run.student.visual.activation_checkpointing = params.activation_checkpointing
     if params.compile:
-        # blocks share their graphs: with and without gradient, of the student and the teacher, all tokens or the class's
-        torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
-        for block in [*student.visual.blocks, *teacher.visual.blocks]:
-            block.compile(dynamic=True)  # a graph serves all sizes and numbers of frames, and all blocks but the last
-
+        _compile_blocks(run)
     settings = view_settings(params)
-    plan = BatchPlan(
-        len(videos),
-        settings,
-        batch_size=params.batch_size,
-        num_steps=steps,
-        seed=params.seed,
-        first_step=first_step,
-        rank=distributed.rank(),
-        processes=distributed.processes(),
-    )
-    samples = TrainingViews(
-        videos, settings, seed=params.seed, short_side=params.short_side, cut=not params.views_on_device
-    )
-
-    def keep(done: int) -> None:
-        """A checkpoint after `done` steps."""
-        state = {name: part.state_dict() for name, part in parts.items()}
-        if broken := not_finite(state):
-            raise AdaptationError(
-                f"after {done} of {steps} steps numbers are not finite: {listed(broken)}. Try a lower learning_rate "
-                "or a longer warmup_epochs"
-            )
-        if distributed.rank() == 0:
-            save_checkpoint(
-                folder,
-                {name: made[name] for name in ("params_hash", "sources", "made_by")}
-                | {
-                    "params": params.model_dump(),
-                    "step": done,
-                    "random": torch.get_rng_state(),
-                    "bad": list(bad.items()),
-                    **state,
-                },
-            )
-
-    epoch_steps = plan.batches_per_epoch
-    warmup = round(params.warmup_epochs * epoch_steps)
+    samples, plan = _training_data(run, settings)
+    warmup = round(params.warmup_epochs * plan.batches_per_epoch)
     with (
         distributed.stop_requests() as stopping,
-        Watch(params, folder, steps=steps, first_step=first_step, num_concepts=num_concepts) as watch,
+        Watch(params, run.folder, steps=run.steps, first_step=first_step, num_concepts=num_outputs) as watch,
         batches_of(
             samples,
             workers=params.workers,
             loader_timeout=params.loader_timeout,
             stop=lambda: bool(stopping),
             batch_sampler=plan,
-            pin_memory=labels.device.type == "cuda",
+            pin_memory=device.type == "cuda",
         ) as batches,
     ):
-        for step in range(first_step, steps):
-            begun = time.time()
+        while run.step < run.steps:
+            # data: this process's videos, and which ones the other processes have
+            began = time.time()
             batch = next(batches, None)  # None: this process was told to stop
-            data_wait = time.time() - begun
-            shares = distributed.gather_objects(
-                batch and (batch.indices.tolist(), [(i, e.reason) for i, e in batch.errors])
-            )
-            if None in shares:
-                if step > first_step and step % params.checkpoint_every:
-                    keep(step)
-                raise Interrupted(
-                    f"SIGTERM: stopped after {step} of {steps} steps; the same command goes on from there"
-                )
-            indices = [index for own, _ in shares for index in own]
-            bad |= {videos.videos[i].name: reason for _, errors in shares for i, reason in errors}
-            if len(bad) > params.max_bad_videos:
-                lines = "\n".join(f"  {name}: {reason}" for name, reason in sorted(bad.items()))
-                raise AdaptationError(
-                    f"{len(bad)} training videos cannot be decoded, max_bad_videos is {params.max_bad_videos}:\n{lines}"
-                )
-            if not indices:
-                raise AdaptationError(
-                    f"step {step}: no video of the batch can be decoded: "
-                    f"{[reason for _, errors in shares for _, reason in errors]}"
-                )
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    step, steps=steps, warmup=warmup, peak=group["peak"], last=params.final_learning_rate
-                )
-                group["weight_decay"] = (
-                    cosine(step, steps, params.weight_decay, params.final_weight_decay) if group["decayed"] else 0.0
-                )
-            momentum = cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)
+            data_wait = time.time() - began
+            gathered = run.gather(batch)
+            if gathered is None:
+                run.interrupt(first_step)
+            indices, counts = gathered
 
-            views = cut_views(batch.views, labels.device) if params.views_on_device else batch.views
-            optimizer.zero_grad(set_to_none=True)
-            result, features = backward(
-                params, student, teacher, objective, views, labels[indices], [len(own) for own, _ in shares]
-            )
-            if not math.isfinite(result.loss.item()):
-                raise AdaptationError(
-                    f"step {step}: the loss is {result.loss.item()}; its terms: "
-                    f"{ {name: term.item() for name, term in result.terms.items()} }. "
-                    "Try a lower learning_rate, a longer warmup_epochs, or a higher student_temperature"
-                )
-            trained = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(trained, params.max_gradient_norm)
-            if not math.isfinite(norm.item()):
-                raise AdaptationError(
-                    f"step {step}: the loss is {result.loss.item()}, but the norm of its gradient is "
-                    f"{norm.item()}. Try a lower learning_rate or a longer warmup_epochs"
-                )
-            optimizer.step()
-            update_teacher(teacher.visual, student.visual, momentum)
-            if isinstance(objective, FeatureObjective):
-                update_teacher(objective.teacher_head, objective.head, momentum)
+            # forward and backward
+            momentum = set_schedules(params, run.optimizer, run.step, run.steps, warmup)
+            views = cut_views(batch.views, device) if params.views_on_device else batch.views
+            run.optimizer.zero_grad(set_to_none=True)
+            models = (run.student, run.teacher, run.objective)
+            result, features = backward(*models, views, run.labels[indices], counts, **step_settings(params))
 
-            watch.step(
-                {
-                    "step": step,
-                    "epoch": step / epoch_steps,
-                    "loss": result.loss.item(),
-                    **{name: term.item() for name, term in result.terms.items()},
-                    **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(), features=features),
-                    "videos": len(indices),
-                    "gradient_norm": norm.item(),
-                    "learning_rate": optimizer.param_groups[0]["lr"],
-                    "teacher_momentum": momentum,
-                    "memory_gb": round(memory_gb(labels.device), 3),
-                    "seconds": round(time.time() - begun, 4),
-                    "data_wait": round(data_wait, 4),
-                }
-            )
-            if (step + 1) % params.checkpoint_every == 0 or step + 1 == steps:
-                keep(step + 1)
-    return sorted(bad.items()), watch.warnings
+            # update of student and teacher
+            norm = run.update(result, momentum)
+
+            # log
+            line = {"epoch": run.step / plan.batches_per_epoch, "videos": len(indices), "gradient_norm": norm}
+            line |= {"learning_rate": run.optimizer.param_groups[0]["lr"], "teacher_momentum": momentum}
+            line |= {"seconds": round(time.time() - began, 4), "data_wait": round(data_wait, 4)}
+            watch.step(_step_values(run, result, features) | line)
+
+            # checkpoint
+            run.step += 1
+            if run.step % params.checkpoint_every == 0 or run.step == run.steps:
+                run.save()
+    return watch.warnings
+
+
+def _compile_blocks(run: Run) -> None:
+    """Compiles the blocks of student and teacher: one graph serves all sizes, frame counts and blocks but the last."""
+    # graphs differ with and without gradient, and for all tokens or the class token only
+    torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
+    for block in [*run.student.visual.blocks, *run.teacher.visual.blocks]:
+        block.compile(dynamic=True)
+
+
+def _training_data(run: Run, settings: ViewSettings) -> tuple[TrainingViews, BatchPlan]:
+    """The views of this process's videos, and the order in which the remaining steps need them."""
+    params = run.params
+    plan = BatchPlan(
+        len(run.videos),
+        settings,
+        batch_size=params.batch_size,
+        num_steps=run.steps,
+        seed=params.seed,
+        first_step=run.step,
+        rank=distributed.rank(),
+        processes=distributed.processes(),
+    )
+    cut = not params.views_on_device
+    return TrainingViews(run.videos, settings, seed=params.seed, short_side=params.short_side, cut=cut), plan
+
+
+def _step_values(run: Run, result: Result, features: Tensor) -> dict[str, float]:
+    """What the log says of a step's losses and distributions. features: the teacher's, '(g n) w'."""
+    return {
+        "step": run.step,
+        "loss": result.loss.item(),
+        **{name: term.item() for name, term in result.terms.items()},
+        **collapse_diagnostics(teacher=result.teacher, student=result.student.detach(), features=features),
+        "memory_gb": round(memory_gb(run.labels.device), 3),
+    }
 
 
 def _concept_of_video(params: Params, videos: VideoList, concepts: list[Concept]) -> Tensor:

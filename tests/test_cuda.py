@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from lib.backbone import VideoCLIP
 from lib.evaluation.evaluate import evaluate
-from lib.gradients import backward, forward_views
+from lib.gradients import backward, forward_views, step_settings
 from lib.train import adapt
 from lib.video.views import draw_augmentations, training_views
 
@@ -25,9 +25,8 @@ def step_of(params, device, prepare=lambda student, teacher: None):
     """The result and the gradients of one step there."""
     student, teacher, objective, views, labels = setting(params)
     prepare(student, teacher)
-    result, _ = backward(
-        params, student.to(device), teacher.to(device), objective.to(device), views, labels.to(device), [5]
-    )
+    models = (student.to(device), teacher.to(device), objective.to(device))
+    result, _ = backward(*models, views, labels.to(device), [5], **step_settings(params))
     return result, {name: p.cpu() for name, p in gradients(student, objective).items()}
 
 

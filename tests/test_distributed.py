@@ -77,7 +77,7 @@ def test_processes_are_started_again_and_go_on_from_the_checkpoint(
 ):
     monkeypatch.setenv("ACCIDENT", accident)
     launch(tiny(devices=2, checkpoint_every=3), "lss", tmp_path, module="tests.dying")
-    assert f"going on from step {first_step} of 8" in capfd.readouterr().out
+    assert f"resuming at step {first_step} of 8" in capfd.readouterr().out
     whole, killed = (load_file(run / "student" / "model.safetensors") for run in (undisturbed, tmp_path))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
     assert losses(undisturbed) == losses(tmp_path)

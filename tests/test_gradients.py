@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP
 from lib.concepts import ConceptSpace
-from lib.gradients import backward, forward_views
-from lib.train import make_objective
+from lib.gradients import backward, forward_views, step_settings
+from lib.objectives import make_objective
 
 
 def setting(params, videos=5):
@@ -53,7 +53,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, monkeypatch, a
         teacher_views = forward_views(teacher, views[:2], precision="float32")
     expected = reference_objective(teacher_views, forward_views(reference, views, precision="float32"), labels)
     expected.loss.backward()
-    result, features = backward(params, student, teacher, objective, views, labels, [5])
+    result, features = backward(student, teacher, objective, views, labels, [5], **step_settings(params))
     torch.testing.assert_close(result.loss, expected.loss)
     torch.testing.assert_close(features, torch.cat([view.features for view in teacher_views]))
     found, wanted = gradients(student, objective), gradients(reference, reference_objective)
@@ -78,7 +78,7 @@ def test_activation_checkpointing_remembers_less_and_changes_no_bit_of_the_gradi
             kept = forward_views(student, views, precision="float32")
         remembered.append(sum(storages.values()))
         del kept
-        backward(tiny(), student, teacher, objective, views, labels, [5])
+        backward(student, teacher, objective, views, labels, [5], **step_settings(tiny()))
         found.append(gradients(student))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert remembered[1] < 0.5 * remembered[0]
@@ -89,7 +89,8 @@ def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
     losses = []
     for precision in ("float32", "bfloat16"):
         student, teacher, objective, views, labels = setting(params)
-        result, features = backward(tiny(train_precision=precision), student, teacher, objective, views, labels, [5])
+        settings = step_settings(tiny(train_precision=precision))
+        result, features = backward(student, teacher, objective, views, labels, [5], **settings)
         losses.append(result.loss.item())
         assert {tensor.dtype for tensor in [*student.parameters(), *gradients(student).values()]} == {torch.float32}
         assert result.loss.dtype == result.teacher.dtype == features.dtype == torch.float32

@@ -13,8 +13,7 @@ from lib.losses import (
     UniformPrior,
     collapse_diagnostics,
     concept_alignment,
-    concept_distillation,
-    feature_distillation,
+    pairwise_cross_entropy,
     sinkhorn,
     view_pairs,
 )
@@ -46,23 +45,23 @@ def test_distillation_equals_the_hand_computed_cross_entropy_and_skips_the_view_
     by_hand = (
         cross_entropy(0.75, 0.2) + cross_entropy(0.75, 0.6) + cross_entropy(0.5, 0.9) + cross_entropy(0.5, 0.6)
     ) / 4
-    assert concept_distillation(teacher, student).item() == pytest.approx(by_hand, abs=1e-6)
-    assert feature_distillation(teacher, student).item() == pytest.approx(by_hand, abs=1e-6)
+    assert pairwise_cross_entropy(teacher, student).item() == pytest.approx(by_hand, abs=1e-6)
+    assert pairwise_cross_entropy(teacher, student).item() == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_distillation_is_lowest_where_the_student_agrees_and_is_then_the_teachers_entropy():
     logits = random_logits(1, 3, 5).expand(2, 3, 5)
     teacher = logits.softmax(-1)
     entropy = torch.special.entr(teacher).sum(-1).mean()
-    assert torch.allclose(concept_distillation(teacher, logits), entropy)
-    assert concept_distillation(teacher, random_logits(2, 3, 5, seed=1)) > entropy
+    assert torch.allclose(pairwise_cross_entropy(teacher, logits), entropy)
+    assert pairwise_cross_entropy(teacher, random_logits(2, 3, 5, seed=1)) > entropy
 
 
 def test_distillation_gradient_is_prediction_minus_target_and_none_reaches_the_teacher():
     teacher_logits = random_logits(2, 3, 4).requires_grad_()
     student = random_logits(2, 3, 4, seed=1).requires_grad_()
     teacher = teacher_logits.softmax(-1)
-    concept_distillation(teacher, student).backward()
+    pairwise_cross_entropy(teacher, student).backward()
     # Two pairs, three videos: view 0 is taught by view 1 and the other way round.
     assert torch.allclose(student.grad, (student.softmax(-1) - teacher.flip(0)).detach() / 6)
     assert teacher_logits.grad is None
@@ -70,7 +69,7 @@ def test_distillation_gradient_is_prediction_minus_target_and_none_reaches_the_t
 
 def test_distillation_refuses_a_teacher_and_a_student_of_different_spaces():
     with pytest.raises(ValueError, match="number of videos or concepts"):
-        concept_distillation(torch.full((2, 3, 4), 0.25), torch.zeros(2, 3, 5))
+        pairwise_cross_entropy(torch.full((2, 3, 4), 0.25), torch.zeros(2, 3, 5))
 
 
 def test_alignment_crosses_the_spaces_and_treats_them_alike():
@@ -96,18 +95,18 @@ def test_uniform_prior_is_zero_for_balanced_use_and_log_k_for_a_collapse():
     balanced = 100.0 * torch.eye(4)[None]
     collapsed = torch.zeros(2, 3, 4)
     collapsed[..., 1] = 1000.0  # the other three underflow to zero
-    assert UniformPrior(4, memory=0)(balanced).item() == pytest.approx(0, abs=1e-6)
-    assert UniformPrior(4, memory=0)(collapsed).item() == pytest.approx(math.log(4), abs=1e-6)
+    assert UniformPrior(4, queue_size=0)(balanced).item() == pytest.approx(0, abs=1e-6)
+    assert UniformPrior(4, queue_size=0)(collapsed).item() == pytest.approx(math.log(4), abs=1e-6)
 
 
 def test_uniform_prior_stays_finite_in_value_and_gradient_when_concepts_underflow():
     student = torch.tensor([[[1000.0, 0.0, -1000.0]]], requires_grad=True)
-    UniformPrior(3, memory=0)(student).backward()
+    UniformPrior(3, queue_size=0)(student).backward()
     assert torch.isfinite(student.grad).all()
 
 
 def test_uniform_prior_has_the_hand_computed_value_over_batch_and_memory():
-    prior = UniformPrior(2, memory=8)
+    prior = UniformPrior(2, queue_size=8)
     first = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()  # one video, two views: mean 0.7
     second = torch.tensor([[[0.1, 0.9]]]).log()
     prior(first)
@@ -118,14 +117,14 @@ def test_uniform_prior_has_the_hand_computed_value_over_batch_and_memory():
 
 def test_uniform_prior_without_memory_has_the_gradient_of_its_definition():
     student = random_logits(2, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: UniformPrior(4, memory=0).double()(logits), student)
+    assert torch.autograd.gradcheck(lambda logits: UniformPrior(4, queue_size=0).double()(logits), student)
 
 
 def test_uniform_prior_with_a_full_memory_pushes_as_hard_as_without_one():
     logits = random_logits(1, 4, 3).float()
     gradients = []
     for memory in (0, 64):
-        prior = UniformPrior(3, memory=memory)
+        prior = UniformPrior(3, queue_size=memory)
         for _ in range(20):  # fills the memory with copies, so that the mean stays what it is
             student = logits.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(prior(student), student)
@@ -134,12 +133,12 @@ def test_uniform_prior_with_a_full_memory_pushes_as_hard_as_without_one():
 
 
 def test_the_memory_forgets_the_oldest_videos_first():
-    prior = UniformPrior(2, memory=2)
+    prior = UniformPrior(2, queue_size=2)
     for p in (0.9, 0.6, 0.2):
         prior(torch.tensor([[[p, 1 - p]]]).log())
-    assert torch.allclose(prior.memory.recent()[:, 0], torch.tensor([0.6, 0.2]))
+    assert torch.allclose(prior.queue.recent()[:, 0], torch.tensor([0.6, 0.2]))
     prior(torch.tensor([[[0.1, 0.9], [0.3, 0.7], [0.4, 0.6]]]).log())  # a batch above the size
-    assert torch.allclose(prior.memory.recent()[:, 0], torch.tensor([0.3, 0.4]))
+    assert torch.allclose(prior.queue.recent()[:, 0], torch.tensor([0.3, 0.4]))
 
 
 def test_one_round_of_sinkhorn_equals_the_hand_computation():
@@ -165,7 +164,7 @@ def test_sinkhorn_survives_temperatures_that_overflow_without_logarithms():
 
 
 def test_sinkhorn_balance_uses_the_videos_before_and_returns_those_of_the_batch():
-    balance = SinkhornBalance(3, global_views=2, rounds=4, memory=16)
+    balance = SinkhornBalance(3, global_views=2, n_iterations=4, queue_size=16)
     before, now = random_logits(2, 4, 3).float(), random_logits(2, 5, 3, seed=1).float()
     balance(before / 0.1, 0.1)
     balanced = balance(now / 0.1, 0.1)
@@ -175,7 +174,7 @@ def test_sinkhorn_balance_uses_the_videos_before_and_returns_those_of_the_batch(
 
 
 def test_sinkhorn_balance_without_memory_balances_the_batch_alone():
-    balance = SinkhornBalance(3, global_views=1, rounds=4, memory=0)
+    balance = SinkhornBalance(3, global_views=1, n_iterations=4, queue_size=0)
     balance(random_logits(1, 5, 3, seed=1).float(), 1.0)
     logits = random_logits(1, 6, 3).float()
     assert torch.allclose(balance(logits, 1.0)[0], sinkhorn(logits[0], 4))
@@ -193,9 +192,9 @@ def test_centring_subtracts_a_running_mean_kept_before_the_temperature():
 
 def make_prior(kind: str) -> torch.nn.Module:
     if kind == "penalty":
-        return UniformPrior(5, memory=10)
+        return UniformPrior(5, queue_size=10)
     if kind == "sinkhorn":
-        return SinkhornBalance(5, global_views=2, rounds=3, memory=10)
+        return SinkhornBalance(5, global_views=2, n_iterations=3, queue_size=10)
     return Centring(5, momentum=0.9)
 
 
@@ -249,7 +248,7 @@ def test_the_feature_head_is_drawn_from_its_generator_and_from_nothing_else():
 def test_self_distillation_without_language_trains_the_head_and_leaves_the_teacher():
     student_head, teacher_head, centring = make_head(0), make_head(1), Centring(10, momentum=0.9)
     views = random_logits(3, 5, 6).float()
-    loss = feature_distillation(centring(teacher_head(views[:2]) / 0.04, 0.04), student_head(views) / 0.1)
+    loss = pairwise_cross_entropy(centring(teacher_head(views[:2]) / 0.04, 0.04), student_head(views) / 0.1)
     loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in student_head.parameters())
     assert all(parameter.grad is None for parameter in teacher_head.parameters())

@@ -1,10 +1,15 @@
+from types import SimpleNamespace
+
 import torch
 from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.losses import concept_alignment, concept_distillation
-from lib.objectives import ConceptObjective, FeatureObjective, LabelObjective
+from lib.losses import concept_alignment, pairwise_cross_entropy
+from lib.objectives import Objective, Result, fingerprint, make_objective
+
+# all that the objective without language reads of a model
+WIDTH_7 = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(hidden_size=7)))
 
 
 def space(seed, k=4, d=6):
@@ -24,7 +29,7 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
     params = tiny(alignment_weight=0.7, uniform_prior_weight=0.3, distillation_weight=1.5, target_normalisation="none")
     spaces = {"category": space(0), "description": space(1)}
     teacher, student = outputs(2, 2), outputs(3, 3)
-    result = ConceptObjective(params, spaces)(teacher, student, torch.zeros(5))
+    result = make_objective(params, None, spaces)(teacher, student, torch.zeros(5))
 
     p_t = {
         n: torch.stack([s.logits(v.embedding, params.teacher_temperature).softmax(-1) for v in teacher])
@@ -33,7 +38,7 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
     p_s = {
         n: torch.stack([s.logits(v.embedding, params.student_temperature) for v in student]) for n, s in spaces.items()
     }
-    distillation = sum(concept_distillation(p_t[n], p_s[n]) for n in spaces)
+    distillation = sum(pairwise_cross_entropy(p_t[n], p_s[n]) for n in spaces)
     alignment = concept_alignment(
         teacher_category=p_t["category"],
         student_category=p_s["category"],
@@ -53,11 +58,9 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
 
 
 def test_only_the_student_gets_a_gradient(tiny):
-    for objective in (
-        ConceptObjective(tiny(), {"category": space(0), "description": space(1)}),
-        FeatureObjective(tiny("no_language"), 7),
-        LabelObjective(tiny(), space(0)),
-    ):
+    spaces = {"category": space(0), "description": space(1)}
+    for ablation in ("lss", "no_language", "supervised"):
+        objective = make_objective(tiny(ablation), WIDTH_7, spaces)
         teacher, student = outputs(2, 2), outputs(3, 3)
         objective(teacher, student, torch.tensor([0, 1, 2, 3, 0])).loss.backward()
         assert all(x.grad is None for view in teacher for x in view)
@@ -68,21 +71,44 @@ def test_only_the_student_gets_a_gradient(tiny):
 
 def test_the_supervised_loss_is_the_cross_entropy_of_every_view(tiny):
     params, labels, student = tiny(), torch.tensor([0, 1, 2, 3, 0]), outputs(3, 3)
-    result = LabelObjective(params, space(0))(outputs(2, 2), student, labels)
+    objective = make_objective(tiny("supervised"), None, {"category": space(0)})
+    result = objective(outputs(2, 2), student, labels)
     by_view = [F.cross_entropy(space(0).logits(view.embedding, params.student_temperature), labels) for view in student]
     torch.testing.assert_close(result.loss, torch.stack(by_view).mean())
 
 
-def test_sinkhorn_balances_both_spaces_and_its_memory_is_in_the_checkpoint(tiny):
+def test_sinkhorn_balances_both_spaces_and_its_queue_is_in_the_checkpoint(tiny):
     spaces = {"category": space(0), "description": space(1)}
-    objective = ConceptObjective(tiny(uniform_prior_weight=0.0, sinkhorn_iterations=50), spaces)
+    objective = make_objective(tiny(uniform_prior_weight=0.0, sinkhorn_iterations=50), None, spaces)
     result = objective(outputs(2, 2), outputs(3, 3), torch.zeros(5))
     torch.testing.assert_close(result.teacher.mean((0, 1)), torch.full((4,), 0.25), atol=0.02, rtol=0)
-    kept = {key.split(".")[1] for key in objective.state_dict() if key.startswith("teacher_priors")}
+    kept = {key.split(".")[1] for key in objective.state_dict() if key.startswith("normalisations")}
     assert kept == {"category", "description"}
 
 
 def test_teacher_and_student_heads_start_alike(tiny):
-    objective = FeatureObjective(tiny("no_language"), 7)
+    objective = make_objective(tiny("no_language"), WIDTH_7, {})
     for a, b in zip(objective.head.parameters(), objective.teacher_head.parameters()):
         assert torch.equal(a, b) and a.requires_grad and not b.requires_grad
+
+
+class Own(Objective):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, teacher, student, labels):
+        loss = self.scale * sum(view.embedding.square().mean() for view in student)
+        return Result(loss, {"size": loss}, torch.full((2, 5, 4), 0.25), torch.zeros(3, 5, 4))
+
+
+class OwnToo(Own):
+    def forward(self, teacher, student, labels):
+        return super().forward(teacher, student[:1], labels)
+
+
+def test_the_fingerprint_of_an_own_objective_covers_source_attributes_and_state():
+    assert fingerprint(Own()) == fingerprint(Own())
+    with_weight = Own()
+    with_weight.weight = torch.nn.Parameter(torch.zeros(()))
+    assert len({fingerprint(objective) for objective in (Own(), Own(2.0), OwnToo(), with_weight)}) == 4

@@ -17,20 +17,13 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
+from lib.gradients import cosine, learning_rate, make_optimizer, update_teacher
+from lib.objectives import Objective, Result, make_objective
 from lib.run.checkpoints import checkpoints, save_checkpoint
 from lib.run.fields import AdaptParams
 from lib.run.files import DiskError, read_json, read_lines
 from lib.run.params import ROOT
-from lib.train import (
-    INTERRUPTED,
-    AdaptationError,
-    adapt,
-    cosine,
-    learning_rate,
-    make_objective,
-    make_optimizer,
-    update_teacher,
-)
+from lib.train import INTERRUPTED, AdaptationError, adapt, load_spaces
 
 
 def weights(folder, model="teacher"):
@@ -211,7 +204,7 @@ def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over
     newest.write_bytes(newest.read_bytes()[:-1000])
     adapt(params, tmp_path / "stopped")
     said = capsys.readouterr().out
-    assert "checkpoint-00000008.pt is not whole" in said and "going on from step 6 of 24" in said
+    assert "checkpoint-00000008.pt is not whole" in said and "resuming at step 6 of 24" in said
     assert same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -274,7 +267,7 @@ def test_a_full_disk_loses_no_more_than_the_steps_since_the_last_checkpoint(tiny
         adapt(params, tmp_path / "full")
     assert not partial.is_symlink() and len(checkpoints(tmp_path / "full")) == 1
     adapt(params, tmp_path / "full")
-    assert "going on from step 3 of 8" in capsys.readouterr().out
+    assert "resuming at step 3 of 8" in capsys.readouterr().out
     assert same_run(tmp_path / "whole", tmp_path / "full")
 
 
@@ -373,3 +366,30 @@ def test_finished_models_are_taken_up_also_where_the_videos_have_moved(tiny, tmp
     assert after == before | {"params": moved.model_dump()} and (tmp_path / "run" / "metrics.json").exists()
     next((tmp_path / "new disk" / "train").rglob("*.mp4")).unlink()
     assert adapt(moved, tmp_path / "run")["videos"] == 79 and "used as it is" not in capsys.readouterr().out
+
+
+class Agreement(Objective):
+    """An objective of one's own: every student view agrees with the mean teacher."""
+
+    def __init__(self, spaces):
+        super().__init__()
+        self.space = spaces["category"]
+
+    def forward(self, teacher, student, labels):
+        with torch.no_grad():
+            targets = torch.stack([self.space.logits(view.embedding, 0.05).softmax(-1) for view in teacher])
+        logits = torch.stack([self.space.logits(view.embedding, 0.1) for view in student])
+        loss = -(targets.mean(0) * logits.log_softmax(-1)).sum(-1).mean()
+        return Result(loss, {"agreement": loss}, targets, logits)
+
+
+def test_an_objective_of_ones_own_adapts_and_is_part_of_what_identifies_the_run(tiny, tmp_path):
+    params = tiny(epochs=1)
+    spaces = load_spaces(params)
+    assert set(spaces) == {"category", "description"}
+    record = adapt(params, tmp_path, objective=Agreement(spaces))
+    assert "agreement" in read_lines(tmp_path / "log.jsonl")[-1] and record["sources"]["objective"]
+    own = weights(tmp_path)
+    assert adapt(params, tmp_path, objective=Agreement(load_spaces(params))) == record  # finished: taken up
+    lss = adapt(params, tmp_path)  # the same parameters, but the objective that they name
+    assert "objective" not in lss["sources"] and not same(own, weights(tmp_path))
