@@ -241,12 +241,12 @@ def test_clips_of_one_film_are_never_on_both_sides(model, folder, rows):
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        (["push_up/film*"], "two or more, and at least 2 shots; here are 1 and 4"),
+        (["push_up/film*"], "two class folders or more, and at least 2 shots; here are 1 and 4"),
         (
             ["JumpingJack/film*", "push_up/film[01]_c0.mp4", "push_up/broken.mp4"],
             "it takes 4 clips of every class that can be decoded, push_up has 2: add some",
         ),
-        (["*/film[01]*"], "all clips are among the 4 shots of a class, none is left to be asked"),
+        (["*/film[01]*"], "all clips are among the 4 shots of a class, none is left"),
     ],
 )
 def test_classes_too_small_for_a_probe_are_named_with_their_clips(model, folder, tmp_path, kept, message):
@@ -284,7 +284,7 @@ def test_clips_beside_the_classes_are_predicted_without_a_truth(model, folder, t
 
 
 def test_the_notebook_ends_well_on_a_folder_as_people_have_them(tiny, folder, tmp_path):
-    """Clips beside the classes, a class too small for the probe, an older probe's answers: all told, nothing stops it."""
+    """Clips beside the classes, a class too small for the probe, older answers of a probe: reported, not errors."""
     place, output = tmp_path / "my $x $y", tmp_path / "out"
     shutil.copytree(folder / "push_up", place / "push_up")
     for name in ("punch/a.mp4", "punch/a.avi", "loose.mp4", "wave/take/b.mp4"):

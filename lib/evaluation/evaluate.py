@@ -1,4 +1,4 @@
-"""Evaluates one run on the data sets of `evaluate_on`: zero-shot, linear probe and k-NN from one pass over the videos."""
+"""Evaluates one run on the data sets of `evaluate_on`: zero-shot, linear probe and k-NN, each video decoded once."""
 
 import time
 from collections.abc import Collection, Iterable

@@ -29,8 +29,8 @@ class FeatureError(ValueError):
 class Features:
     """What `extract` computes: rows of clips by view and kind. A clip that cannot be decoded has NaN.
 
-    paths: of the clips; arrays: "<view>/<kind>" -> 'n v w'; failed: path -> why it cannot be decoded. Raises FeatureError
-    if any other row is not finite.
+    paths: of the clips; arrays: "<view>/<kind>" -> 'n v w'; failed: path -> why it cannot be decoded. Raises
+    FeatureError if any other row is not finite.
     """
 
     def __init__(self, paths: Sequence[str], arrays: dict[str, np.ndarray], failed: dict[str, str]):
@@ -63,7 +63,7 @@ def check_finite(rows: np.ndarray, name: str, paths: Sequence[str]) -> None:
     broken = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
     if len(broken):
         raise FeatureError(
-            f"{name} of {paths[broken[0]]} (and of {len(broken) - 1} more of {len(paths)} decoded clips) are not finite: "
+            f"{name} of {paths[broken[0]]} (and {len(broken) - 1} more of {len(paths)} decoded clips) are not finite: "
             "set eval_precision to float32, or use an earlier state of the model"
         )
 
@@ -119,7 +119,7 @@ def cached_features(
     device: str,
     **loading: int,
 ) -> Features:
-    """The features of all clips of some lists, read from `features` beside the model's folder or computed and kept there.
+    """The features of all clips of some lists, read from `features` beside the model or computed and kept there.
 
     They are computed again if a file has changed (size or time), and for other views or another precision (kept side by
     side). Those of other weights or other code are removed. loading: `batch_size`, `workers`, `loader_timeout`.

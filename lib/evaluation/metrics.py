@@ -34,7 +34,7 @@ def _failed(rows: np.ndarray) -> np.ndarray:
 
 
 def topk_correct(scores: ArrayLike, labels: ArrayLike, k: int) -> np.ndarray:
-    """Whether the label is among the k best scores: 'n c' and 'n' -> 'n' bool. Ties go to the lower class, as in argmax."""
+    """Whether the label is among the k best scores: 'n c' and 'n' -> 'n' bool. Ties go to the lower class."""
     scores, labels = _checked(scores, labels)
     score = np.take_along_axis(scores, labels[:, None], axis=1)
     better = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < labels[:, None]))
@@ -68,8 +68,8 @@ def pair_correct(scores: ArrayLike, labels: ArrayLike, pairs: Sequence[tuple[int
 def half_class_accuracies(scores: ArrayLike, labels: ArrayLike, *, seeds: Iterable[int] = HALVES) -> np.ndarray:
     """Top-1 on random halves of the classes, one per seed (EP-half): 'n c' and 'n' -> 's'.
 
-    As in Text4Vis and BIKE (`multi_split_test` in test_zeroshot.py): `in_class_half` draws the classes, and every clip of
-    theirs is classified among those of them that have clips. They report mean and population standard deviation over
+    As in Text4Vis and BIKE (`multi_split_test` in test_zeroshot.py): `in_class_half` draws the classes, and every clip
+    of theirs is classified among those of them that have clips. They report mean and population standard deviation over
     seeds 0-9, on all clips of the set. Raises ValueError if no clip has a class in one of the halves.
     """
     scores, labels = _checked(scores, labels)
@@ -108,9 +108,9 @@ def mean_average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
 def prediction_summary(scores: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
     """The distribution of the predictions: 'n c' and 'n' -> a mapping.
 
-    `confusion`: 'c c' counts, rows the label, columns the prediction, without undecoded clips; `per_class_accuracy`: 'c',
-    undecoded clips wrong, NaN for a class without clips; `prediction_entropy`: nats, of the histogram of predictions (log
-    c if all classes are predicted equally often), NaN if nothing was decoded.
+    `confusion`: 'c c' counts, rows the label, columns the prediction, without undecoded clips; `per_class_accuracy`:
+    'c', undecoded clips wrong, NaN for a class without clips; `prediction_entropy`: nats, of the histogram of
+    predictions (log c if all classes are predicted equally often), NaN if nothing was decoded.
     """
     scores, labels = _checked(scores, labels)
     decoded, classes = ~_failed(scores), np.arange(scores.shape[1])
@@ -137,7 +137,7 @@ def zero_shot_scores(embeddings: ArrayLike, category: ArrayLike, description: Ar
 
 
 def zero_shot_probabilities(cosines: ArrayLike, *, logit_scale: float = 100.0) -> np.ndarray:
-    """Softmax of the scaled cosines, 'n c' -> 'n c'; 100 is the scale at which CLIP's training ends (its clip value)."""
+    """Softmax of the scaled cosines, 'n c' -> 'n c'; 100 is where CLIP's training clips the scale."""
     return torch.softmax(logit_scale * torch.as_tensor(np.asarray(cosines, dtype=np.float64)), dim=1).numpy()
 
 

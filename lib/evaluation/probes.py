@@ -47,7 +47,7 @@ def _training_set(features: ArrayLike, labels: ArrayLike, num_classes: int) -> t
 def _score_all(
     score: Score, features: ArrayLike, columns: np.ndarray, num_classes: int, *, absent: float
 ) -> np.ndarray:
-    """Extends scores of decoded clips in the training classes (`columns`) to all clips (NaN) and all classes (`absent`)."""
+    """Extends scores of decoded clips in the training classes `columns` to all clips (NaN) and classes (`absent`)."""
     features = np.asarray(features, dtype=np.float64)
     decoded = ~np.isnan(features).any(axis=1)
     scores = np.full((len(features), num_classes), np.nan)
@@ -64,8 +64,8 @@ def _score_all(
 class LinearProbe:
     """A fitted linear probe.
 
-    records: one per fit, the refit last: `fit` ("sweep" or "refit"), `C`, `held_out_top1` (percent; None for the refit),
-    `iterations` and `seconds`.
+    records: one per fit, the refit last: `fit` ("sweep" or "refit"), `C`, `held_out_top1` (percent; None for the
+    refit), `iterations` and `seconds`.
     """
 
     model: Pipeline
@@ -132,14 +132,16 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """scikit-learn's LogisticRegression (L-BFGS) on frozen features 'n w'; `C` from a sweep inside the training part.
 
-    The share `held_out` of the training part (whole groups, if `groups` names each clip's group) chooses C, the smallest
-    of equally good ones; the probe is then fitted on the whole part. After `grid`, each of `refinements` rounds tries the
-    geometric means of the best C and its neighbours: the parametric binary search of CLIP's linear probe (Radford et al.
-    2021, appendix A.3). From 10^-6, 10^-4 ... 10^6, four rounds end at 8 steps per decade, as theirs.
+    The share `held_out` of the training part (whole groups, if `groups` names each clip's group) chooses C, the
+    smallest of equally good ones; the probe is then fitted on the whole part. After `grid`, each of `refinements`
+    rounds tries the geometric means of the best C and its neighbours: the parametric binary search of CLIP's linear
+    probe (Radford et al. 2021, appendix A.3). From 10^-6, 10^-4 ... 10^6, four rounds end at 8 steps per decade, as
+    theirs.
 
     solver: `max_iter`, `normalise` (fitted with each classifier; "raw" is CLIP's), and `tolerance`, which bounds the
-    largest entry of the gradient of the *mean* loss. scikit-learn before 1.4 (pull request 26721), so CLIP's, bounded that
-    of the summed loss: its default of 1e-4 is 1e-4 / n here. With today's default, a large C stops far from its solution.
+    largest entry of the gradient of the *mean* loss. scikit-learn before 1.4 (pull request 26721), so CLIP's, bounded
+    that of the summed loss: its default of 1e-4 is 1e-4 / n here. With today's default, a large C stops far from its
+    solution.
 
     Raises ProbeError if any fit stops before it converges, and ValueError for features that are not finite, invalid
     labels, an unknown `normalise`, or too few clips or groups (see `hold_out`; `classes` are their names).

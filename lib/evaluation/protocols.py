@@ -1,6 +1,7 @@
 """The protocols of the field, on the features of one data set. Views are fixed, nothing is sampled.
 
-- zero-shot, EP-split: all classes, the official test part, of UCF-101 and HMDB-51 each of the splits (X-CLIP, ViFi-CLIP);
+- zero-shot, EP-split: all classes, the official test part, of UCF-101 and HMDB-51 each of the splits (X-CLIP,
+ViFi-CLIP);
   EP-full: all clips of the set; EP-half: all clips of ten random halves of the classes (Text4Vis, BIKE);
 - linear probe and k-NN: from each training part to its test part (`lib/evaluation/probes.py`);
 - Charades: mean average precision of its multi-label test part.
@@ -83,8 +84,8 @@ class EvaluationSet:
 class Record:
     """The measurements, as `metrics.json` and `correct.safetensors` hold them.
 
-    Keys are "<dataset>/<part>/<protocol>". `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says which
-    clips these are, over all parts.
+    Keys are "<dataset>/<part>/<protocol>". `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says
+    which clips these are, over all parts.
     """
 
     def __init__(self, confusable_pairs: Sequence[tuple[str, str]]):
