@@ -146,7 +146,8 @@ def test_every_problem_of_a_prompt_file_is_listed_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, count", [("kinetics400", 400), ("kinetics600", 220), ("ucf101", 101), ("hmdb51", 51), ("embedded", 16)]
+    "name, count",
+    [("kinetics400", 400), ("kinetics600", 220), ("ucf101", 101), ("hmdb51", 51), ("ssv2", 174), ("embedded", 16)],
 )
 def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, count):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
@@ -155,7 +156,7 @@ def test_every_shipped_vocabulary_is_whole_and_keeps_to_the_guideline(name, coun
     assert 8 <= min(words) and max(words) <= 25
 
 
-@pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51"])
+@pytest.mark.parametrize("name", ["kinetics400", "ucf101", "hmdb51", "ssv2"])
 def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert [concept.label for concept in concepts] == layouts.class_names(name)
@@ -191,7 +192,7 @@ def test_kinetics600_has_every_label_of_the_zero_shot_splits(shared_data):
     assert len(labels) == 217 and labels <= {concept.label for concept in concepts}
 
 
-@pytest.mark.parametrize("name", ["kinetics600"])
+@pytest.mark.parametrize("name", ["kinetics600", "ssv2"])
 def test_class_names_of_the_new_vocabularies_are_the_labels_as_words(name):
     for concept in read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4):
         assert concept.class_name == readable_name(concept.label)
@@ -250,13 +251,13 @@ def test_too_few_descriptions_are_named():
     ]
 
 
-@pytest.mark.parametrize("name", ["kinetics400", "kinetics600", "ucf101", "hmdb51", "unrelated"])
+@pytest.mark.parametrize("name", ["kinetics400", "kinetics600", "ucf101", "hmdb51", "ssv2", "unrelated"])
 def test_every_shipped_vocabulary_keeps_to_the_guideline(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert guideline_problems(concepts) == []
 
 
-@pytest.mark.parametrize("name", ["kinetics600"])
+@pytest.mark.parametrize("name", ["kinetics600", "ssv2"])
 def test_the_new_vocabularies_fit_clips_text_tower(name, openai_bpe):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert guideline_problems(concepts, clip_tokenizer(openai_bpe)) == []
