@@ -70,7 +70,7 @@ def test_no_file_is_blamed_where_no_process_can_work(write_video, gray_frames, t
         [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.returncode == 1 and "kills the process" not in done.stdout
-    assert "end as soon as they are started; what they print stands above." in done.stderr.splitlines()[-1]
+    assert "end as soon as they are started; see their output above." in done.stderr.splitlines()[-1]
 
 
 def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys, monkeypatch):
@@ -86,7 +86,7 @@ def test_entries_of_other_code_are_not_taken_for_todays(folder, tmp_path, capsys
     old = manifest.read(manifest_of(folder, "folder")).drop(columns="key_spacing")
     old.to_csv(manifest_of(folder, "folder"), index=False, errors="surrogateescape")
     assert {video.index for video in list_dataset(folder, "folder")["train"].videos} == {None}
-    assert "the manifest of another version, not used; make check-data makes it anew" in capsys.readouterr().err
+    assert "ignored, a manifest of another version; make check-data replaces it" in capsys.readouterr().err
     check.check_data(folder, "folder", workers=1)
     assert None not in {video.index for video in list_dataset(folder, "folder")["train"].videos}
 
@@ -140,7 +140,7 @@ def test_a_check_that_was_stopped_goes_on_from_the_files_that_it_had_read(two_cl
     params = load(profile="ucf101", data_ucf101=str(two_classes), manifests=str(tmp_path / "manifests"))
     path = manifest_of(params, "ucf101")
     unfinished = path.with_name(path.name + ".unfinished")
-    monkeypatch.setattr(manifest, "KEPT_EVERY", 2)
+    monkeypatch.setattr(manifest, "SAVE_EVERY", 2)
     manifest.check(sorted(two_classes.glob("*/v_*.mp4")), root=two_classes, workers=1, unfinished=unfinished)
     so_far = manifest.read(unfinished)
     assert len(so_far) == 2

@@ -1,4 +1,4 @@
-"""Files of video: which frames they hold, which of them are decoded, which views are cut from these.
+"""Video files: which frames they contain, how these are decoded, and which views are cut from them.
 
-Imports nothing of this project but errors of `lib.run`: its functions serve any other project.
+Imports nothing from other rooms, so it can be used in any project.
 """

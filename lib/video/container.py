@@ -1,4 +1,4 @@
-"""Video files as containers: which of their streams is the film, what its packets are, and how fast it runs."""
+"""Video files as containers: the stream to show, the number of its frames, and its frame rate."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +14,20 @@ from av.stream import Disposition
 
 from lib.video.packets import ALL, is_refresh, may_be_no_frame, packets_to_decode, shown_frames
 
-# damage is an error, not a picture filled up with what was in memory before, nor one larger than 8K
+# Damage is an error instead of a frame filled from other memory, and so is a frame larger than 8K.
 STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
-NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails
-JUMP = 10.0  # seconds between two frames that are a jump of the clock, where clocks may jump (as ffmpeg has it)
-Stamps = tuple[int | None, int | None]  # of a packet: pts, dts
-MOST_FPS = 1000.0  # that is believed without time stamps
+NOT_MAIN = Disposition.attached_pic | Disposition.timed_thumbnails
+IMPAIRED = Disposition.hearing_impaired | Disposition.visual_impaired
+JUMP = 10.0  # seconds between two frames that count as a discontinuity of the clock (as in ffmpeg)
+MAX_NOMINAL_FPS = 1000.0  # higher nominal rates are ignored unless time stamps confirm them
+Stamps = tuple[int | None, int | None]  # pts, dts
 
 
 class VideoError(Exception):
-    """A file that is no decodable video. `path` names it, `reason` says what is wrong with it."""
+    """A file that is not a decodable video: its `path` and the `reason`."""
 
     def __init__(self, path: str | Path, reason: str):
-        super().__init__(str(path), reason)  # both as args: the error must survive the way out of a loader's worker
+        super().__init__(str(path), reason)  # both as args, so that the error can be pickled in a worker
         self.path = Path(path)
         self.reason = reason
 
@@ -35,64 +36,63 @@ class VideoError(Exception):
 
 
 class VideoIndex(NamedTuple):
-    """What is known of a video without decoding it. `keys` is only there if full decodes have shown that the file is
-    sound, that frame i has the time stamp start + i x step (rounded), and that jumping to it gives the same picture."""
+    """The layout of a video. `keys` is set only if full decodes have shown that the file is sound, that frame i has the
+    time stamp round(start + i * step), and that seeking to a frame gives the same pixels."""
 
-    num_frames: int  # by its packets; that many or fewer decode
-    first_packet: int  # the first one that decodes
+    num_frames: int  # counted in packets; possibly fewer can be decoded
+    first_packet: int  # the first decodable one
     fps: float
-    stream: int = 0  # which of the container's
+    stream: int = 0  # index in the container
     start: int = 0  # time stamp of frame 0
     step: float = 0.0
-    keys: tuple[int, ...] = ()  # the indices of key frames
+    keys: tuple[int, ...] = ()  # indices of key frames
 
     def stamp(self, number: int) -> int:
         """The time stamp of a frame."""
         return round(self.start + number * self.step)
 
     def number(self, stamp: int) -> int:
-        """Which frame has a time stamp."""
+        """The frame with a time stamp."""
         return round((stamp - self.start) / self.step)
 
 
 def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
-    """A decoder that notices damage, on one thread: loader workers are the parallelism, and automatic threading
-    deadlocks in forked processes."""
+    """A strict single-threaded decoder: loader workers run in parallel, and libav's threads deadlock in forks."""
     decoder = stream.codec_context
     if decoder.codec.name == "vp8":
-        decoder = av.CodecContext.create("libvpx", "r")  # libav's own notices nothing
+        decoder = av.CodecContext.create("libvpx", "r")  # libav's own decoder does not report damage
     decoder.thread_count, decoder.options = 1, STRICT
     return decoder
 
 
 @contextmanager
 def open_video(
-    path: Path, number: int | None = None
+    path: Path, stream_index: int | None = None
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, av.VideoCodecContext]]:
-    """The container, its film's stream (`number`, or found out) and a decoder.
+    """The container, its main video stream (or the one with `stream_index`) and a decoder.
 
-    Whatever is raised inside leaves as VideoError: container and decoder are the only things that are used there.
+    Any exception raised inside becomes a VideoError, as only the container and the decoder are used there.
     """
     try:
-        # "file:" keeps a colon in a name from being read as a protocol; broken tags must not make a video unreadable
+        # "file:" prevents a colon in a name from being read as a protocol; broken tags must not make a video unreadable
         with av.open(f"file:{path}", metadata_errors="replace") as container:
-            stream = container.streams[number] if number is not None else film_of(path, container)
+            stream = main_stream(path, container) if stream_index is None else container.streams[stream_index]
             yield container, stream, decoder_of(stream)
     except VideoError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error)
-        known = isinstance(error, (av.FFmpegError, OSError, ValueError, MemoryError)) and reason
-        raise VideoError(path, reason if known else f"{type(error).__name__}: {error}") from error
+        is_readable = isinstance(error, (av.FFmpegError, OSError, ValueError, MemoryError)) and reason
+        raise VideoError(path, reason if is_readable else f"{type(error).__name__}: {error}") from error
 
 
-def film_of(path: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The stream that a player would show.
+def main_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    """The video stream that a player would show; covers and thumbnails do not count.
 
-    Of several, one that moves comes before a still; then, as libav has it, the default one, the one with more frames up
-    to five, the larger one, the first one. Covers and thumbnails are none. Files with several are read through once more.
+    Of several streams, moving ones are preferred to stills, then, as in libav: the default stream, more frames (up to
+    five), larger frames, the first stream. The packets of such a file are read once more.
     """
-    streams = [stream for stream in container.streams.video if not stream.disposition & NO_FILM]
+    streams = [stream for stream in container.streams.video if not stream.disposition & NOT_MAIN]
     if not streams:
         raise VideoError(path, "has no video stream")
     streams = [stream for stream in streams if stream.codec_context is not None]
@@ -102,27 +102,25 @@ def film_of(path: Path, container: av.container.InputContainer) -> av.VideoStrea
         return streams[0]
     with av.open(f"file:{path}", metadata_errors="replace") as other:
         frames = Counter(packet.stream_index for packet in video_packets(other, [s.index for s in streams]))
-    impaired = Disposition.hearing_impaired | Disposition.visual_impaired
 
     def rank(stream: av.VideoStream) -> tuple[int, ...]:
         count, kind, size = frames[stream.index], stream.disposition, stream.width * stream.height
-        return count > 1, (not kind & impaired) + bool(kind & Disposition.default), min(count, 5), size
+        return count > 1, (not kind & IMPAIRED) + bool(kind & Disposition.default), min(count, 5), size
 
     return max(streams, key=rank)
 
 
 def count_packets(path: Path) -> VideoIndex:
-    """Reads through the file without decoding more than its start: the stream of its film, the number of frames to
-    expect, the first packet that decodes, and the frame rate."""
+    """Reads all packets, and decodes some if necessary: number of frames, first decodable packet, frame rate."""
     with open_video(path) as (container, stream, decoder):
         codec, num_packets, first_packet, to_decode = decoder.codec.canonical_name, 0, None, 0
-        stamps, end = [], 0.0  # pts and dts of each packet from the first key frame on; None where it shows nothing
-        # Matroska and WebM mark no broken packet, but state how long they are
+        stamps, end = [], 0.0  # pts and dts of each packet from the first key frame on; None if it shows nothing
+        # Matroska and WebM do not mark truncated packets, but state their duration
         matroska = "matroska" in container.format.name and container.duration
         for packet in video_packets(container, None if matroska else stream):
             if matroska and packet.pts is not None and packet.time_base:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            is_cut_off = packet.is_corrupt
+            is_truncated = packet.is_corrupt  # the last packet's value counts
             if packet.stream_index != stream.index:
                 continue
             data = bytes(packet)
@@ -141,24 +139,24 @@ def count_packets(path: Path) -> VideoIndex:
             raise VideoError(path, "has no video frame")
         stamps = (decoded if to_decode == ALL and decoded else _without_skipped(start, len(decoded))) + rest
         missing = container.duration / av.time_base - end if matroska else 0.0  # seconds
-        if is_cut_off or missing > 0.5:
+        if is_truncated or missing > 0.5:
             raise VideoError(path, f"is cut off after {num_frames} frames")
         return VideoIndex(num_frames, first_packet, _frame_rate(path, container, stream, stamps), stream.index)
 
 
 def _without_skipped(stamps: list[Stamps], num_decoded: int) -> list[Stamps]:
-    """The stamps of a film's start without those of the packets that a decoder skips: these are shown first."""
+    """Removes the packets that a decoder skips at the start: those that would be shown first."""
     skipped = max(0, len(stamps) - num_decoded) if num_decoded else 0
-    shown = [pts for pts, _ in stamps]
-    if None not in shown:
-        shown.sort()
-    return list(zip(shown[skipped:], [dts for _, dts in stamps[skipped:]]))
+    pts = [stamp for stamp, _ in stamps]
+    if None not in pts:
+        pts.sort()
+    return list(zip(pts[skipped:], [dts for _, dts in stamps[skipped:]]))
 
 
-def _decoded_stamps(path: Path, number: int, first_packet: int, count: int) -> list[Stamps]:
-    """Time stamps of the frames that `count` packets decode to (None: all); none if they do not decode."""
+def _decoded_stamps(path: Path, stream_index: int, first_packet: int, count: int) -> list[Stamps]:
+    """Time stamps of the frames that `count` packets decode to; [] if decoding fails."""
     try:
-        with open_video(path, number) as video:
+        with open_video(path, stream_index) as video:
             frames = decoded_frames(*video, first_packet, count)
             return [(frame.pts, frame.dts if frame.pts is None else frame.pts) for frame in frames]
     except VideoError:
@@ -168,42 +166,41 @@ def _decoded_stamps(path: Path, number: int, first_packet: int, count: int) -> l
 def _frame_rate(
     path: Path, container: av.container.InputContainer, stream: av.VideoStream, stamps: list[Stamps]
 ) -> float:
-    """Frames per second: what the container states, unless the time stamps of the frames say otherwise by a twentieth.
+    """Frames per second: the container's nominal rate, unless the time stamps deviate from it by more than 5 %.
 
-    Without a stated rate, and without usable stamps, it is what the file's length comes to. stamps: pts and dts of the
-    packets that show something.
+    Without a nominal rate and usable time stamps, it is frames / duration. stamps: of every packet that shows a frame.
     """
-    stated, tick = float(stream.average_rate or 0), float(stream.time_base or 0)
-    may_jump = bool(container.format.flags & Flags.ts_discont.value)  # several recordings, each with a clock of its own
-    shown, decoded = zip(*stamps)
-    intervals, seconds = len(stamps) - 1, None not in shown and (max(shown) - min(shown)) * tick
-    if may_jump or None in shown:
-        known = np.array([(number, stamp) for number, stamp in enumerate(decoded) if stamp is not None]).reshape(-1, 2)
-        frames, gaps = np.diff(known, axis=0).T
+    nominal, tick = float(stream.average_rate or 0), float(stream.time_base or 0)
+    may_jump = bool(container.format.flags & Flags.ts_discont.value)  # concatenated recordings with separate clocks
+    pts, dts = zip(*stamps)
+    intervals, seconds = len(stamps) - 1, None not in pts and (max(pts) - min(pts)) * tick
+    if may_jump or None in pts:
+        timed = np.array([(number, stamp) for number, stamp in enumerate(dts) if stamp is not None]).reshape(-1, 2)
+        frames, gaps = np.diff(timed, axis=0).T
         steady = (gaps >= 0) & (gaps * tick < JUMP * frames)
-        if None in shown or not steady.all():
-            kept = steady | (not may_jump)
-            intervals, seconds = int(frames[kept].sum()), float(gaps[kept].sum()) * tick
-    invented = container.format.flags & Flags.no_timestamps.value  # in bare streams each packet lasts one frame
-    if intervals and seconds > 0 and not invented:
-        fits = stated and abs(intervals / stated - seconds) <= seconds / 20 + tick
-        return stated if fits else intervals / seconds
-    if 0 < stated <= MOST_FPS:
-        return stated
+        if None in pts or not steady.all():
+            usable = steady | (not may_jump)
+            intervals, seconds = int(frames[usable].sum()), float(gaps[usable].sum()) * tick
+    has_clock = not container.format.flags & Flags.no_timestamps.value  # libav invents the stamps of bare streams
+    if intervals and seconds > 0 and has_clock:
+        is_consistent = nominal and abs(intervals / nominal - seconds) <= seconds / 20 + tick
+        return nominal if is_consistent else intervals / seconds
+    if 0 < nominal <= MAX_NOMINAL_FPS:
+        return nominal
     if container.duration:
         return len(stamps) * av.time_base / container.duration
     if len(stamps) == 1:
-        return 1.0  # of a single frame, any rate gives the same views
+        return 1.0  # any rate gives the same views of a single frame
     raise VideoError(path, "has no frame rate")
 
 
 def video_packets(container: av.container.InputContainer, stream=None) -> Iterator[av.Packet]:
-    """The packets of a stream, of some, or of all; an empty one in the middle of a file would be taken for its end."""
+    """The non-empty packets of one stream, several, or all. Decoders take an empty packet for the end of the file."""
     packets = container.demux(stream) if stream is not None else container.demux()
     while True:
         try:
             packet = next(packets)
-        except (StopIteration, IndexError):  # where a stream appeared midway, PyAV trips over it behind the last packet
+        except (StopIteration, IndexError):  # PyAV's IndexError after the last packet if a stream appeared midway
             return
         if packet.size:
             yield packet
@@ -212,8 +209,8 @@ def video_packets(container: av.container.InputContainer, stream=None) -> Iterat
 def decoded_frames(container, stream, decoder, first_packet: int, count: int = ALL) -> Iterator[av.VideoFrame]:
     """The frames of `count` packets from `first_packet` on.
 
-    Packets before the first key frame are left out: some decoders make grey frames of them. So is what H.264 shows before
-    its first picture, where that is no refresh: it refers to pictures that are not there.
+    Skips packets before the first key frame, which some decoders turn into gray frames, and H.264 frames shown before
+    a first key frame that is no refresh, which refer to frames before the beginning of the file.
     """
     first, is_start = None, False
     for packet in islice(video_packets(container, stream), first_packet, first_packet + count):

@@ -1,4 +1,4 @@
-"""Frames from video files: the frames that are asked for, in one pass, upright and in display proportion."""
+"""Decodes selected frames of a video file in one pass, upright and with square pixels."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -11,25 +11,22 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from lib.video.container import VideoError, VideoIndex, count_packets, decoded_frames, open_video, video_packets
 
-# antialiased when it shrinks; without the additions, colours are taken from the nearest coarse chroma sample
+# Antialiased when shrinking; without the last two flags, colours come from the nearest sample of the chroma plane.
 SCALING = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
-SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that leave out what nothing refers to
-SEEK_OVER = 8  # frames that must lie between here and the next key frame for a seek to be the faster way (95_speed)
+SKIPPING = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}  # decoders that can skip non-reference frames
+SEEK_OVER = 8  # seek if the next key frame is more than this many frames ahead (measured in 95_speed)
 
 
 class Frames(NamedTuple):
-    """What `decode` returns: every wanted frame once, and where to find it.
+    """Decoded frames: every selected frame once. `pixels[rows]` restores the order and repeats of the selection."""
 
-    `pixels[rows]` are the frames exactly as `select` asked for them, repeats and order included.
-    """
-
-    pixels: np.ndarray  # 't h w c' uint8 RGB: the distinct wanted frames, in display order
-    indices: np.ndarray  # 't' their indices in the video, ascending
-    rows: np.ndarray  # for each index that `select` returned, its row in `pixels`
+    pixels: np.ndarray  # 't h w c' uint8 RGB, in display order
+    indices: np.ndarray  # 't', indices in the video, ascending
+    rows: np.ndarray  # for each selected index, its row in `pixels`
     num_source_frames: int  # frames in the video
-    fps: float  # frames per second, the average where the rate varies
+    fps: float  # frames per second; the average if the rate varies
 
 
 def decode(
@@ -39,33 +36,31 @@ def decode(
     short_side: int | None = None,
     index: VideoIndex | None = None,
 ) -> Frames:
-    """Decodes the frames that `select(num_source_frames, fps)` returns the indices of (any order, repeats allowed).
+    """Decodes the frames whose indices `select(num_source_frames, fps)` returns, in any order and with repeats.
 
-    Frames are counted in the order in which they are shown, by the decoder and not by their time stamps (these are
-    missing or repeat themselves in real files): frame i is the i-th one that a decoder puts out. Frames that cannot
-    be decoded because the file begins in the middle of a film are no part of the video. `num_source_frames` comes
-    from counting what the compressed packets show, not from the header. Where fewer decode than were counted, and
-    a wanted frame is one of those that do not exist, `select` is called once more with the number that decode.
+    Frames are numbered in the order in which the decoder outputs them, not by time stamps, which may be absent or
+    repeated. Frames that depend on data before the beginning of the file are not part of the video.
+    `num_source_frames` is counted in the packets, not read from the header. If fewer frames can be decoded and a
+    selected frame does not exist, `select` is called again with the number that can be decoded.
 
-    The file is decoded up to the last wanted frame, on one thread; damage behind that frame is not seen, damage before
-    it is an error. With the `index` of a file that `inspect` found sound, frames between the wanted ones are jumped
-    over or left out where nothing refers to them: the same frames, faster. Only wanted frames are converted. They are scaled as they are
-    converted (bicubic, antialiased) so that the shorter side has `short_side` pixels after turning and pixel aspect;
-    `None` keeps the coded height. Turns come in quarters.
+    The file is decoded up to the last selected frame, on one thread; damage up to there is an error, later damage is
+    not noticed. With the `index` of a file that `inspect` found sound, frames between the selected ones are skipped,
+    with the same result. Selected frames are scaled (bicubic, antialiased) so that the shorter side has `short_side`
+    pixels after rotation and correction of the pixel aspect; None keeps the coded height.
 
-    Raises VideoError if the file is missing, is no video, is cut off, has no decodable frame, fails before the last
-    wanted frame, or if a wanted frame is damaged; ValueError if `select` returns nothing or an index out of range.
+    Raises VideoError if the file is missing, no video, cut off or damaged up to the last selected frame; ValueError if
+    `select` returns no index or one out of range.
     """
     path = Path(path)
     layout = index or count_packets(path)
     while True:
-        wanted = np.asarray(select(layout.num_frames, layout.fps))
-        if wanted.ndim != 1 or wanted.size == 0 or wanted.dtype.kind not in "iu":
-            raise ValueError(f"select must return a non-empty sequence of integers, got {wanted!r}")
-        if wanted.min() < 0 or wanted.max() >= layout.num_frames:
-            raise ValueError(f"select returned indices outside 0..{layout.num_frames - 1} for {path}: {wanted}")
-        indices, rows = np.unique(wanted, return_inverse=True)
-        pixels, num_decoded = _jump(path, indices, layout, short_side) if layout.keys else None, 0
+        selected = np.asarray(select(layout.num_frames, layout.fps))
+        if selected.ndim != 1 or selected.size == 0 or selected.dtype.kind not in "iu":
+            raise ValueError(f"select must return a non-empty sequence of integers, got {selected!r}")
+        if selected.min() < 0 or selected.max() >= layout.num_frames:
+            raise ValueError(f"select returned indices outside 0..{layout.num_frames - 1} for {path}: {selected}")
+        indices, rows = np.unique(selected, return_inverse=True)
+        pixels, num_decoded = _seek_and_read(path, indices, layout, short_side) if layout.keys else None, 0
         if pixels is None:
             pixels, num_decoded = _read(path, indices, layout, short_side)
         if pixels is not None:
@@ -76,93 +71,90 @@ def decode(
 
 
 class _Converter:
-    """Puts wanted frames into an array 't h w c', all in the display size of the first frame and turned as that one."""
+    """Collects selected frames in an array 't h w c', all with the display size and rotation of the first frame."""
 
     def __init__(self, stream: av.VideoStream, indices: np.ndarray, short_side: int | None):
-        self.row = {number: row for row, number in enumerate(indices.tolist())}  # of the frames still to come
+        self.pending = {number: row for row, number in enumerate(indices.tolist())}
         self.stream, self.short_side = stream, short_side
         self.scale, self.convert = VideoReformatter(), VideoReformatter()
-        self.size = self.upright = self.pixels = None
+        self.size = self.rotate = self.pixels = None
 
-    def see(self, frame: av.VideoFrame, number: int) -> None:
-        """Converts the frame, if it is wanted and was not seen yet."""
+    def add(self, frame: av.VideoFrame, number: int) -> None:
+        """Converts the frame if it is selected and not yet there."""
         if self.size is None:
-            self.size, self.upright = _display_size(self.stream, frame, self.short_side), _turn(frame)
-        row = self.row.pop(number, None)
+            self.size, self.rotate = _display_size(self.stream, frame, self.short_side), _rotation(frame)
+        row = self.pending.pop(number, None)
         if row is None:
             return
-        if self.size == (
-            frame.width,
-            frame.height,
-        ):  # as common libraries convert: colours of the nearest chroma sample
+        if self.size == (frame.width, frame.height):  # like common libraries: nearest chroma samples
             rgb = self.convert.reformat(frame, format="rgb24", interpolation=int(Interpolation.BICUBIC), threads=1)
-        else:  # by way of planes: the same pixels, for which libav has vector code
+        else:  # via planes: the same pixels, faster because libav has vector code for them
             planar = self.scale.reformat(frame, *self.size, "gbrp", interpolation=SCALING, threads=1)
             rgb = self.convert.reformat(planar, format="rgb24", threads=1)
-        picture = self.upright(rgb.to_ndarray())
+        picture = self.rotate(rgb.to_ndarray())
         if self.pixels is None:
-            self.pixels = np.empty((row + 1 + len(self.row), *picture.shape), np.uint8)
+            self.pixels = np.empty((row + 1 + len(self.pending), *picture.shape), np.uint8)
         self.pixels[row] = picture
 
 
 def _read(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> tuple[np.ndarray | None, int]:
-    """The wanted frames 't h w c', None if not all of them exist, and the number of frames decoded on the way."""
+    """The selected frames 't h w c', None if one does not exist, and the number of frames decoded."""
     num_decoded = 0
     with open_video(path, index.stream) as video:
-        convert = _Converter(video[1], indices, short_side)
+        converter = _Converter(video[1], indices, short_side)
         try:
             for frame in decoded_frames(*video, index.first_packet):
-                if frame.is_corrupt and num_decoded in convert.row:
+                if frame.is_corrupt and num_decoded in converter.pending:
                     raise VideoError(path, f"frame {num_decoded} is damaged")
-                convert.see(frame, num_decoded)
+                converter.add(frame, num_decoded)
                 num_decoded += 1
-                if not convert.row:
-                    return convert.pixels, num_decoded
+                if not converter.pending:
+                    return converter.pixels, num_decoded
         except av.FFmpegError as error:
             raise VideoError(path, f"decoding fails after {num_decoded} frames: {error.strerror}") from error
     return None, num_decoded
 
 
-def _jump(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> np.ndarray | None:
-    """The wanted frames of a sound video, 't h w c'; None if the file turns out not to be what the index says."""
+def _seek_and_read(path: Path, indices: np.ndarray, index: VideoIndex, short_side: int | None) -> np.ndarray | None:
+    """The selected frames of a sound video, 't h w c'; None if the file does not match its index."""
     try:
         with open_video(path, index.stream) as video:
-            convert = _Converter(video[1], indices, short_side)
+            converter = _Converter(video[1], indices, short_side)
             for number, frame in jumped_frames(*video, indices, index):
-                convert.see(frame, number)
+                converter.add(frame, number)
     except VideoError:
         return None
-    return None if convert.row else convert.pixels
+    return None if converter.pending else converter.pixels
 
 
 def jumped_frames(
     container, stream, decoder, indices: np.ndarray, index: VideoIndex, seek_over: int = SEEK_OVER
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames and others between them, with their numbers; ends if the file is not what the index says.
+    """Numbers and frames: the selected ones and some between them; stops early if the file does not match its index.
 
-    From one wanted frame to the next it seeks to the last key frame in between, if that lies far enough ahead. Frames
-    that nothing refers to are decoded only if they are wanted.
+    Between two selected frames it seeks to the last key frame if that is far enough ahead. Non-reference frames are
+    decoded only if they are selected.
     """
-    wanted = set(indices.tolist())
-    missing, position, packets = set(wanted), 0, None  # the frame furthest ahead that the decoder has been given
-    skips, skipping = decoder.codec.name in SKIPPING, False
+    selected = set(indices.tolist())
+    missing, position, packets = set(selected), 0, None  # position: the highest frame number sent to the decoder
+    can_skip, is_skipping = decoder.codec.name in SKIPPING, False
     for target in indices.tolist():
         key = index.keys[max(bisect_right(index.keys, target) - 1, 0)]
         if packets is None or key - position > seek_over:
             if key - position > seek_over:
                 container.seek(index.stamp(key), stream=stream)
                 decoder.flush_buffers()
-            packets, fresh = video_packets(container, stream), True
+            packets, is_first = video_packets(container, stream), True
         while target in missing:
             packet = next(packets, None)
             if packet is not None:
                 number = index.number(packet.pts)
-                if fresh and not (packet.is_keyframe and number <= target):
+                if is_first and not (packet.is_keyframe and number <= target):
                     return
-                fresh, position = False, max(position, number)
-                if skips and skipping != (number not in wanted):
-                    skipping = not skipping
-                    decoder.skip_frame = "NONREF" if skipping else "DEFAULT"
+                is_first, position = False, max(position, number)
+                if can_skip and is_skipping != (number not in selected):
+                    is_skipping = not is_skipping
+                    decoder.skip_frame = "NONREF" if is_skipping else "DEFAULT"
             for frame in decoder.decode(packet):
                 if frame.is_corrupt:
                     return
@@ -174,7 +166,7 @@ def jumped_frames(
 
 
 def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
-    """Width and height in square pixels, before turning. Raises ValueError for proportions that no video has."""
+    """Width and height in square pixels, before rotation. Raises ValueError for implausible pixel aspects."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / 32 <= aspect <= 32:
         raise ValueError(f"its pixels are {aspect:g} times as wide as high")
@@ -183,15 +175,14 @@ def _display_size(stream, frame, short_side: int | None) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _turn(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
-    """What applies the display matrix to 'h w c', x' = a x + c y, y' = b x + d y (ISO 14496-12): quarter turns and
-    mirroring."""
+def _rotation(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that applies the display matrix to 'h w c' (ISO 14496-12): quarter turns and mirroring."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return lambda pixels: pixels
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
-    turned = abs(b) > abs(a)
-    if turned:
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    is_quarter_turn = abs(b) > abs(a)
+    if is_quarter_turn:
         a, d = c, b
-    rows, columns = slice(None, None, -1 if d < 0 else 1), slice(None, None, -1 if a < 0 else 1)
-    return lambda pixels: (pixels.swapaxes(0, 1) if turned else pixels)[rows, columns]
+    flips = slice(None, None, -1 if d < 0 else 1), slice(None, None, -1 if a < 0 else 1)
+    return lambda pixels: (pixels.swapaxes(0, 1) if is_quarter_turn else pixels)[flips]
