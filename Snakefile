@@ -20,7 +20,7 @@ from lib.datasets.parts import manifest_of
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.run.files import results_folder
 from lib.run.params import ParamsError, elsewhere
-from lib.study.suites import folder_of, made_otherwise, read_suite, runs_of, runs_of_table, state_of
+from lib.study.suites import folder_of, outdated_records, read_suite, runs_of, runs_of_table, state_of
 from lib.study.tables import summary, tables_of_rows
 from workflow.make import PUBLISHED
 
@@ -185,7 +185,7 @@ def plan_what_is_not_done(run):
     """Snakemake sees changed parameters only in its own records. Results that came without them (copied, of an older
     commit) say themselves what made them; where that is not this run, their job is planned, and replaces them as it
     starts. So is a run without metrics whose tables came along."""
-    workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in made_otherwise(run))
+    workflow.dag.forcefiles.update(str(path.relative_to(ROOT)) for path in outdated_records(run))
     if state_of(run)[0] != "done":
         workflow.dag.forcefiles.add(f"{path_of(run)}/metrics.json")
 

@@ -114,10 +114,7 @@ def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
         ({"replicas": [[0]]}, "replicas.0: List should have at least 2"),
         ({"reference": "no_language"}, "reference 'no_language' is none of the rows"),
         ({"rows": []}, "rows: List should have"),
-        (
-            {"folder": "theirs"},
-            "folder: 'theirs' is that of suites/other.yaml too, and tables of the one would take the place",
-        ),
+        ({"folder": "theirs"}, "folder: 'theirs' is the folder of suites/other.yaml"),
         (
             {"tables": {"zero_shot": {"title": "", "rows": ["lss"]}}},
             r"tables: \['zero_shot'\] are names of the tables of",
@@ -466,7 +463,7 @@ def test_a_table_whose_reference_is_no_row_of_it_is_refused():
     [
         ({"alignment_weight": 1.0}, "mine.yaml: changes nothing in profile 'embedded'"),
         ({"workers": 3}, "mine.yaml: changes nothing in profile 'embedded': .* only how the work is done"),
-        ({"seed": 5}, r"mine.yaml: \['seed'\] are the replicas' of a suite"),
+        ({"seed": 5}, r"mine.yaml: \['seed'\] are set by the replicas of a suite"),
         (
             {"target_normalisation": "none", "uniform_prior_weight": 0.0},
             "mine.yaml: has the same parameters as distillation_alignment.yaml",
