@@ -453,6 +453,14 @@ def test_a_suite_may_have_tables_with_rows_references_and_replicas_of_their_own(
     assert {path.stem for path in (outputs / "some").iterdir()} == {"terms"}
 
 
+def test_commits_with_the_same_code_are_not_mixed(outputs):
+    runs = suites.runs_of(suite_of(["image_clip", "no_language", "lss"], [[0, 0]]), "embedded")
+    for run, (commit, code) in zip(runs, (("aaaa", "11"), ("bbbb", "11"), ("cccc", "22"))):
+        finish(run, right=20, commit=commit, code=code)
+    assert "are mixed" not in "".join(tables.states_notes(results.collect(runs[:2])))
+    assert "runs of 3 commits are mixed: aaaa, bbbb, cccc" in tables.states_notes(results.collect(runs))
+
+
 def test_a_table_whose_reference_is_no_row_of_it_is_refused():
     with pytest.raises(ValueError, match="terms: reference 'lss' is none of the rows"):
         table_suite(terms={"title": "Terms", "rows": ["distillation"]})

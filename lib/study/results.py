@@ -23,9 +23,9 @@ KEYS = ["run", "world_seed", "seed", "dataset"]
 class Collected(NamedTuple):
     """The results of some runs.
 
-    values: a row per reported number. states: a row per run and data set: done or not (`state_of`), its log, and counts
-    of test clips. classes: number of classes per data set. answers: (data set, protocol, run) -> for each world (by the
-    data set's name in tables) the answers and clips of every seed, as `answers_of` returns them.
+    values: a row per reported number. states: a row per run and data set, with state, log and counts of test clips.
+    classes: number of classes per data set. answers: (data set, protocol, run) -> name of the data set in tables (one
+    per world) -> right answers and their clips, one pair per seed, as `answers_of` returns them.
     """
 
     values: pd.DataFrame
@@ -33,6 +33,19 @@ class Collected(NamedTuple):
     classes: dict[str, int] = {}
     warnings: list[str] = []
     answers: dict[tuple[str, str, str], dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
+
+
+class Record(NamedTuple):
+    """The files of a finished run: adapt.json, metrics.json, correct.safetensors."""
+
+    adapted: dict
+    metrics: dict
+    correct: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        adapted, metrics = (read_json(folder / name) for name in ("adapt.json", "metrics.json"))
+        return cls(adapted, metrics, load_file(folder / "correct.safetensors"))
 
 
 class Difference(NamedTuple):
@@ -53,7 +66,7 @@ def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
 
 
 def reported(dataset: str, part: str) -> bool:
-    """Whether tables report a part: test parts only, and Kinetics' validation part, as its test labels are not public."""
+    """Whether tables report a part: test parts, and Kinetics' validation part, whose test labels are not public."""
     return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
 
 
@@ -63,7 +76,7 @@ def words_once(*texts: str) -> str:
 
 
 def place_of(run: Run) -> str:
-    """A run's folder, from the repository's root where it lies inside."""
+    """A run's folder, relative to the repository if inside."""
     return str(run.folder.relative_to(ROOT) if run.folder.is_relative_to(ROOT) else run.folder)
 
 
@@ -72,92 +85,95 @@ def collect(runs: list[Run]) -> Collected:
 
     Raises ValueError if two runs were evaluated on different files.
     """
-    records = {}  # of finished runs: adapt.json, metrics.json, correct.safetensors
-    for run in runs:
-        if state_of(run)[0] == "done":
-            record = [read_json(run.folder / name) for name in ("adapt.json", "metrics.json")]
-            records[run.folder] = *record, load_file(run.folder / "correct.safetensors")
-    with_clips = _classes_with_clips([metrics for _, metrics, _ in records.values()])
-    image_clips = {
-        run.world_seed: records[run.folder][2] for run in runs if run.folder in records and run.ablation == "image_clip"
-    }
-    values, states, classes, answers, files = [], [], {}, {}, {}
-    for run, dataset in ((run, dataset) for run in runs for dataset in run.params.evaluate_on):
-        name = dataset_name(dataset, run.world_seed, with_clips.get(dataset))
-        key = dict(zip(KEYS, (run.ablation, run.world_seed, run.seed, name)))
-        state, log = state_of(run)
-        states.append(key | {"state": state, "log": log})
-        if run.folder not in records:
-            continue
-        adapted, metrics, correct = records[run.folder]
-        data = metrics["datasets"][dataset]
-        states[-1] |= data["counts"]
-        classes[name] = len(data["classes"])
-        first, place = files.setdefault(name, (data["data"], place_of(run)))
-        if data["data"] != first:
-            raise ValueError(
-                f"{place} and {place_of(run)} were evaluated on different files of {dataset}: remove the metrics.json "
-                "of the outdated one, so that it is evaluated again"
-            )
-        origin = {"commit": words_once(adapted["commit"], metrics["commit"]), "folder": place_of(run)}
-        for number in metrics["metrics"] + _agreements(run, correct, image_clips.get(run.world_seed, {})):
-            shown = number["dataset"] == dataset and reported(dataset, number["part"])
-            if shown and (number["metric"] != "top5" or classes[name] > 5):
-                values.append(number | key | origin | {"params_hash": metrics["params_hash"]})
-        for protocol in PROTOCOLS:
-            if (right := answers_of(correct, dataset, protocol)) is not None:
-                answers.setdefault((dataset, protocol, run.ablation), {}).setdefault(name, []).append(right)
-    columns = [*KEYS, "part", "protocol", "metric", "value", "commit", "params_hash", "folder"]
-    warnings = _warnings([(run.ablation, records[run.folder]) for run in runs if run.folder in records])
+    state_of_run = [state_of(run) for run in runs]
+    records = [Record.read(run.folder) if state == "done" else None for run, (state, _) in zip(runs, state_of_run)]
+    finished = [(run, record) for run, record in zip(runs, records) if record]
+    with_clips = _classes_with_clips([record.metrics for _, record in finished])
+    image_clips = {run.world_seed: record.correct for run, record in finished if run.ablation == "image_clip"}
+    values, states, classes, answers, evaluated = [], [], {}, {}, {}
+    for run, (state, log), record in zip(runs, state_of_run, records):
+        for dataset in run.params.evaluate_on:
+            name = dataset_name(dataset, run.world_seed, with_clips.get(dataset))
+            key = dict(zip(KEYS, (run.ablation, run.world_seed, run.seed, name)))
+            states.append(key | {"state": state, "log": log})
+            if not record:
+                continue
+            data = record.metrics["datasets"][dataset]
+            states[-1] |= data["counts"]
+            classes[name] = len(data["classes"])
+            files, first = evaluated.setdefault(name, (data["data"], place_of(run)))
+            if data["data"] != files:
+                raise ValueError(
+                    f"{first} and {place_of(run)} were evaluated on different files of {dataset}: "
+                    "remove the outdated metrics.json to evaluate it again"
+                )
+            for number in _numbers(run, record, dataset, image_clips.get(run.world_seed, {})):
+                if number["metric"] != "top5" or classes[name] > 5:
+                    values.append(number | key)
+            for protocol in PROTOCOLS:
+                if (right := answers_of(record.correct, dataset, protocol)) is not None:
+                    answers.setdefault((dataset, protocol, run.ablation), {}).setdefault(name, []).append(right)
+    origin = ["commit", "code", "params_hash", "folder"]
     return Collected(
-        pd.DataFrame(values, columns=columns),
+        pd.DataFrame(values, columns=[*KEYS, "part", "protocol", "metric", "value", *origin]),
         pd.DataFrame(states, columns=[*KEYS, "state", "log", *COUNTS]),
         classes,
-        warnings,
+        _warnings(finished),
         answers,
     )
+
+
+def _numbers(run: Run, record: Record, dataset: str, image_clip: dict[str, np.ndarray]) -> list[dict]:
+    """The reported numbers of a run on a data set with their origin: of metrics.json, and agreement with `image_clip`.
+
+    Agreement: how often a trained run predicts what the image CLIP predicts from a clip's middle frame, in percent.
+    """
+    adapted, metrics, correct = record
+    numbers = list(metrics["metrics"])
+    for key in correct if run.params.epochs else []:
+        if key.endswith("/zero_shot_still/predicted") and key in image_clip:
+            same = (correct[key] == image_clip[key]) & (correct[key] >= 0)
+            where = dict(zip(("dataset", "part", "protocol"), key.split("/")))
+            numbers.append(where | {"metric": "agreement", "value": 100 * float(same.mean())})
+    # records from before the code was hashed are told apart by their commit
+    code = [
+        f"{stage}:{word}"
+        for stage, made_by in (("adapt", adapted), ("evaluate", metrics))
+        for word in made_by.get("code", made_by["commit"]).split()
+    ]
+    origin = {"commit": words_once(adapted["commit"], metrics["commit"]), "code": " ".join(code)}
+    origin |= {"params_hash": metrics["params_hash"], "folder": place_of(run)}
+    shown = [number for number in numbers if number["dataset"] == dataset and reported(dataset, number["part"])]
+    return [number | origin for number in shown]
 
 
 def _classes_with_clips(metrics: list[dict]) -> dict[str, int]:
     """The number of classes of each data set that have clips: all names of Kinetics are listed, some without any."""
     counts = {}
-    for dataset, data in ((dataset, data) for record in metrics for dataset, data in record["datasets"].items()):
-        absent = [name for part in data.get("parts", {}).values() for name in part.get("absent_classes", [])]
-        counts[dataset] = len({*data["classes"]} - {*absent})
+    for record in metrics:
+        for dataset, data in record["datasets"].items():
+            absent = {name for part in data.get("parts", {}).values() for name in part.get("absent_classes", [])}
+            counts[dataset] = len({*data["classes"]} - absent)
     return counts
 
 
-def _warnings(finished: list[tuple[str, tuple]]) -> list[str]:
-    """The warnings in the records of (row, records) pairs, with the rows concerned where these are not all."""
+def _warnings(finished: list[tuple[Run, Record]]) -> list[str]:
+    """The warnings in the records, with the rows concerned where these are not all."""
     rows: dict[str, list[str]] = {}
-    for row, (adapted, metrics, _) in finished:
-        for text in adapted.get("warnings", []) + metrics.get("warnings", []):
-            rows.setdefault(text, []).append(row)
-    every = {row for row, _ in finished}
-    return [
-        text if {*named} == every else f"{text} ({', '.join(dict.fromkeys(named))})" for text, named in rows.items()
-    ]
-
-
-def _agreements(run: Run, own: dict[str, np.ndarray], image_clip: dict[str, np.ndarray]) -> list[dict]:
-    """How often a trained run predicts what the image CLIP predicts from the middle frame of a clip, in percent."""
-    numbers = []
-    for key in own if run.params.epochs else []:
-        if key.endswith("/zero_shot_still/predicted") and key in image_clip:
-            same = (own[key] == image_clip[key]) & (own[key] >= 0)
-            dataset, part, protocol, _ = key.split("/")
-            where = {"dataset": dataset, "part": part, "protocol": protocol}
-            numbers.append(where | {"metric": "agreement", "value": 100 * float(same.mean())})
-    return numbers
+    for run, record in finished:
+        for text in record.adapted.get("warnings", []) + record.metrics.get("warnings", []):
+            rows.setdefault(text, []).append(run.ablation)
+    every = {run.ablation for run, _ in finished}
+    return [text if {*of} == every else f"{text} ({', '.join(dict.fromkeys(of))})" for text, of in rows.items()]
 
 
 def answers_of(correct: dict[str, np.ndarray], dataset: str, protocol: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """From a run's `correct.safetensors`: which answers on the reported parts are right, and the clip of each answer (the
-    test parts of HMDB-51's splits share clips). None if the protocol was not evaluated."""
-    parts = [
-        key.split("/")[1] for key in sorted(correct) if key.startswith(f"{dataset}/") and key.endswith(f"/{protocol}")
-    ]
-    parts = [part for part in parts if reported(dataset, part)]
+    """Right answers on the reported parts, 'n' bool, and the clip of each, from a run's `correct.safetensors`.
+
+    The test parts of HMDB-51's splits share clips. None if the protocol was not evaluated.
+    """
+    keys = [key.split("/") for key in sorted(correct)]
+    parts = [key[1] for key in keys if (key[0], key[2:]) == (dataset, [protocol]) and reported(dataset, key[1])]
     if not parts:
         return None
     right, clips = ([correct[f"{dataset}/{part}/{name}"] for part in parts] for name in (protocol, "clips"))
@@ -188,7 +204,7 @@ def differences(collected: Collected, reference: str, *, resamples: int) -> pd.D
 def compare(run_a: Path, run_b: Path, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Top-1 of two run folders on the same clips: dataset, protocol, a, b, difference (a - b, in points), low, high.
 
-    The 95 % interval is that of `paired_bootstrap`, with one seed each. Raises ValueError if the runs cannot be compared.
+    The 95 % interval is that of `paired_bootstrap`, with one seed each. Raises ValueError without common clips.
     """
     data_a, data_b = (read_json(folder / "metrics.json")["datasets"] for folder in (run_a, run_b))
     correct_a, correct_b = (load_file(folder / "correct.safetensors") for folder in (run_a, run_b))
@@ -277,8 +293,7 @@ def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFra
 
 
 def training_logs(runs: list[Run]) -> pd.DataFrame:
-    """The columns of `log.jsonl` of the trained among some finished runs, with run, world_seed, seed, concepts (the number
-    of entries of its distributions)."""
+    """The `log.jsonl` of the trained runs among finished ones; `concepts`: the number of entries of a distribution."""
     logs = [pd.DataFrame()]
     for run in (run for run in runs if run.params.epochs):
         count = read_json(run.folder / "adapt.json").get("concepts")

@@ -95,7 +95,7 @@ def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> li
     A row without training does not depend on the seed: it runs once per world, with seed 0. Only the embedded world has
     several worlds; other data sets run the replicas of world 0.
 
-    Raises ParamsError for the first row that has invalid parameters, changes nothing in this profile or repeats another.
+    Raises ParamsError for the first row that has invalid parameters, changes nothing here or repeats another.
     """
     replicas = {row: list(suite.replicas) for row in suite.rows}
     for table in suite.comparisons.values():

@@ -11,18 +11,19 @@ import pandas as pd
 from lib.run.files import read_json, write_text
 from lib.run.params import FOLDER
 from lib.study.results import COUNTS, PROTOCOLS, Collected, collect, differences, words_once
-from lib.study.suites import Run, Suite, runs_of_table
+from lib.study.suites import STATES, Run, Suite, runs_of_table
 
 ORIGIN = ["commit", "params_hash", "runs"]
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", *ORIGIN]
 ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
 METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
+MEASURES = "Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits"
 WARNING = "warning: "  # notes with this prefix are printed in the terminal too
 CHANCE = "chance"  # in the column of runs
 NOTES = {
     "pair_top1": "pairs: the choice between the two actions of a confusable pair (chance: 50)",
-    "zero_shot_still": "stills: zero-shot on the middle frame of each clip alone; agreement: how often that prediction is "
-    "the image CLIP's",
+    "zero_shot_still": "stills: zero-shot on the middle frame of each clip alone; agreement: how often that prediction "
+    "is the image CLIP's",
     "zero_shot_full": "EP-full: all clips of the data set",
     "zero_shot_half": "EP-half: all clips of ten random halves of the classes, ± over the halves",
     CHANCE: "chance: 100 divided by the number of classes (top-5: five times that)",
@@ -54,40 +55,43 @@ def one_decimal(value: float | str) -> str:
 
 def long_table(collected: Collected, protocols: list[str]) -> pd.DataFrame:
     """All rows x data sets x metrics, in `COLUMNS`: mean and population standard deviation over seeds and splits; last,
-    chance. Where no run of a row is done, the mean reads "failed", "not finished" or "not run"."""
+    chance. Where no run of a row is done, the mean is its state ("failed", "not finished", "not run")."""
     values, states = collected.values, collected.states
     datasets = list(states["dataset"].unique())
     peers = pd.concat([reported_by_others(datasets, protocol) for protocol in protocols])
-    reported = {tuple(row[:4]): tuple(row[4:]) for row in peers.itertuples(index=False)}
+    paper = {tuple(row[:4]): tuple(row[4:]) for row in peers.itertuples(index=False)}
     groups = dict(iter(values.groupby(["run", "dataset", "protocol", "metric"])))
     measured = {key[1:] for key in groups}
-    shown = {}  # by data set
+    shown = {dataset: [] for dataset in datasets}  # protocols and metrics
     for dataset, protocol in itertools.product(datasets, protocols):
         metrics = [metric for metric in METRICS if (dataset, protocol, metric) in measured]
-        if protocol in PROTOCOLS:
-            metrics = metrics or ["top1"]  # where the reason stands
-        shown.setdefault(dataset, []).extend((protocol, metric) for metric in metrics)
+        if not metrics and protocol in PROTOCOLS:
+            metrics = ["top1"]  # whose cells show the states
+        shown[dataset] += [(protocol, metric) for metric in metrics]
     rows = []
     for (run, dataset), runs in states.groupby(["run", "dataset"], sort=False):
+        missing = [state for state in STATES[1:] if state in set(runs["state"])]
         for key in ((run, dataset, *column) for column in shown[dataset]):
-            paper = reported.get(key, ("", ""))
             if (numbers := groups.get(key)) is None:
-                missing = [state for state in ("failed", "not finished", "not run") if state in set(runs["state"])]
-                rows.append([*key, [*missing, "not measured"][0], "", 0, *paper, "", "", ""])
+                rows.append([*key, [*missing, "not measured"][0], "", 0, *paper.get(key, ("", "")), "", "", ""])
                 continue
-            mean, std = f"{numbers['value'].mean():.2f}", f"{numbers['value'].std(ddof=0):.2f}"
-            origin = (words_once(*numbers[name]) for name in ("commit", "params_hash", "folder"))
-            rows.append([*key, mean, std if len(numbers) > 1 else "", numbers["seed"].nunique(), *paper, *origin])
-    for dataset, column in ((dataset, column) for dataset in shown for column in shown[dataset]):
-        accuracy = chance(collected.classes.get(dataset, 0), *column)
-        if accuracy is not None and (dataset, *column) in measured:
-            rows.append([CHANCE, dataset, *column, f"{accuracy:.2f}", "", 0, *[""] * 5])
+            std = f"{numbers['value'].std(ddof=0):.2f}" if len(numbers) > 1 else ""
+            origin = [words_once(*numbers[name]) for name in ("commit", "params_hash", "folder")]
+            seeds = numbers["seed"].nunique()
+            rows.append([*key, f"{numbers['value'].mean():.2f}", std, seeds, *paper.get(key, ("", "")), *origin])
+    for dataset in datasets:
+        for column in shown[dataset]:
+            accuracy = chance(collected.classes.get(dataset, 0), *column)
+            if accuracy is not None and (dataset, *column) in measured:
+                rows.append([CHANCE, dataset, *column, f"{accuracy:.2f}", "", 0, *[""] * 5])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def difference_table(compared: pd.DataFrame, numbers: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """`differences` in `COLUMNS`: three lines each, the mean and the ends of its 95 % interval. numbers: the long table,
-    which has the origin of both rows."""
+    """`differences` in `COLUMNS`: the mean and both ends of its interval, each a line with the origin of both rows.
+
+    numbers: the long table.
+    """
     lines = []
     top1 = numbers[numbers["metric"] == "top1"]
     for row in compared.itertuples():
@@ -131,14 +135,14 @@ def protocol_table(numbers: pd.DataFrame) -> pd.DataFrame:
 def comparison_tables(
     numbers: pd.DataFrame, compared: pd.DataFrame, states: pd.DataFrame, reference: str
 ) -> list[pd.DataFrame]:
-    """One line a run: both protocols on the first data set, the reference minus the run, seeds; other data sets and worlds
-    in a second table. A difference is bold (`**`) where its interval excludes zero."""
+    """A line per run: both protocols on the first data set, the reference minus the run, seeds; a second one for other
+    data sets and worlds. A difference is bold (`**`) where its interval excludes zero."""
     cells = {key: _cells(part, ["run"]) for key, part in numbers.groupby(["dataset", "protocol"])}
     gaps = {}
     for row in compared.itertuples():
-        text = f"{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
         bold = "**" if row.low > 0 or row.high < 0 else ""
-        gaps.setdefault((row.dataset, row.protocol), {})[row.run] = bold + text + bold
+        text = f"{bold}{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]{bold}"
+        gaps.setdefault((row.dataset, row.protocol), {})[row.run] = text
     first, *others = states["dataset"].unique()
     main, second = (pd.DataFrame(index=pd.Index(numbers["run"].unique(), name="run")) for _ in range(2))
     for protocol, title in PROTOCOLS.items():
@@ -162,37 +166,37 @@ def comparison_tables(
     return [table.reset_index() for table in (main, second) if len(table.columns)]
 
 
-def notes(numbers: pd.DataFrame) -> list[str]:
-    """The meaning of the measures in a long table."""
+def notes(numbers: pd.DataFrame, collected: Collected) -> list[str]:
+    """The meaning of the measures in a long table, and what is missing from it: clips, runs; mixed code; warnings."""
     shown = {*numbers["metric"], *numbers["protocol"], *numbers["run"]}
-    first = (
-        "Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits"
-    )
-    return ["; ".join([first, *(text for name, text in NOTES.items() if name in shown)]) + "."]
+    measures = "; ".join([MEASURES, *(text for name, text in NOTES.items() if name in shown)])
+    return [f"{measures}.", *states_notes(collected)]
 
 
 def differences_note(compared: pd.DataFrame, reference: str) -> str:
     """How to read the differences."""
     return (
-        f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over test clips "
-        "and seeds, paired by clip), bold where the interval excludes zero. With one seed, the interval holds for that "
-        f"seed alone. About one in twenty such intervals excludes zero by chance; here are {len(compared)}."
+        f"{reference} - run: difference of the top-1 accuracies in points with its 95 % interval (bootstrap over test "
+        "clips and seeds, paired by clip), bold where the interval excludes zero. With one seed, the interval holds "
+        f"for that seed alone. About one in twenty such intervals excludes zero by chance; here are {len(compared)}."
     )
 
 
 def states_notes(collected: Collected) -> list[str]:
-    """Clips that were not decoded, runs that are missing, whether several commits are mixed, and warnings."""
+    """Clips that were not decoded, runs that are missing, whether runs of different code are mixed, and warnings."""
     lines = []
     for dataset, group in collected.states.dropna().groupby("dataset", sort=False):
-        listed, found, decoded = (int(group[name].min()) for name in COUNTS)
-        missing = f"; {listed - found} have no file and are left out" if found < listed else ""
-        wrong = f"; {found - decoded} cannot be decoded and count as wrong" if decoded < found else ""
+        listed, with_file, decoded = (int(group[name].min()) for name in COUNTS)
+        missing = f"; {listed - with_file} have no file and are left out" if with_file < listed else ""
+        wrong = f"; {with_file - decoded} cannot be decoded and count as wrong" if decoded < with_file else ""
         lines.append(f"{dataset}: {decoded} of {listed} test clips decoded{missing}{wrong}")
     unfinished = collected.states[collected.states["state"] != "done"]
     for row in unfinished.drop_duplicates(["run", "world_seed", "seed"]).itertuples():
         log = f" (see {row.log})" if row.log else ""
         lines.append(f"{row.state}: {row.run}, world {row.world_seed}, seed {row.seed}{log}")
-    if len(commits := words_once(*collected.values["commit"]).split()) > 1:
+    code = collected.values["code"].str.split().explode().drop_duplicates()  # "adapt:<hash>", "evaluate:<hash>"
+    if code.map(lambda word: word.split(":")[0]).duplicated().any():
+        commits = words_once(*collected.values["commit"]).split()
         lines.append(f"runs of {len(commits)} commits are mixed: {', '.join(sorted(commits))}")
     return lines + [WARNING + text for text in collected.warnings]
 
@@ -224,18 +228,18 @@ def _protocol(suite: Suite, runs: list[Run], collected: Collected, protocol: str
     peers = peers[~peers["run"].isin(suite.rows)].rename(columns={"value": "paper"})
     tables = [protocol_table(numbers)]
     if len(peers):
-        wide = peers.pivot(index=["run", "source"], columns="dataset", values="paper").fillna("").reset_index()
+        wide = peers.pivot(index=["run", "source"], columns="dataset", values="paper").reset_index()
         tables.append(wide.rename(columns={"run": "reported by others, top-1"}))
-    return pd.concat([numbers, peers])[COLUMNS], tables, notes(numbers) + states_notes(collected)
+    return pd.concat([numbers, peers])[COLUMNS], tables, notes(numbers, collected)
 
 
 def _few_labels(runs: list[Run], collected: Collected) -> Content:
     counts = sorted({count for run in runs for count in run.params.probe_shots})
     amounts = {f"linear_probe_{count}_shot": f"{count} a class" for count in counts} | {"linear_probe": "all"}
     numbers = long_table(collected, list(amounts)).query("metric == 'top1'")
+    first, *others = notes(numbers, collected)
     note = "Top-1 by labelled examples: means over random draws, the same for all rows (probe_shot_draws)"
-    table = _cells(numbers, ["run", "dataset"], "protocol", amounts).reset_index()
-    return numbers, [table], [*notes(numbers), note, *states_notes(collected)]
+    return numbers, [_cells(numbers, ["run", "dataset"], "protocol", amounts).reset_index()], [first, note, *others]
 
 
 def _comparison(runs: list[Run], reference: str) -> Content:
@@ -243,17 +247,15 @@ def _comparison(runs: list[Run], reference: str) -> Content:
     numbers = long_table(collected, [*PROTOCOLS, "zero_shot_still"])
     compared = differences(collected, reference, resamples=runs[0].params.bootstrap_resamples)
     tables = comparison_tables(numbers, compared, collected.states, reference)
-    below = [*notes(numbers), differences_note(compared, reference), *states_notes(collected)]
+    first, *others = notes(numbers, collected)
+    below = [first, differences_note(compared, reference), *others]
     return pd.concat([numbers, difference_table(compared, numbers, reference)]), tables, below
 
 
 def write_tables(
     suite: Suite, runs: list[Run], folder: Path, only: Sequence[str] = ()
 ) -> dict[str, list[pd.DataFrame]]:
-    """Writes the tables of a suite's rows and its comparisons (or `only` some) as .csv, .md, .tex and .json under `folder`.
-
-    Returns the tables as text, by name.
-    """
+    """Writes the tables of a suite (or `only` some) as .csv, .md, .tex and .json; returns them as text, by name."""
     of_rows = runs_of_table(runs, suite.rows, suite.replicas)
     names = [name for name in (*tables_of_rows(of_rows), *suite.comparisons) if not only or name in only]
     collected, written = collect(of_rows), {}
@@ -265,13 +267,12 @@ def write_tables(
         else:
             table = suite.comparisons[name]
             numbers, tables, below = _comparison(runs_of_table(runs, table.rows, table.replicas), table.reference)
-        tables = [table.fillna("") for table in tables]
+        written[name] = tables = [table.fillna("") for table in tables]
         content = [{"columns": list(table), "rows": table.to_numpy().tolist()} for table in tables]
         write_text(folder / f"{name}.csv", numbers.to_csv(index=False))
         write_text(folder / f"{name}.md", markdown(tables, below))
         write_text(folder / f"{name}.tex", "\n".join(map(latex, tables)))
         write_text(folder / f"{name}.json", json.dumps({"tables": content, "notes": below}, indent=1) + "\n")
-        written[name] = tables
     return written
 
 
