@@ -92,7 +92,7 @@ def browser():
         chromium.close()
 
 
-@pytest.mark.parametrize(("name", "figures"), [("00_tour", 9), ("20_your_videos", 3)])
+@pytest.mark.parametrize(("name", "figures"), [("00_tour", 10), ("20_your_videos", 3)])
 def test_run_all_in_jupyterlab_shows_every_figure_within_the_screen(lab, browser, tmp_path, name, figures):
     address, token, folder = lab
     page = browser.new_page(viewport=SCREEN)

@@ -8,12 +8,15 @@ papermill only warns of a parameter that a notebook does not have, and hands on 
 import ast
 import linecache
 import os
+import sys
 import traceback
+from functools import partialmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
+from tqdm import tqdm
 
 from lib.run.params import ROOT, ParamsError, explain
 from lib.run.values import Amount, Choices, Count, Share
@@ -44,6 +47,8 @@ def check_parameters(namespace: dict[str, Any], **ranges: Any) -> None:
     """
     if "get_ipython" in namespace:
         namespace["get_ipython"]().set_custom_exc((Exception,), _show_error)
+        # Progress bars as text, on stdout: notebooks show stderr on red.
+        tqdm.__init__ = partialmethod(tqdm.__init__, file=sys.stdout)
     cells = [_assigned(source) for source in namespace["In"]]
     typed = next((cell for cell in reversed(cells) if any(cell.values())), None)
     if typed is None:
