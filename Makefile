@@ -9,6 +9,7 @@
 # make publish      copies what a finished suite wrote to outputs/published, which git keeps
 # make clean-cache  lists what can be made again, and its size; FREE=1 removes it
 # make test         the tests, in CORES processes
+# make gallery      runs the notebooks that show the method, and writes them as pages to outputs/gallery
 # make lab          JupyterLab, opened on the tour; notebooks stay as they are committed
 # Each creates .venv on first use, and brings it up to date when a pinned version has changed.
 
@@ -48,7 +49,7 @@ _ := $(shell mkdir -p outputs/.home)
 endif
 export USER ?= $(shell id -u)
 
-.PHONY: reproduce ablations status check-data publish clean-cache test lab
+.PHONY: reproduce ablations status check-data publish clean-cache test gallery lab
 
 reproduce ablations status check-data publish: .venv/installed
 	@.venv/bin/python -m workflow.make $@
@@ -59,6 +60,9 @@ clean-cache: .venv/installed
 # A file of tests is one process's: what its tests share is made once.
 test: .venv/installed
 	.venv/bin/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
+gallery: .venv/installed
+	@.venv/bin/python -m workflow.gallery
 
 lab: .venv/installed
 	.venv/bin/python -m workflow.lab

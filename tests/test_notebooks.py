@@ -22,6 +22,7 @@ NAMES = [
     "ablation",
     "world_seed",
     "seed",
+    "name",
     "suite",
     "difficulties",
     "overrides",

@@ -482,6 +482,12 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
     "notebook, parameters, written, columns",
     [
         (
+            "04_your_experiment",
+            {"epochs": 1, "overrides": {"world_train": 160, "world_test": 32, "probe_c": [1.0]}},
+            "embedded/runs/my_loss-*/world0-seed0/compared_with_lss.csv",
+            {"dataset", "protocol", "my_loss", "lss", "difference", "low", "high"},
+        ),
+        (
             "12_difficulty",
             {"difficulties": [0.2], "overrides": {"world_validation": 16, "probe_c": [1.0]}},
             "embedded/tables/difficulty_world0.csv",
@@ -534,5 +540,6 @@ def test_a_notebook_that_measures_reaches_its_table(
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    table = pd.read_csv(measured.folder / "outputs" / written)
+    (path,) = (measured.folder / "outputs").glob(written)
+    table = pd.read_csv(path)
     assert len(table) and columns <= {*table.columns}, table
