@@ -1,4 +1,4 @@
-"""Words: vocabularies of actions with their descriptions, prompt templates, and a language model that writes descriptions.
+"""Texts: vocabularies of actions, prompt templates, and a language model that writes descriptions.
 
 Imports `lib.run`.
 """

@@ -20,32 +20,10 @@ WORDS = (8, 25)  # of a description; GUIDELINE.md
 MERGE = FOLDER / "concepts" / "merge.yaml"
 TOKENS = 77  # of CLIP's text tower, its two special tokens included
 PAIRS = "confusable_pairs"  # key of a vocabulary file: pairs of labels that are hard to tell apart
-# what no picture shows
-UNSEEN = {
-    "sound",
-    "sounds",
-    "noise",
-    "noisy",
-    "loud",
-    "loudly",
-    "hear",
-    "heard",
-    "hears",
-    "silently",
-    "aloud",
-    "want",
-    "wants",
-    "wanting",
-    "hope",
-    "hopes",
-    "hoping",
-    "intends",
-    "decides",
-    "feels",
-    "feeling",
-    "enjoys",
-    "happily",
-}
+UNSEEN = set(  # what no picture shows
+    "sound sounds noise noisy loud loudly hear heard hears silently aloud want wants wanting hope hopes hoping intends "
+    "decides feels feeling enjoys happily".split()
+)
 
 
 class ConceptError(ValueError):
@@ -67,69 +45,121 @@ class Concept:
 
 
 def readable_name(label: str) -> str:
-    """A label as words: "ApplyEyeMakeup" -> "apply eye makeup", "hurling (sport)" -> "hurling sport", "Holding a
-    phone/camera" -> "holding a phone or camera"."""
+    """A label as words: "ApplyEyeMakeup" -> "apply eye makeup", "phone/camera" -> "phone or camera"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     words = re.sub(r"/e?s\b", "", words).replace("/", " or ")
     return " ".join(re.sub(r"[_()\[\]]", " ", words).lower().split())
 
 
-# ---- files --------------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+class _File:
+    """A YAML file as nodes, which keep lines and repeated keys, and its problems."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.problems = Path(path), []
+        self.seen: dict[tuple[str, str], int] = {}  # (kind, text) -> line
+        try:
+            self.root = yaml.compose(self.path.read_bytes(), Loader=yaml.CSafeLoader)
+        except FileNotFoundError:
+            raise ConceptError(path, [no_such_file(self.path).removeprefix(f"{path}: ")]) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConceptError(path, [str(error)]) from error
+        if self.root is None:
+            raise ConceptError(path, ["line 1: the file is empty"])
+
+    def problem(self, node: yaml.Node, text: str) -> None:
+        self.problems.append(f"line {node.start_mark.line + 1}: {text}")
+
+    def check(self) -> None:
+        """Raises ConceptError, which lists all problems, if there are any."""
+        if self.problems:
+            raise ConceptError(self.path, self.problems)
+
+    def mapping(self, node: yaml.Node, subject: str = "the file") -> list[tuple[yaml.Node, yaml.Node]]:
+        if isinstance(node, yaml.MappingNode):
+            return node.value
+        self.problem(node, f"{subject} must be a mapping of keys to values")
+        return []
+
+    def sequence(self, node: yaml.Node, subject: str) -> list[yaml.Node]:
+        if isinstance(node, yaml.SequenceNode):
+            return node.value
+        self.problem(node, f"{subject} must be a list")
+        return []
+
+    def text(self, node: yaml.Node, kind: str, *, unique: bool = True) -> str:
+        """A node's text; a problem if it is none, is empty, or (`unique`) repeats one of the same kind."""
+        if not isinstance(node, yaml.ScalarNode):
+            self.problem(node, f"the {kind} must be a text, not a list or mapping")
+            return ""
+        text = " ".join(node.value.split())
+        key = kind, text.casefold()
+        if not text:
+            self.problem(node, f"the {kind} is empty")
+        elif node.tag != "tag:yaml.org,2002:str":
+            tag = node.tag.rsplit(":", 1)[-1]
+            self.problem(node, f"the {kind} {text} is no text to YAML but a value ({tag}): quote it")
+        elif unique and key in self.seen:
+            self.problem(node, f"the {kind} {text!r} stands already in line {self.seen[key]}")
+        else:
+            self.seen[key] = node.start_mark.line + 1
+        return text
 
 
 def read_vocabulary(path: str | Path, *, num_descriptions: int) -> list[Concept]:
     """Reads a YAML file of `label: {class_name: text, descriptions: [text, ...]}`, in the order of the file.
 
-    num_descriptions: how many descriptions every label must have at least. Raises `ConceptError`, which lists every
-    problem with its line: a text that is empty or that YAML takes for something else (an unquoted yes, 1, null), a
-    label or text used twice (in any case or spacing), a key that is missing or unknown, too few descriptions.
+    num_descriptions: the minimum of every label. Raises `ConceptError`, which lists every problem with its line: a text
+    that is empty or that YAML reads as another type (an unquoted yes, 1, null), a label or text used twice (in any case
+    or spacing), a missing or unknown key, too few descriptions.
     """
-    path, problems, concepts, seen = Path(path), [], [], {}
-    for label_node, entry in _mapping(_compose(path), "the file", problems):
+    file, concepts = _File(path), []
+    for label_node, entry in file.mapping(file.root):
         if label_node.value == PAIRS:
             continue
-        label = _text(label_node, "label", problems, seen)
-        fields = dict.fromkeys(("class_name", "descriptions"))
-        for key, value in _mapping(entry, f"label {label!r}", problems):
-            name = str(key.value)
-            if name not in fields:
-                renamed = " (it is called 'class_name' now)" if name == "spoken" else ""
-                problems.append(f"line {_line(key)}: label {label!r} has an unknown key {name!r}{renamed}")
-            elif fields[name] is not None:
-                problems.append(f"line {_line(key)}: label {label!r} has {name!r} twice")
+        label, fields = file.text(label_node, "label"), {}
+        for key, value in file.mapping(entry, f"label {label!r}"):
+            if key.value not in ("class_name", "descriptions"):
+                renamed = " (it is called 'class_name' now)" if key.value == "spoken" else ""
+                file.problem(key, f"label {label!r} has an unknown key {key.value!r}{renamed}")
+            elif key.value in fields:
+                file.problem(key, f"label {label!r} has {key.value!r} twice")
             else:
-                fields[name] = value
-        missing = [name for name, value in fields.items() if value is None]
-        problems.extend(f"line {_line(label_node)}: label {label!r} has no {name!r}" for name in missing)
-        if missing:
+                fields[key.value] = value
+        for name in ("class_name", "descriptions"):
+            if name not in fields:
+                file.problem(label_node, f"label {label!r} has no {name!r}")
+        if len(fields) < 2:
             continue
-        class_name = _text(fields["class_name"], "class_name", problems, seen)
-        items = _sequence(fields["descriptions"], f"descriptions of {label!r}", problems)
-        descriptions = tuple(_text(item, "description", problems, seen) for item in items)
+        class_name = file.text(fields["class_name"], "class_name")
+        items = file.sequence(fields["descriptions"], f"descriptions of {label!r}")
+        descriptions = tuple(file.text(item, "description") for item in items)
         if len(descriptions) < num_descriptions:
-            line = _line(fields["descriptions"])
-            problems.append(f"line {line}: label {label!r} has {len(descriptions)} descriptions of {num_descriptions}")
+            count = f"{len(descriptions)} descriptions of {num_descriptions}"
+            file.problem(fields["descriptions"], f"label {label!r} has {count}")
         concepts.append(Concept(label, class_name, descriptions))
     labels = {concept.label for concept in concepts}
-    problems.extend(f"{PAIRS}: {pair} is no pair of labels" for pair in read_confusable_pairs(path) if {*pair} - labels)
-    if not concepts and not problems:
-        problems.append("line 1: no labels")
-    if problems:
-        raise ConceptError(path, problems)
+    for pair in read_confusable_pairs(path):
+        if not labels.issuperset(pair):
+            file.problems.append(f"{PAIRS}: {pair} is no pair of labels")
+    if not concepts and not file.problems:
+        file.problem(file.root, "no labels")
+    file.check()
     return concepts
 
 
 def read_confusable_pairs(path: str | Path) -> list[tuple[str, str]]:
     """The pairs of labels under the key `confusable_pairs` of a vocabulary file; none without that key."""
-    problems, pairs = [], []
-    for key, value in _mapping(_compose(Path(path)), "the file", problems):
-        for item in _sequence(value, PAIRS, problems) if key.value == PAIRS else []:
-            labels = [_text(label, "label", problems, {}) for label in _sequence(item, "a pair", problems)]
+    file, pairs = _File(path), []
+    for key, value in file.mapping(file.root):
+        for item in file.sequence(value, PAIRS) if key.value == PAIRS else []:
+            labels = tuple(file.text(label, "label", unique=False) for label in file.sequence(item, "a pair"))
             if len(set(labels)) != 2 or len(labels) != 2:
-                problems.append(f"line {_line(item)}: {PAIRS} must be pairs of two labels")
-            pairs.append(tuple(labels))
-    if problems:
-        raise ConceptError(path, problems)
+                file.problem(item, f"{PAIRS} must be pairs of two labels")
+            pairs.append(labels)
+    file.check()
     return pairs
 
 
@@ -138,82 +168,46 @@ def read_prompts(path: str | Path) -> list[str]:
 
     Raises `ConceptError`, which lists every problem with its line.
     """
-    path, problems, seen, templates = Path(path), [], {}, []
-    entries = _mapping(_compose(path), "the file", problems)
-    if not problems and [key.value for key, _ in entries] != ["templates"]:
-        problems.append(f"the one key must be 'templates', not {[key.value for key, _ in entries]}")
+    file, templates = _File(path), []
+    entries = file.mapping(file.root)
+    if not file.problems and [key.value for key, _ in entries] != ["templates"]:
+        file.problems.append(f"the one key must be 'templates', not {[key.value for key, _ in entries]}")
     for _, value in entries:
-        for item in _sequence(value, "templates", problems):
-            templates.append(_text(item, "template", problems, seen))
+        for item in file.sequence(value, "templates"):
+            templates.append(file.text(item, "template"))
             if templates[-1].count("{}") != 1:
-                problems.append(f"line {_line(item)}: template {templates[-1]!r} must contain '{{}}' exactly once")
-    if not templates and not problems:
-        problems.append("line 1: no templates")
-    if problems:
-        raise ConceptError(path, problems)
+                file.problem(item, f"template {templates[-1]!r} must contain '{{}}' exactly once")
+    if not templates and not file.problems:
+        file.problem(file.root, "no templates")
+    file.check()
     return templates
 
 
-# The files are read as YAML's own nodes: these keep lines and repeated keys, which loading into a dict loses silently.
+def read_merge(path: Path = MERGE) -> dict[tuple[str, str], str]:
+    """(vocabulary, label) -> the action that both it and labels of other vocabularies are.
 
-
-def _compose(path: Path) -> yaml.Node:
-    try:
-        node = yaml.compose(path.read_bytes(), Loader=yaml.CSafeLoader)
-    except FileNotFoundError:
-        raise ConceptError(path, [no_such_file(path).removeprefix(f"{path}: ")]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConceptError(path, [str(error)]) from error
-    if node is None:
-        raise ConceptError(path, ["line 1: the file is empty"])
-    return node
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
-
-
-def _mapping(node: yaml.Node, what: str, problems: list[str]) -> list[tuple[yaml.Node, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
-        problems.append(f"line {_line(node)}: {what} must be a mapping of keys to values")
-        return []
-    return node.value
-
-
-def _sequence(node: yaml.Node, what: str, problems: list[str]) -> list[yaml.Node]:
-    if not isinstance(node, yaml.SequenceNode):
-        problems.append(f"line {_line(node)}: {what} must be a list")
-        return []
-    return node.value
-
-
-def _text(node: yaml.Node, kind: str, problems: list[str], seen: dict[tuple[str, str], int]) -> str:
-    """A node's text; notes a problem if it is none, is empty or was `seen` before as the same kind of text."""
-    if not isinstance(node, yaml.ScalarNode):
-        problems.append(f"line {_line(node)}: the {kind} must be a text, not a list or mapping")
-        return ""
-    text = " ".join(node.value.split())
-    if not text:
-        problems.append(f"line {_line(node)}: the {kind} is empty")
-    elif node.tag != "tag:yaml.org,2002:str":
-        as_what = node.tag.rsplit(":", 1)[-1]
-        problems.append(f"line {_line(node)}: the {kind} {text} is no text to YAML but a value ({as_what}): quote it")
-    elif (kind, text.casefold()) in seen:
-        problems.append(f"line {_line(node)}: the {kind} {text!r} stands already in line {seen[kind, text.casefold()]}")
-    else:
-        seen[kind, text.casefold()] = _line(node)
-    return text
+    Raises `ConceptError` if an entry is no mapping of vocabularies to labels, or a label stands in two of them.
+    """
+    file, actions = _File(path), {}
+    for action, entry in file.mapping(file.root):
+        for vocabulary, node in file.mapping(entry, f"action {action.value!r}"):
+            label = file.text(node, "label", unique=False)
+            if (vocabulary.value, label) in actions:
+                other = actions[vocabulary.value, label]
+                file.problem(node, f"{label!r} of {vocabulary.value} is {other!r} already")
+            actions[vocabulary.value, label] = action.value
+    file.check()
+    return actions
 
 
 # ---- the guideline --------------------------------------------------------------------------------------------------
 
 
 def guideline_problems(concepts: Sequence[Concept], tokenizer: PreTrainedTokenizerBase | None = None) -> list[str]:
-    """What breaks those rules of GUIDELINE.md that can be counted, one line a problem.
+    """Violations of those rules of GUIDELINE.md that a program can check, one line each.
 
-    A description is one sentence from capital to full stop, of 8 to 25 words, of at most 77 of the tokenizer's tokens
-    (if one is given), with at least five words that are not the label's, without words for what cannot be seen, and
-    no two of a vocabulary begin with the same three words.
+    Four descriptions, each one sentence of 8 to 25 words and at most 77 of the tokenizer's tokens (if one is given),
+    with five words or more beyond the label and none for what cannot be seen; no two begin with the same three words.
     """
     problems, openings = [], {}
     for concept in concepts:
@@ -221,20 +215,20 @@ def guideline_problems(concepts: Sequence[Concept], tokenizer: PreTrainedTokeniz
             problems.append(f"{concept.label}: {len(concept.descriptions)} descriptions instead of 4")
         name = set(_words(concept.class_name))
         for text in concept.descriptions:
-            words, what = _words(text), f"{concept.label}: {text!r}"
+            words, where = _words(text), f"{concept.label}: {text!r}"
             if not WORDS[0] <= len(text.split()) <= WORDS[1]:
-                problems.append(f"{what} has {len(text.split())} words, not {WORDS[0]} to {WORDS[1]}")
+                problems.append(f"{where} has {len(text.split())} words, not {WORDS[0]} to {WORDS[1]}")
             if not re.fullmatch(r"[A-Z0-9][^.!?]*\.", text) or not text.isprintable():
-                problems.append(f"{what} is not one sentence from capital to full stop")
+                problems.append(f"{where} is not one sentence from capital to full stop")
             if sum(word not in name for word in words) < 5:
-                problems.append(f"{what} says little beyond the label")
+                problems.append(f"{where} says little beyond the label")
             if unseen := sorted(UNSEEN & set(words)):
-                problems.append(f"{what} speaks of what cannot be seen: {', '.join(unseen)}")
+                problems.append(f"{where} speaks of what cannot be seen: {', '.join(unseen)}")
             if tokenizer and (length := len(tokenizer(text)["input_ids"])) > TOKENS:
-                problems.append(f"{what} is {length} tokens long, of at most {TOKENS}")
+                problems.append(f"{where} is {length} tokens long, of at most {TOKENS}")
             opening = " ".join(words[:3])
             if opening in openings:
-                problems.append(f"{what} begins as one of {openings[opening]} does: {opening!r}")
+                problems.append(f"{where} begins as one of {openings[opening]} does: {opening!r}")
             openings.setdefault(opening, concept.label)
     return problems
 
@@ -246,45 +240,21 @@ def _words(text: str) -> list[str]:
 # ---- the concepts of a run ------------------------------------------------------------------------------------------
 
 
-def read_merge(path: Path = MERGE) -> dict[tuple[str, str], str]:
-    """(vocabulary, label) -> the action that both it and labels of other vocabularies are.
-
-    Raises `ConceptError` if an entry is no mapping of vocabularies to labels, or a label stands in two of them.
-    """
-    problems, actions = [], {}
-    for action, entry in _mapping(_compose(path), "the file", problems):
-        for vocabulary, label in _mapping(entry, f"action {action.value!r}", problems):
-            key = (vocabulary.value, _text(label, "label", problems, {}))
-            if key in actions:
-                problems.append(f"line {_line(label)}: {key[1]!r} of {key[0]} is {actions[key]!r} already")
-            actions[key] = action.value
-    if problems:
-        raise ConceptError(path, problems)
-    return actions
-
-
-def _vocabularies(params: Params, names: Sequence[str]) -> dict[str, list[Concept]]:
-    """The files of these names, every concept with its action."""
+def _vocabulary(params: Params, name: str) -> list[Concept]:
+    """The concepts of one file, each with its action."""
     merge = read_merge()
-    return {
-        name: [
-            replace(concept, action=merge.get((name, concept.label), concept.class_name.casefold()))
-            for concept in read_vocabulary(
-                FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions
-            )
-        ]
-        for name in names
-    }
+    concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=params.num_descriptions)
+    return [replace(c, action=merge.get((name, c.label), c.class_name.casefold())) for c in concepts]
 
 
 def class_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
     """The concepts of a data set's classes, in their order, from the first of `class_vocabularies` that has them all.
 
-    Raises ValueError if none has them all, `ConceptError` if a file is no good.
+    Raises ValueError if none has them all, `ConceptError` for an invalid file.
     """
     lacking = {}
-    for name, concepts in _vocabularies(params, params.class_vocabularies).items():
-        by_label = {concept.label: concept for concept in concepts}
+    for name in params.class_vocabularies:
+        by_label = {concept.label: concept for concept in _vocabulary(params, name)}
         lacking[name] = [label for label in classes if label not in by_label]
         if not lacking[name]:
             return [by_label[label] for label in classes]
@@ -296,21 +266,20 @@ def class_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
 
 
 def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
-    """The concepts that a run adapts in: those of all its vocabularies, each action once, as its first vocabulary has
-    it; or of the data set's classes alone (`concept_labels`). Of these the ones named (`concept_names`), a random choice
-    (`num_concepts`), with other texts (`concept_texts`).
+    """The concepts that a run adapts in.
 
-    Raises ValueError for names or a number that there are not, `ConceptError` if a file is no good.
+    Those of all its vocabularies, each action once, or of the data set's classes alone (`concept_labels`). Of these the
+    ones named (`concept_names`), a random choice (`num_concepts`), with other texts (`concept_texts`). Raises
+    ValueError for unknown names or too large a number, `ConceptError` for an invalid file.
     """
     if params.concept_labels == "dataset":
         concepts = class_concepts(params, classes)
     else:
-        every = {}
-        for concept in (
-            concept for concepts in _vocabularies(params, params.concepts).values() for concept in concepts
-        ):
-            every.setdefault(concept.action, concept)
-        concepts = list(every.values())
+        by_action: dict[str, Concept] = {}
+        for name in params.concepts:
+            for concept in _vocabulary(params, name):
+                by_action.setdefault(concept.action, concept)
+        concepts = list(by_action.values())
     if unknown := set(params.concept_names) - {concept.label for concept in concepts}:
         raise ValueError(f"concept_names: no concepts {sorted(unknown)} in {params.concepts}")
     if params.concept_names:
@@ -322,19 +291,16 @@ def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
         chosen = np.sort(generator.permutation(len(concepts))[: params.num_concepts])
         concepts = [concepts[i] for i in chosen]
     if len(concepts) < 2:
-        raise ValueError(
-            f"a softmax needs two concepts or more, there is {[concept.label for concept in concepts]}: change "
-            "concepts, concept_names or num_concepts"
-        )
-    if params.concept_texts == "shuffled":
-        return shuffled(concepts, generator)
-    return random_words(concepts, generator) if params.concept_texts == "random_words" else concepts
+        labels = [concept.label for concept in concepts]
+        raise ValueError(f"a softmax needs two concepts or more, not {labels}: change concepts or num_concepts")
+    alter = {"shuffled": shuffled, "random_words": random_words}.get(params.concept_texts)
+    return alter(concepts, generator) if alter else concepts
 
 
 def shuffled(concepts: Sequence[Concept], generator: np.random.Generator) -> list[Concept]:
     """A control: every label with the descriptions of another one (a random cycle through all)."""
-    order = generator.permutation(len(concepts))
-    other = dict(zip(order.tolist(), np.roll(order, 1).tolist()))
+    order = generator.permutation(len(concepts)).tolist()
+    other = dict(zip(order, order[-1:] + order[:-1]))
     return [replace(concept, descriptions=concepts[other[i]].descriptions) for i, concept in enumerate(concepts)]
 
 
@@ -343,14 +309,12 @@ def random_words(concepts: Sequence[Concept], generator: np.random.Generator) ->
     names = [word for concept in concepts for word in concept.class_name.split()]
     others = [word for concept in concepts for text in concept.descriptions for word in _words(text)]
 
-    def drawn(words: list[str], text: str) -> str:
+    def draw(words: list[str], text: str) -> str:
         return " ".join(generator.choice(words, size=len(text.split())).tolist())
 
-    return [
-        replace(
-            concept,
-            class_name=drawn(names, concept.class_name),
-            descriptions=tuple(drawn(others, text) for text in concept.descriptions),
-        )
-        for concept in concepts
-    ]
+    altered = []
+    for concept in concepts:
+        name = draw(names, concept.class_name)
+        texts = tuple(draw(others, text) for text in concept.descriptions)
+        altered.append(replace(concept, class_name=name, descriptions=texts))
+    return altered
