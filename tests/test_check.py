@@ -153,14 +153,14 @@ def test_a_check_that_was_stopped_goes_on_from_the_files_that_it_had_read(two_cl
 def test_absent_data_is_an_error_of_the_command_with_the_line_to_edit(capsys, tmp_path):
     assert check.main(["ucf101", "--data", str(tmp_path / "nowhere")]) == 2
     error = capsys.readouterr().err
-    assert "nowhere is no folder" in error and "params/profiles/ucf101.yaml, line 4: data_ucf101:" in error
+    assert "nowhere is no folder" in error and "edit:   `data_ucf101` in params/profiles/ucf101.yaml" in error
     assert check.main(["ucf1O1"]) == 2
     assert "did you mean 'ucf101'" in capsys.readouterr().err
 
 
-def test_the_line_of_the_last_profile_counts():
-    assert check.line_of("clip", "paper+rehearsal").startswith("params/profiles/rehearsal.yaml, line ")
-    assert check.line_of("epochs", "paper").startswith("params/base.yaml, line ")
+def test_the_setting_of_the_last_profile_counts():
+    assert check.setting_of("clip", "paper+rehearsal") == "`clip` in params/profiles/rehearsal.yaml"
+    assert check.setting_of("epochs", "paper") == "`epochs` in params/base.yaml"
 
 
 def test_a_data_set_that_the_profile_does_not_read_is_an_error(capsys):

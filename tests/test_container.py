@@ -120,6 +120,18 @@ def test_a_bare_stream_that_begins_in_the_middle_of_another(make, ffmpeg, tmp_pa
     assert_as_ffmpeg_shows_it(tmp_path / "cut.h264", ffmpeg)
 
 
+@pytest.mark.parametrize("suffix", [".hevc", ".mp4"])
+def test_frames_that_refer_to_one_before_a_splice_are_no_frames(make, ffmpeg, tmp_path, suffix):
+    content = bytearray(make("a.hevc", OPEN_265).read_bytes())
+    position = content.index(b"\0\0\1\x2a") + 3  # a clean random access picture becomes one after a broken link (BLA)
+    content[position] = 16 << 1
+    path = tmp_path / "spliced.hevc"
+    path.write_bytes(content)
+    if suffix == ".mp4":
+        ffmpeg("-fflags", "+genpts", "-r", "25", "-i", path, "-c", "copy", path := tmp_path / "spliced.mp4")
+    assert_as_ffmpeg_shows_it(path, ffmpeg)
+
+
 @pytest.mark.parametrize("options", [OPEN_264, OPEN_265, "-c:v mpeg4 -bf 2 -g 9", f"-c:v libvpx-vp9 {ALTREF}"])
 def test_what_an_edit_list_cuts_off_is_no_frame(make, ffmpeg, tmp_path, options):
     path = tmp_path / "cut.mp4"

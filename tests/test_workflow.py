@@ -235,7 +235,7 @@ def test_a_data_folder_that_is_not_there_stops_before_anything_runs(fresh):
     stopped = fresh("--dry-run", "--quiet", "all", profile="ucf101", suite="reproduce", data="no/folder")
     assert stopped.returncode != 0
     assert "ucf101: " in stopped.stdout and "no/folder is no folder" in stopped.stdout
-    assert "line 4: data_ucf101: data/UCF-101, which DATA= or an override replaces" in stopped.stdout
+    assert "`data_ucf101` in params/profiles/ucf101.yaml, which DATA= or an override replaces" in stopped.stdout
 
 
 def test_what_is_in_partial_stays_until_the_suite_is_finished(tmp_path):

@@ -10,13 +10,12 @@ import argparse
 import sys
 from functools import cache
 
-import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from lib.datasets.official import OFFICIAL, list_videos
 from lib.datasets.parts import Parts, check_parts, defects, examples, manifest_of, with_manifest
 from lib.run.fields import Params
-from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of
+from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of, read_yaml
 from lib.video import manifest
 
 SOURCES = {
@@ -34,32 +33,27 @@ def datasets_of(params: Params) -> list[str]:
 
 
 def absent(params: Params, *, profile: str) -> list[str]:
-    """What the parameters name but does not exist: what it is, where to get it, and the line to edit."""
+    """What the parameters name but does not exist: what it is, where to get it, and what to edit."""
     problems = absent_files(params)
     for dataset in datasets_of(params):
         if not (root := place_of(params, dataset)).is_dir():
-            line = line_of(f"data_{dataset}", profile)
-            line += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
-            problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {line}")
+            setting = setting_of(f"data_{dataset}", profile)
+            setting += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
+            problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {setting}")
     rendered = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
     if not rendered and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(
             f"clip: {params.clip} is neither a folder nor available from the Hugging Face hub\n"
             f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
-            f"  edit:   {line_of('clip', profile)}"
+            f"  edit:   {setting_of('clip', profile)}"
         )
     return problems
 
 
-def line_of(key: str, profile: str) -> str:
-    """The line that sets a parameter of a profile: "params/profiles/paper.yaml, line 7: key: value"."""
-    for path in reversed(layers(profile)):
-        for name, _ in yaml.compose(path.read_text(), Loader=yaml.CSafeLoader).value:
-            if name.value == key:
-                number = name.start_mark.line
-                text = path.read_text().splitlines()[number].split("#")[0].strip()
-                return f"{path.relative_to(ROOT)}, line {number + 1}: {text}"
-    raise KeyError(key)
+def setting_of(key: str, profile: str) -> str:
+    """Where a profile sets a parameter: "`key` in params/profiles/paper.yaml"."""
+    path = next(path for path in reversed(layers(profile)) if key in read_yaml(path))
+    return f"`{key}` in {path.relative_to(ROOT)}"
 
 
 @cache

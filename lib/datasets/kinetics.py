@@ -70,14 +70,12 @@ def list_kinetics400(root: Path, lists: Path | None) -> dict[str, VideoList]:
             name = f"{row.class_name}/{row.stem}"
             labels[name] = classes.index(row.class_name)
             files[name] += row.files
-        reasons = {}
-        for place in _folders_without(files, contents.videos) - ({folder} if path else set()):
-            if path:
-                reasons[place] = "not in the list"
-            elif not class_of.get(place):
-                reasons[place] = "in no folder of one of the 400 classes, and there is no list" + nearest(
-                    place.name, classes
-                )
+        reasons, reason = {}, "in no folder of one of the 400 classes, and there is no list"
+        for unused in _folders_without(files, contents.videos):
+            if path and unused != folder:
+                reasons[unused] = "not in the list"
+            if not path and not class_of.get(unused):
+                reasons[unused] = reason + nearest(unused.name, classes)
         parts |= match(root, contents, {part: labels}, files, classes, reasons=reasons)
         for duplicate in duplicates:
             parts[part].left_out.append(

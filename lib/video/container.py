@@ -12,7 +12,7 @@ import numpy as np
 from av.format import Flags
 from av.stream import Disposition
 
-from lib.video.packets import ALL, is_refresh, may_be_no_frame, packets_to_decode, shown_frames
+from lib.video.packets import ALL, is_refresh, needs_decoder, packets_to_decode, shown_frames
 
 # Damage is an error instead of a frame filled from other memory, and so is a frame larger than 8K.
 STRICT = {"err_detect": "explode", "max_pixels": str(1 << 25)}
@@ -126,7 +126,7 @@ def count_packets(path: Path) -> VideoIndex:
             data = bytes(packet)
             if first_packet is None and packet.is_keyframe:
                 stamps, first_packet, to_decode = [], num_packets, packets_to_decode(stream, data)
-            if may_be_no_frame(codec, data):
+            if needs_decoder(stream, data):
                 to_decode = ALL
             num_packets += 1
             is_shown = shown_frames(codec, data) and not packet.is_discard

@@ -30,22 +30,22 @@ def shown_frames(codec: str, data: bytes) -> int:
 
 def _av1_shows(data: bytes) -> int:
     """Whether a packet of AV1 units (specification, 5.3) contains a frame header that shows a frame."""
-    place, still = 0, 0
-    while place < len(data):
-        header = data[place]
-        place += 2 if header & 4 else 1
-        size, shift = len(data) - place, 0
+    position, still = 0, 0
+    while position < len(data):
+        header = data[position]
+        position += 2 if header & 4 else 1
+        size, shift = len(data) - position, 0
         if header & 2:
             size, more = 0, 128
-            while more and place < len(data):
-                size |= (data[place] & 127) << shift
-                more, shift, place = data[place] & 128, shift + 7, place + 1
-        kind, first = header >> 3 & 15, data[place] if size and place < len(data) else 0
+            while more and position < len(data):
+                size |= (data[position] & 127) << shift
+                more, shift, position = data[position] & 128, shift + 7, position + 1
+        kind, first = header >> 3 & 15, data[position] if size and position < len(data) else 0
         if kind == 1:  # sequence header; frame headers of stills have no such flag
             still = first & 0x08
         elif kind in (3, 6) and (still or first & 0x90):  # show_existing_frame or show_frame
             return 1
-        place += size
+        position += size
     return 0
 
 
@@ -65,31 +65,35 @@ def packets_to_decode(stream: av.VideoStream, first: bytes) -> int:
 
 def is_refresh(stream: av.VideoStream, data: bytes) -> bool:
     """Whether no later frame refers to one before this packet; true for codecs without such references."""
-    codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
-    if codec == "h264":
-        stored = extradata[:1] == b"\1" and len(extradata) > 4
-        return any(head & 31 == 5 for head in _unit_heads(data, (extradata[4] & 3) + 1 if stored else 0))
+    refreshes = {"h264": {5}, "hevc": {19, 20}}.get(stream.codec_context.codec.canonical_name)
+    return refreshes is None or not refreshes.isdisjoint(_unit_types(stream, data))
+
+
+def needs_decoder(stream: av.VideoStream, data: bytes) -> bool:
+    """Whether only a decoder can tell what a video with this packet shows.
+
+    MPEG-4 packets may hold two frames ("packed", DivX) or a "not coded" one, which shows nothing new. After a splice
+    in HEVC (broken link access, end of sequence), decoders skip frames that refer to one before it.
+    """
+    codec = stream.codec_context.codec.canonical_name
     if codec == "hevc":
-        stored = len(extradata) > 21 and (extradata[0] or extradata[1] or extradata[2] > 1)
-        heads = _unit_heads(data, (extradata[21] & 3) + 1 if stored else 0)
-        return any(head >> 1 & 63 in (19, 20) for head in heads)
-    return True
-
-
-def _unit_heads(data: bytes, length_size: int) -> list[int]:
-    """The first byte of every H.264 or HEVC unit. length_size: bytes of a unit's length field; 0: start codes."""
-    if not length_size:
-        return [data[match.end() - 1] for match in re.finditer(b"\0\0\1.", data, re.DOTALL)]
-    place, heads = 0, []
-    while place + length_size < len(data):
-        heads.append(data[place + length_size])
-        place += length_size + int.from_bytes(data[place : place + length_size])
-    return heads
-
-
-def may_be_no_frame(codec: str, data: bytes) -> bool:
-    """Whether an MPEG-4 packet may hold two frames ("packed", DivX) or a "not coded" one, which shows nothing new."""
+        return not {16, 17, 18, 36, 37}.isdisjoint(_unit_types(stream, data))
     if codec != "mpeg4":
         return False
     pictures = [match.end() for match in re.finditer(b"\0\0\1\xb6", data)]
     return len(pictures) != 1 or len(data) - pictures[0] <= SMALLEST_VOP
+
+
+def _unit_types(stream: av.VideoStream, data: bytes) -> list[int]:
+    """The type of every H.264 or HEVC unit in a packet. Units follow length fields (MP4, Matroska) or start codes."""
+    is_hevc = stream.codec_context.codec.canonical_name == "hevc"
+    extradata, size_at = stream.codec_context.extradata or b"", 21 if is_hevc else 4
+    has_lengths = extradata[:3] > b"\0\0\1" if is_hevc else extradata[:1] == b"\1"
+    if len(extradata) > size_at and has_lengths:
+        position, headers, length_size = 0, [], (extradata[size_at] & 3) + 1
+        while position + length_size < len(data):
+            headers.append(data[position + length_size])
+            position += length_size + int.from_bytes(data[position : position + length_size])
+    else:
+        headers = [data[match.end() - 1] for match in re.finditer(b"\0\0\1.", data, re.DOTALL)]
+    return [header >> 1 & 63 if is_hevc else header & 31 for header in headers]
