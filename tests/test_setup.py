@@ -118,7 +118,6 @@ def test_rooms_import_downwards():
 # How long they still are; none may grow, and no other may pass 320 lines.
 LONG = {
     "lib/backbone.py": 325,
-    "lib/run/fields.py": 363,
     "lib/study/figures.py": 344,
     "lib/study/tables.py": 366,
     "lib/train.py": 442,

@@ -1,16 +1,13 @@
 """The parameters: names, types, and what must fit together. Their values, units and sources are in `params/base.yaml`.
 
-The classes say what depends on what: videos and embedded CLIP on the scene, an adaptation on both, an evaluation on it.
-`Params.stage_hash` therefore changes for a stage exactly when a parameter changes that it, or an earlier stage, uses.
-
-To add one without finished runs being made again: declare the value that leaves everything as it was, beside the field,
-as in `blur: Annotated[Amount, Neutral(0.0)]`. With that value it is no part of the hash. A declaration stays for good.
+The classes follow the stages: videos and embedded CLIP depend on the scene, an adaptation on both, an evaluation on it.
+A new parameter that leaves finished runs valid declares its neutral value: `blur: Annotated[Amount, Neutral(0.0)]`. With
+that value it is no part of the hash. Keep such a declaration.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +21,7 @@ from lib.run.values import (
     DataSet,
     EvalViews,
     Names,
+    Neutral,
     Once,
     Positive,
     Range,
@@ -33,13 +31,6 @@ from lib.run.values import (
     ViewName,
     still,
 )
-
-
-@dataclass(frozen=True)
-class Neutral:
-    """Marks a field: with this value, a run is what it was before the parameter existed."""
-
-    value: Any
 
 
 class SceneParams(BaseModel):
@@ -180,26 +171,16 @@ class AdaptParams(WorldParams, ClipParams):
         if self.temporal == "none" and self.trained == "temporal":
             raise ValueError("trained: temporal needs temporal weights, but temporal is none")
         if self.objective == "feature" and (self.target_normalisation, self.uniform_prior_weight) != ("centring", 0):
-            raise ValueError(
-                "objective: feature is SVT's: set target_normalisation: centring and uniform_prior_weight: 0.0"
-            )
-        if self.concept_labels == "dataset" and not set(self.concepts) <= set(self.class_vocabularies):
-            raise ValueError(
-                f"concept_labels: dataset looks into class_vocabularies, {self.class_vocabularies}: concepts, "
-                f"{self.concepts}, would not be looked at"
-            )
+            raise ValueError("objective: feature: set target_normalisation: centring and uniform_prior_weight: 0.0")
+        if self.concept_labels == "dataset" and (unread := set(self.concepts) - set(self.class_vocabularies)):
+            raise ValueError(f"concept_labels: dataset looks into class_vocabularies, which lack {sorted(unread)}")
         if self.epochs and self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs, {self.warmup_epochs:g}, is above epochs, {self.epochs}: the learning rate would never "
-                "reach its peak; lower it"
-            )
+            raise ValueError(f"warmup_epochs, {self.warmup_epochs:g}, is above epochs, {self.epochs}: lower it")
         if self.epochs and 0 < self.train_videos < self.batch_size:
             raise ValueError(f"train_videos: {self.train_videos} make no batch of {self.batch_size}; lower batch_size")
         if self.dataset == "charades" and (self.objective == "label" or self.imbalance > 1):
-            what = "objective: label" if self.objective == "label" else f"imbalance: {self.imbalance:g}"
-            raise ValueError(
-                f"{what} needs one label a clip, and those of charades have several; adapt to another dataset"
-            )
+            setting = "objective: label" if self.objective == "label" else f"imbalance: {self.imbalance:g}"
+            raise ValueError(f"{setting} needs one label a clip, and those of charades have several")
         return self
 
 
@@ -239,22 +220,17 @@ class EvaluateParams(AdaptParams):
         if "charades" in self.probe_on:
             raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
         if "charades" in self.evaluate_on and self.score_spaces != ["category"]:
-            raise ValueError(
-                "evaluate_on: there are no descriptions of the classes of charades; set score_spaces to [category]"
-            )
-        whole = set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"}
-        if whole and "split" not in self.zero_shot_protocols:
-            raise ValueError(
-                f"zero_shot_protocols: full and half are of ucf101 and hmdb51, and {sorted(whole)} would have no "
-                "zero-shot; add split"
-            )
+            raise ValueError("evaluate_on: no descriptions of classes of charades; set score_spaces to [category]")
+        only_split = sorted(set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"})
+        if only_split and "split" not in self.zero_shot_protocols:
+            raise ValueError(f"zero_shot_protocols: {only_split} would have no zero-shot; add split")
         if self.balance_predictions and self.average_views != "features":
             raise ValueError("balance_predictions takes cosines: it needs average_views: features")
         return self
 
 
 class Params(EvaluateParams):
-    """Every parameter; the last ones say how the work is done here. They change no result but in how sums are rounded."""
+    """Every parameter. The last ones say how the work is done; they change results only by rounding."""
 
     allow_missing: bool
     max_bad_videos: Count
@@ -282,83 +258,63 @@ class Params(EvaluateParams):
                 f"batch_size, {self.batch_size}, is over all devices: make it a multiple of {self.devices}"
             )
         if self.micro_batch * self.devices > self.batch_size:
-            raise ValueError(
-                f"micro_batch: {self.micro_batch} videos on each of {self.devices} devices exceed "
-                f"batch_size, {self.batch_size}"
-            )
+            micro_batches = f"{self.micro_batch} videos on each of {self.devices} devices"
+            raise ValueError(f"micro_batch: {micro_batches} exceed batch_size, {self.batch_size}")
         return self
 
     def stage_hash(self, stage: type[SceneParams]) -> str:
-        """Twelve hex digits over the parameters that a stage (one of the classes above) and the stages before it use."""
         return stage_hash(dict(self), stage)
 
     def places(self, stage: type[SceneParams]) -> dict[str, str]:
-        """Those of the parameters that say where what a stage reads lies: its real data sets, and a CLIP of one's own."""
-        names = [
-            f"{kind}_{name}"
-            for kind in ("data", "lists")
-            for name in sorted(_data_sets(dict(self), stage) - {"embedded"})
-        ]
+        """The parameters that say where a stage's real data sets lie, and its CLIP outside of this repository."""
+        names = [f"{kind}_{dataset}" for kind in ("data", "lists") for dataset in sorted(_datasets(dict(self), stage))]
         names += ["clip"] * Path(self.clip).is_absolute()
-        return {
-            name: getattr(self, name) for name in names if name in AdaptParams.model_fields
-        }  # a folder has no lists
+        return {name: getattr(self, name) for name in names if name != "data_embedded" and hasattr(self, name)}
 
     def made(self, record: Mapping[str, Any], stage: type[SceneParams]) -> bool:
-        """Whether a record (`adapt.json`, `metrics.json`) is of these parameters and of the same places.
-
-        Places are no part of the hash, so that moved videos cost no adaptation: whether what lies in another place is the
-        same, the stage finds out, which then takes up what it has made of it (`runs.take_up`).
-        """
-        recorded = record.get("params", {})
-        return record.get("params_hash") == self.stage_hash(stage) and all(
-            recorded.get(name, place) == place for name, place in self.places(stage).items()
-        )
+        """Whether these parameters and places made a record. Moved data keep the hash: see `checkpoints.take_up`."""
+        recorded, places = record.get("params", {}), self.places(stage)
+        same_places = all(recorded.get(name, place) == place for name, place in places.items())
+        return same_places and record.get("params_hash") == self.stage_hash(stage)
 
 
 def stage_hash(values: Mapping[str, Any], stage: type[SceneParams]) -> str:
-    """What `Params.stage_hash` is of parameters in a mapping, as a record holds them. KeyError: it lacks one that counts."""
-    left_out = {
-        name
-        for name, field in stage.model_fields.items()
-        for mark in field.metadata
-        if isinstance(mark, Neutral) and values.get(name, mark.value) == mark.value
-    }
+    """Twelve hex digits over the parameters that a stage (one of the classes above) and the stages before it use.
+
+    values: parameters, such as a record's. Raises KeyError if one that counts is missing.
+    """
+    excluded = set()
+    for name, field in stage.model_fields.items():
+        neutral = [mark.value for mark in field.metadata if isinstance(mark, Neutral)]
+        if neutral and values.get(name, neutral[0]) == neutral[0]:
+            excluded.add(name)
     if issubclass(stage, AdaptParams):
-        left_out |= _unused(values, stage)
-        values = {**values, "clip": Path(clip).name if Path(clip := values["clip"]).is_absolute() else clip}
-    chosen = {name: values[name] for name in stage.model_fields if name not in left_out}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        excluded |= _unused(values, stage)
+        clip = Path(values["clip"])
+        values = {**values, "clip": clip.name if clip.is_absolute() else values["clip"]}
+    counted = {name: values[name] for name in stage.model_fields if name not in excluded}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _data_sets(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
+def _datasets(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
     return {values["dataset"], *(values["evaluate_on"] if issubclass(stage, EvaluateParams) else ())}
 
 
 def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
-    """The parameters that an adaptation or an evaluation has but does not use, and those that say where data lie.
+    """The parameters that an adaptation or an evaluation does not use, and those that say where data lie.
 
-    What lies there is recorded by its content: the videos, and the weights of a CLIP, whatever made them
-    (`runs.sources_of`). Of the embedded world, the parameters say it before anything is rendered: there they count.
+    Data and the weights of a CLIP are recorded by their content (`records.sources_of`). Of the embedded world,
+    parameters determine them before anything is rendered: there they count.
     """
-
-    def named(*prefixes: str) -> set[str]:
-        return {name for name in values if name.startswith(prefixes)}
-
-    embedded_clip = ClipParams.model_fields.keys() - SceneParams.model_fields.keys() - {"clip"}
-    return set().union(
-        *(
-            names
-            for names, used in (
-                (named("data_", "lists_"), False),
-                (WorldParams.model_fields.keys(), "embedded" in _data_sets(values, stage)),
-                (embedded_clip, values["dataset"] == "embedded"),
-                (named("local_"), values["local_views"] > 0),
-                (named("head_") | {"feature_learning_rate_scale"}, values["objective"] == "feature"),
-                ({"centre_momentum"}, values["target_normalisation"] == "centring"),
-                ({"trained_last_blocks"}, values["trained"] == "last_blocks"),
-                ({"balance_temperature"}, values.get("balance_predictions", False)),
-            )
-            if not used
-        )
-    )
+    prefixes = ["data_", "lists_"]
+    prefixes += ["local_"] * (values["local_views"] == 0)
+    prefixes += ["head_", "feature_learning_rate_scale"] * (values["objective"] != "feature")
+    prefixes += ["centre_momentum"] * (values["target_normalisation"] != "centring")
+    prefixes += ["trained_last_blocks"] * (values["trained"] != "last_blocks")
+    prefixes += ["balance_temperature"] * (not values.get("balance_predictions", False))
+    unused = {name for name in values if name.startswith(tuple(prefixes))}
+    if "embedded" not in _datasets(values, stage):
+        unused |= WorldParams.model_fields.keys()
+    if values["dataset"] != "embedded":
+        unused |= ClipParams.model_fields.keys() - SceneParams.model_fields.keys() - {"clip"}
+    return unused

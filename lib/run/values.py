@@ -1,27 +1,35 @@
-"""The kinds of values that parameters have (`lib/run/fields.py`), each with its check."""
+"""The types of parameters (`lib/run/fields.py`), each with its check."""
 
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 
+@dataclass(frozen=True)
+class Neutral:
+    """Marks a field: with this value, a run equals one from before the parameter existed."""
+
+    value: Any
+
+
 def once(values: list) -> list:
-    """Nothing is named twice: a list without repetitions."""
+    """A list without repetitions."""
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise ValueError(f"{', '.join(map(str, twice))}: named more than once; keep one")
     return values
 
 
 def low_high(values: list[float]) -> list[float]:
-    """The share of a picture's area that a crop takes, from the least to the most."""
+    """The smallest and the largest share of an image's area that a crop takes."""
     if not 0 < values[0] <= values[1]:
         raise ValueError("two shares of the picture's area, the lower one first and above 0")
     return values
 
 
 def view(text: str) -> str:
-    """An evaluation view, as the field writes it."""
+    """An evaluation view in the notation of the field."""
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[13]@[1-9]\d*", text):
         raise ValueError("write frames x clips x crops @ pixels, e.g. 16x1x1@224; crops is 1 or 3, no number is 0")
     return text
