@@ -40,8 +40,8 @@ def absent(params: Params, *, profile: str) -> list[str]:
             setting = setting_of(f"data_{dataset}", profile)
             setting += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
             problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {setting}")
-    rendered = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
-    if not rendered and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
+    is_pretrained_here = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
+    if not is_pretrained_here and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(
             f"clip: {params.clip} is neither a folder nor available from the Hugging Face hub\n"
             f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
@@ -88,9 +88,8 @@ def check_data(params: Params, dataset: str, *, workers: int) -> bool:
     problems = defects(with_manifest(parts, table, root))
     for heading, names in problems.items():
         print(f"  {heading}:", *names, sep="\n    ")
-    print(
-        f"  {dataset} is {'incomplete: ' if problems else 'complete'}{'; '.join(problems)}"
-    )  # repeated below the names
+    # repeat the headings below the names
+    print(f"  {dataset} is {'incomplete: ' if problems else 'complete'}{'; '.join(problems)}")
     return not problems
 
 

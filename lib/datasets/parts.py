@@ -64,13 +64,14 @@ def read_parts(dataset: str, root: Path, lists: Path | None, manifest_path: Path
 
 
 def with_manifest(parts: Parts, table: pd.DataFrame, root: Path) -> Parts:
-    indices, errors = manifest.indices(table, root), manifest.errors(table, root)
-    inspected = {}
+    """The parts with the index and the error of every file that the manifest knows and that is unchanged."""
+    results, inspected = manifest.results(table, root), {}
     for part, videos in parts.items():
-        entries = [(video, indices.get(video.path), errors.get(video.path, "")) for video in videos.videos]
-        inspected[part] = replace(
-            videos, videos=[replace(video, index=index, broken=error) for video, index, error in entries]
-        )
+        updated = []
+        for video in videos.videos:
+            index, error = results.get(video.path, (None, ""))
+            updated.append(replace(video, index=index, broken=error))
+        inspected[part] = replace(videos, videos=updated)
     return inspected
 
 

@@ -218,15 +218,16 @@ def read(path: Path) -> pd.DataFrame:
     return table
 
 
-def indices(table: pd.DataFrame, root: Path) -> dict[Path, VideoIndex]:
-    """The index of every unchanged sound file."""
-    loaded = {path: json.loads(row["index"]) for path, row in _valid_rows(table, root) if row["index"]}
-    return {path: VideoIndex(*numbers, tuple(keys)) for path, (*numbers, keys) in loaded.items()}
-
-
-def errors(table: pd.DataFrame, root: Path) -> dict[Path, str]:
-    """The reason why a file cannot be decoded, for every unchanged broken file."""
-    return {path: row["error"] for path, row in _valid_rows(table, root) if row["error"]}
+def results(table: pd.DataFrame, root: Path) -> dict[Path, tuple[VideoIndex | None, str]]:
+    """The index (None if it is broken) and the error of every unchanged file."""
+    files = {}
+    for path, row in _valid_rows(table, root):
+        index = None
+        if row["index"]:
+            *numbers, keys = json.loads(row["index"])
+            index = VideoIndex(*numbers, tuple(keys))
+        files[path] = index, row["error"]
+    return files
 
 
 def _valid_rows(table: pd.DataFrame, root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
