@@ -45,12 +45,12 @@ def test_answers_to_one_clip_in_several_splits_are_drawn_together():
     assert thrice == pytest.approx(once)  # three looks at the same clips tell no more than one
     apart = paired_bootstrap([(np.tile(a, 3), np.tile(b, 3), np.arange(600))], seed=0)
     assert apart.high - apart.low < 0.7 * (once.high - once.low)
-    with pytest.raises(ValueError, match="must name the clip of each of the 200 answers"):
+    with pytest.raises(ValueError, match=r"clips \(3,\) must be"):
         paired_bootstrap([(a, b, np.arange(3))], seed=0)
 
 
 def test_the_bootstrap_refuses_different_clips_and_answers_that_are_not_right_or_wrong():
-    with pytest.raises(ValueError, match="same n clips"):
+    with pytest.raises(ValueError, match="with the same n"):
         paired_bootstrap([(np.ones(3), np.ones(4), np.arange(3))], seed=0)
     with pytest.raises(ValueError, match="0 or 1"):
         paired_bootstrap([(np.ones(3), np.full(3, NAN), np.arange(3))], seed=0)

@@ -16,7 +16,7 @@ CLASSES = ["sit down", "stand up", "walk"]
 
 
 class Page(HTMLParser):
-    """Every element with its attributes, headings with their texts, and table cells with theirs; refuses what is not nested."""
+    """Every element with its attributes, and the texts of headings and table cells; refuses what is not nested."""
 
     def __init__(self, text: str):
         super().__init__()

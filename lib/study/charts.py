@@ -1,5 +1,6 @@
 """Charts of what runs measured, in the style of `lib/study/figures.py`."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,12 +89,12 @@ def differences(compared: pd.DataFrame, order: Sequence[str], *, reference: str)
 
 @styled
 def training_curves(logs: pd.DataFrame, *, highlight: str, smooth: int = 10) -> Figure:
-    """Loss and collapse diagnostics over steps, running means over `smooth` steps, a line per run; `highlight` in black.
+    """Loss and collapse diagnostics, running means over `smooth` steps, a line per run; `highlight` in black.
 
     logs: from `results.training_logs`. Entropies are shares of their maximum. Losses of different objectives have
     different terms and scales and cannot be compared.
     """
-    keys = ["run", "world_seed", "seed"]
+    keys = ["run", "world_seed", "seed"]  # of one line
     entropies = logs[["teacher_entropy", "batch_entropy"]].div(np.log(logs["concepts"].astype(float)), axis=0)
     logs = logs.assign(**entropies).reset_index(drop=True)
     means = logs.groupby(keys, sort=False)[list(DIAGNOSTICS)].rolling(smooth, min_periods=1).mean()
@@ -101,8 +102,8 @@ def training_curves(logs: pd.DataFrame, *, highlight: str, smooth: int = 10) -> 
     logs["curve"] = logs.groupby(keys, sort=False).ngroup()
     others = [run for run in logs["run"].unique() if run != highlight]
     colours, dashes = [PALETTE[i] for i in (0, 1, 2, 3, 4, 5, 7, 9)], ["", (4, 1.5), (1, 1)]
-    colour = {run: colours[i % len(colours)] for i, run in enumerate(others)} | {highlight: "black"}
-    dash = {run: dashes[i % len(dashes)] for i, run in enumerate(others)} | {highlight: ""}
+    colour = dict(zip(others, itertools.cycle(colours))) | {highlight: "black"}
+    dash = dict(zip(others, itertools.cycle(dashes))) | {highlight: ""}
     lines = {"hue": "run", "style": "run", "palette": colour, "dashes": dash, "units": "curve", "estimator": None}
     figure, axes = subplots(2, 3, 3.9)
     for panel, (column, title) in zip(axes.flat, DIAGNOSTICS.items()):
@@ -122,7 +123,7 @@ def gain_per_class(
     before: dict[str, Sequence[float]],
     after: dict[str, Sequence[float]],
     *,
-    names: tuple[str, str],
+    names: Sequence[str],
 ) -> Figure:
     """Accuracy of every class before and after in both protocols, sorted by the zero-shot gain.
 
@@ -151,18 +152,14 @@ def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]
     columns = len(tables) if len(classes) <= 10 or len(classes) > LABELLED else 1
     rows = -(-len(tables) // columns)
     figure, axes = subplots(rows, columns, rows * (WIDTH / columns * 0.8 + 0.6), sharey=True)
-    names = classes if len(classes) <= LABELLED else False
+    names, size = classes if len(classes) <= LABELLED else False, "small" if columns > 1 else "x-small"
     for panel, (title, counts) in zip(axes.flat, tables.items()):
         counts = np.asarray(counts, dtype=float)
         share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         texts = np.vectorize(lambda percent: f"{percent:.0f}" if percent else "")(share)
-        look = {"cmap": "rocket_r", "vmin": 0, "vmax": 100, "xticklabels": names, "yticklabels": names, "square": True}
-        numbers = {
-            "annot": texts if names else None,
-            "fmt": "",
-            "annot_kws": {"fontsize": "small" if columns > 1 else "x-small"},
-        }
-        sns.heatmap(share, ax=panel, cbar=False, **look, **numbers)
+        look = {"cmap": "rocket_r", "vmin": 0, "vmax": 100, "cbar": False, "square": True}
+        look |= {"annot": texts if names else None, "fmt": "", "annot_kws": {"fontsize": size}}
+        sns.heatmap(share, ax=panel, xticklabels=names, yticklabels=names, **look)
         panel.set(title=title, xlabel="predicted")
         panel.tick_params(axis="x", rotation=90)
     figure.supylabel("true class", fontsize="medium")
@@ -172,32 +169,20 @@ def confusions(classes: Sequence[str], tables: dict[str, Sequence[Sequence[int]]
 
 def _lines(panel: Axes, points: pd.DataFrame, **options) -> None:
     """Lines through the means over seeds of `value` against `amount`; bars: one population standard deviation."""
-
-    def deviation(values: pd.Series) -> tuple[float, float]:
-        return values.mean() - values.std(ddof=0), values.mean() + values.std(ddof=0)
-
-    bars = {"errorbar": deviation, "err_style": "bars", "err_kws": {"capsize": 3}}
+    interval = lambda values: (values.mean() - values.std(ddof=0), values.mean() + values.std(ddof=0))  # noqa: E731
+    bars = {"errorbar": interval, "err_style": "bars", "err_kws": {"capsize": 3}}
     sns.lineplot(points, x="amount", y="value", **bars, markersize=5, markeredgewidth=0, ax=panel, **options)
     sns.despine(ax=panel)
 
 
 @styled
 def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label: str) -> Figure:
-    """Both protocols against an amount, with the accuracy `before` of the image CLIP (protocol -> percent) as dashed lines.
-
-    points: from `results.scaling`, of which those of `axis` are drawn; label: of the amount.
-    """
+    """Both protocols against the amount `axis` of `results.scaling`; dashed, the image CLIP's accuracies `before`."""
     figure, panels = protocol_panels(2.7, label)
     for protocol, panel in panels.items():
         shown = points[(points["axis"] == axis) & (points["protocol"] == protocol)]
-        _lines(
-            panel,
-            shown.astype({"amount": float, "value": float}),
-            color=AFTER,
-            marker="o",
-            label="adapted",
-            legend=False,
-        )
+        shown = shown.astype({"amount": float, "value": float})
+        _lines(panel, shown, color=AFTER, marker="o", label="adapted", legend=False)
         panel.axhline(before[protocol], color="0.3", label="image_clip", **DASHED)
         amounts = sorted(shown["amount"].unique())
         panel.set(xscale="log", xlabel=label, ylabel="top-1 (%)")
@@ -209,10 +194,7 @@ def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label:
 
 @styled
 def shots(points: pd.DataFrame) -> Figure:
-    """The linear probe against labelled examples per class, a line per run.
-
-    points: from `results.shots`; the amount inf (all examples) comes last.
-    """
+    """The linear probe against labelled examples per class (`results.shots`), a line per run."""
     amounts = sorted(points["amount"].unique())
     figure, ((panel,),) = subplots(1, 1, 3.2)
     colours = dict(zip(points["run"].unique(), (BEFORE, PALETTE[1], AFTER, *PALETTE[2:])))

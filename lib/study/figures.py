@@ -1,6 +1,7 @@
 """Figures of videos, concepts and distributions in one style: print width, a colour-blind palette, PNG and PDF.
 
-`lib/study/charts.py` draws what runs measured, in the same style. Each function returns a Figure and touches no file and no global state of pyplot; `save` writes both formats.
+`lib/study/charts.py` draws what runs measured, in the same style. Each function returns a Figure without the global
+state of pyplot; `save` writes both formats.
 """
 
 from collections.abc import Sequence
@@ -81,8 +82,10 @@ def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
 
 @styled
 def own_against_others(groups: dict[str, pd.DataFrame]) -> Figure:
-    """Cosine of each label's descriptions to its own name against the nearest other name; the furthest below the diagonal
-    are named. groups: title -> a table of `concepts.own_against_others`."""
+    """Cosine of each label's descriptions to its own name against the nearest other name; the six worst are named.
+
+    groups: title -> a table of `concepts.own_against_others`.
+    """
     every = pd.concat(groups, names=["group"]).reset_index("group")
     worst = every[~every["right"]].assign(gap=lambda t: t["cosine"] - t["own"]).nlargest(6, "gap")
     figure, ((panel,),) = subplots(1, 1, 4.2)
@@ -189,7 +192,7 @@ def filmstrips(rows: dict[str, np.ndarray]) -> Figure:
 
 @styled
 def temporal_tokens(frames: np.ndarray, *, patch: int, row: int, column: int) -> Figure:
-    """The tokens that temporal attention joins: those of one patch (`row`, `column`) over all frames, and the class tokens.
+    """The tokens that temporal attention joins: one patch (`row`, `column`) in all frames, and the class tokens.
 
     frames: 't h w c', h and w multiples of `patch` pixels.
     """

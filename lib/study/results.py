@@ -243,13 +243,13 @@ def _resampled_differences(
 ) -> tuple[float, np.ndarray]:
     """The difference on one test set, and that of each resample, 'r'."""
     a, b = (np.atleast_2d(np.asarray(correct, dtype=np.float64)) for correct in (correct_a, correct_b))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in a.shape or 0 in b.shape:
-        raise ValueError(f"a {a.shape} and b {b.shape} must be 's n' over the same n clips, at least one")
+    _, clip, times = np.unique(np.asarray(clips), return_inverse=True, return_counts=True)
+    if a.ndim != 2 or not a.shape[1:] == b.shape[1:] == clip.shape or 0 in a.shape or 0 in b.shape:
+        raise ValueError(
+            f"a {a.shape}, b {b.shape} and clips {clip.shape} must be 's n', 's n' and 'n' with the same n"
+        )
     if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
         raise ValueError("the bootstrap compares right and wrong answers: every entry must be 0 or 1")
-    _, clip, times = np.unique(np.asarray(clips), return_inverse=True, return_counts=True)
-    if clip.shape != a.shape[1:]:
-        raise ValueError(f"clips {clip.shape} must name the clip of each of the {a.shape[1]} answers")
     a, b = (np.stack([np.bincount(clip, weights=row) for row in correct]) for correct in (a, b))  # per clip
     drawn = []
     for start in range(0, resamples, 500):  # in parts, to bound the memory
@@ -273,8 +273,7 @@ def _resampled_seeds(correct: np.ndarray, resamples: int, generator: np.random.G
 
 def scaling(runs: list[Run], values: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Top-1 in world 0 of the runs that differ from the reference only in an amount: axis, run, amount, protocol, seed,
-    value. The axes are "videos" (`train_videos`, which changes epochs and warm-up too) and "epochs"; the reference lies
-    on both. values: those of one data set."""
+    value. The axes are "videos" (`train_videos`, with epochs and warm-up) and "epochs"; the reference is on both."""
     runs = [run for run in runs if run.world_seed == 0]
     base = next((run.params.model_dump() for run in runs if run.ablation == reference), {})
     top1 = values[(values["metric"] == "top1") & values["protocol"].isin(list(PROTOCOLS)) & (values["world_seed"] == 0)]

@@ -31,7 +31,7 @@ NOTES = {
 
 
 def tables_of_rows(runs: list[Run]) -> dict[str, str]:
-    """Name and title of each table of a suite's `rows`; few_labels only with such probes."""
+    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`."""
     few = any(run.params.probe_shots for run in runs)
     return PROTOCOLS | ({"few_labels": "linear probe on few labels"} if few else {})
 
@@ -49,7 +49,7 @@ def chance(classes: int, protocol: str, metric: str) -> float | None:
 
 
 def one_decimal(value: float | str) -> str:
-    """Numbers as they are read, from two decimals: tables and figures round the same way."""
+    """Rounds by way of two decimals, so that tables and figures round the same way."""
     return f"{float(f'{float(value):.2f}'):.1f}"
 
 
@@ -116,7 +116,7 @@ def _cells(numbers: pd.DataFrame, index: list[str], columns: str = "metric", nam
 
 
 def _headline(cells: pd.DataFrame) -> pd.Series:
-    """Top-1, or mAP where clips have several labels."""
+    """The column of top-1, or of mAP where clips have several labels."""
     first, *others = (cells[name] for name in ("top-1", "mAP") if name in cells)
     return first.fillna(others[0]) if others else first
 
