@@ -9,10 +9,11 @@ import nbformat
 import papermill
 import pytest
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib.run import notebook, values
 from lib.run.params import ROOT, ParamsError
+from workflow import gallery
 
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*_*.ipynb"))
 MAX_LINES = 60  # of code, in a notebook that checks or measures
@@ -293,3 +294,22 @@ def test_errors_of_ours_are_short_and_all_others_whole(tmp_path):
     ):
         assert re.search(message, text), text
     assert len(shown) == 5 and all("Traceback" in text and len(text.splitlines()) > 8 for text in shown[3:])
+
+
+def test_a_page_of_the_gallery_is_whole_without_network_and_names_no_place_of_this_machine():
+    outputs = [
+        new_output("stream", name="stderr", text="bar"),
+        new_output("stream", text=f"1%\r9%\n{ROOT}/outputs/run"),
+    ]
+    cells = [new_markdown_cell("cosines $u_k$"), new_code_cell("x", outputs=outputs)]
+    shown = gallery.page(new_notebook(cells=cells), "name")
+    assert "$u_k$" not in shown and "data:image/svg+xml" in shown
+    assert "9%\noutputs/run" in shown and not re.search(r"bar</pre>|1%|<script|<link", shown)
+
+
+@pytest.mark.parametrize("name", gallery.SHOWN)
+def test_the_gallery_is_committed_small_and_linked(name):
+    page = (gallery.FOLDER / f"{name}.html").read_text()
+    assert len(page) < 1_500_000 and str(ROOT) not in page and "Traceback" not in page
+    assert (gallery.FOLDER / f"{name}.png").exists()
+    assert (gallery.FOLDER / "README.md").read_text() == gallery.index()

@@ -1,4 +1,4 @@
-"""`make gallery`: executes the notebooks that show the method, and writes each as a self-contained page.
+"""`make gallery`: executes the notebooks that show the method, and writes each as a self-contained page, with an index.
 
 python -m workflow.gallery [notebook ...]
 """
@@ -8,16 +8,18 @@ import io
 import re
 import sys
 
+import nbformat
 import papermill
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from PIL import Image
 
-from lib.run.files import write_text
+from lib.run.files import whole_file, write_text
 from lib.run.params import ROOT
 
-SHOWN = ["00_tour", "01_concepts", "02_adapt", "03_evaluate", "04_your_experiment", "20_your_videos"]
+# each notebook, and which of its pictures the index shows
+SHOWN = {"00_tour": 1, "01_concepts": 0, "02_adapt": 1, "03_evaluate": 0, "04_your_experiment": 0, "20_your_videos": 0}
 FOLDER = ROOT / "outputs/gallery"
 STYLE = """<style>
 .jp-Notebook { max-width: 60rem; margin: auto; }
@@ -56,10 +58,30 @@ def page(executed: NotebookNode, title: str) -> str:
         for data in (output.data for output in cell.outputs if "image/png" in output.get("data", {})):
             data["image/png"] = _small(data["image/png"])
     exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.mathjax_url = ""
     exporter.register_preprocessor("nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True)
     body, _ = exporter.from_notebook_node(executed, {"metadata": {"name": title}})
+    body = re.sub(
+        r"<script.*?</script>", "", body, flags=re.DOTALL
+    )  # of formulas, widgets and diagrams, from the network
     return body.replace("</head>", STYLE, 1).replace(f"{ROOT}/", "")
+
+
+def pictures(executed: NotebookNode) -> list[bytes]:
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(output.data["image/png"]) for output in outputs if "image/png" in output.get("data", {})]
+
+
+def index() -> str:
+    """Titles, claims and a picture of the notebooks, as Markdown."""
+    lines = ["# Gallery", "", "The notebooks as executed by `make gallery`, each a self-contained page of HTML."]
+    lines += [
+        "GitHub shows the source of such pages: clone the repository, or download a page, and open it in a browser."
+    ]
+    for name in SHOWN:
+        title, claim = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells[0].source.split("\n\n")[:2]
+        lines += ["", f"#{title}", "", claim, "", f"[Page]({name}.html) · [notebook](../../notebooks/{name}.ipynb)", ""]
+        lines += [f"![A figure of {name}]({name}.png)"]
+    return "\n".join(lines) + "\n"
 
 
 def main(names: list[str]) -> None:
@@ -67,7 +89,10 @@ def main(names: list[str]) -> None:
         notebook = ROOT / f"notebooks/{name}.ipynb"
         executed = papermill.execute_notebook(notebook, None, kernel_name="python3", cwd=ROOT)
         write_text(FOLDER / f"{name}.html", page(executed, name))
-        print(FOLDER / f"{name}.html")
+        with whole_file(FOLDER / f"{name}.png") as partial:
+            partial.write_bytes(pictures(executed)[SHOWN[name]])
+        print(f"outputs/gallery/{name}.html")
+    write_text(FOLDER / "README.md", index())
 
 
 if __name__ == "__main__":
