@@ -69,6 +69,7 @@ def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
     columns = len(maps) if len(maps) < 4 else 2
     rows = -(-len(maps) // columns)
     figure, axes = subplots(rows, columns, rows * (WIDTH / columns + 1.1))
+    figure.get_layout_engine().set(hspace=0.08)  # between the label of a colour bar and the title below it
     for panel in axes.flat[len(maps) :]:
         panel.set_axis_off()
     for panel, (title, cosines) in zip(axes.flat, maps.items()):
