@@ -198,6 +198,12 @@ def test_class_names_of_the_new_vocabularies_are_the_labels_as_words(name):
         assert concept.class_name == readable_name(concept.label)
 
 
+def test_reversed_templates_of_something_something_are_pairs_that_share_no_label():
+    pairs = read_confusable_pairs(FOLDER / "concepts" / "ssv2.yaml")
+    labels = [label for pair in pairs for label in pair]
+    assert ("Closing something", "Opening something") in pairs and len(labels) == len(set(labels)) == 28
+
+
 # ---- the guideline
 
 
