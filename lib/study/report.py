@@ -5,7 +5,7 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from lib.run.files import read_json, write_text
 from lib.run.params import FOLDER, load
@@ -29,10 +29,8 @@ def write_report(suite: Suite, name: str, profile: str, runs: list[Run], folder:
     states = collect(runs).states.drop_duplicates(["run", "world_seed", "seed"])
     done = [run for run, state in zip(runs, states["state"], strict=True) if state == "done"]
     main = headline(folder / "tables")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
+    source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    page = Template(source, autoescape=True, undefined=StrictUndefined, trim_blocks=True).render(
         title=f"LSS: suite {name}, profile {profile}",
         results=_results(suite.reference, main.to_dict("records"), tables[next(iter(suite.comparisons))]),
         main={"columns": list(main), "rows": main.to_numpy().tolist()},
