@@ -68,8 +68,8 @@ def similarities(maps: dict[str, pd.DataFrame]) -> Figure:
     """Cosine similarities between concepts, each map on its own scale. maps: title -> cosines 'k k'."""
     columns = len(maps) if len(maps) < 4 else 2
     rows = -(-len(maps) // columns)
-    figure, axes = subplots(rows, columns, rows * (WIDTH / columns + 1.1))
-    figure.get_layout_engine().set(hspace=0.08)  # between the label of a colour bar and the title below it
+    figure, axes = subplots(rows, columns, rows * (WIDTH / columns + 1.4))
+    figure.get_layout_engine().set(hspace=0.05)  # between the label of a colour bar and the title below it
     for panel in axes.flat[len(maps) :]:
         panel.set_axis_off()
     for panel, (title, cosines) in zip(axes.flat, maps.items()):
