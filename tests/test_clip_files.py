@@ -100,7 +100,7 @@ BEYOND = 1e30  # what float16 cannot hold
             r"no model\.safetensors and no pytorch_model\.bin, only .*tokenizer\.json.*copy it",
         ),
         (shard(Path.unlink), r"model-00002-of-\d+\.safetensors is absent: copy it"),
-        (remove("tokenizer.json"), r"tokenizer's files are absent \(vocab\.json, merges\.txt\): fetch tokenizer\.json"),
+        (remove("tokenizer.json"), r"tokenizer's files are absent \(vocab\.json, merges\.txt\): copy tokenizer\.json"),
         (
             lambda folder: [remove("tokenizer.json")(folder), write("vocab.json", {"a": 0})(folder)],
             r"tokenizer's files are absent \(merges\.txt\)",
@@ -169,7 +169,7 @@ BEYOND = 1e30  # what float16 cannot hold
         *(
             (
                 processor(**{key: value}),
-                f"preprocessor_config.json: {key} is .*not three numbers.*Mend image_mean and image_std",
+                f"preprocessor_config.json: {key} is .*not three numbers.*Correct image_mean and image_std",
             )
             for key in ("image_mean", "image_std")
             for value in (None, 0.5, [0.5], [0.5, 0.5, "x"], [-1.0, 0.5, 0.5], [float("nan")] * 3)

@@ -84,7 +84,7 @@ def test_a_folder_of_any_name_reaches_the_program_as_it_was_typed(copy):
         (["status", "DATA=/my/clips"], "DATA=/my/clips: profile 'embedded' renders its videos"),
         (["reproduce", "profile=paper"], "profile=: there is no such setting; did you mean PROFILE=?"),
         (["status", "DATA=/my clips", "SUITES=paper"], "SUITES=: there is no such setting; did you mean SUITE=?"),
-        (["reproduce", "CORES=many"], "CORES=many: a number of 1 or more is wanted"),
+        (["reproduce", "CORES=many"], "CORES=many: expected a number of 1 or more"),
         (["reproduce", "PROFILE=papper"], "papper.yaml: no such file; did you mean 'paper'?"),
         (["status", "SUITE=objectivs"], "objectivs.yaml: no such file; did you mean 'objectives'?"),
     ],

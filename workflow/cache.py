@@ -1,6 +1,8 @@
-"""What can be made again without a video being adapted to: rendered worlds, features, checkpoints of finished runs.
+"""Files that can be computed again without an adaptation: rendered worlds, features, checkpoints of finished runs.
 
-python -m workflow.cache       # lists it, with its size; with FREE=1 in the environment it goes
+    python -m workflow.cache
+
+lists them with their sizes; with FREE=1 in the environment it removes them.
 """
 
 import os
@@ -14,7 +16,7 @@ from lib.run.params import ROOT
 
 
 def cached() -> Iterator[tuple[str, Path]]:
-    """What it is, and where. Manifests are not among it: reading every file of a data set again takes hours."""
+    """Kind and path. Manifests stay: reading every file of a data set again takes hours."""
     for record in sorted((ROOT / "data").rglob("world.json")):
         if is_of_world(record):
             yield "rendered world", record.parent
@@ -24,7 +26,7 @@ def cached() -> Iterator[tuple[str, Path]]:
 
 
 def is_of_world(record: Path) -> bool:
-    """Whether a file is the record of a world that was rendered here, and no file of that name among somebody's data."""
+    """Whether a file is the record of a rendered world, and not a file of that name in a data set."""
     try:
         content = read_json(record)
     except ValueError:
@@ -44,10 +46,11 @@ def main() -> int:
         print(f"{size / 1e6:9.1f} MB  {kind}: {path.relative_to(ROOT)}")
     print(f"{sum(size for _, size in found.values()) / 1e6:9.1f} MB  in all")
     if not os.environ.get("FREE"):
-        print("make clean-cache FREE=1 removes it; what is needed again is made again")
+        print("make clean-cache FREE=1 removes it; what is needed again is computed again")
         return 0
     locks = [
-        lock for pattern in ("*/.lock", "*/runs/*/*/.lock") for lock in (ROOT / "outputs").glob(pattern)
+        *(ROOT / "outputs").glob("*/.lock"),
+        *(ROOT / "outputs").glob("*/runs/*/*/.lock"),
     ]  # of suites, and of runs
     busy = [lock.parent for lock in locks if is_taken(lock.parent)]
     if busy:

@@ -1,8 +1,8 @@
-"""The environment of this project, `.venv`: made on first use, and brought up to date when a pinned version has changed.
+"""Creates the environment of this project, `.venv`, and updates it when a pinned version has changed.
 
     python3 -m workflow.environment
 
-Nothing but the standard library, in a form that older Pythons understand far enough to say that they are too old.
+Only the standard library, in a syntax that older versions of Python can read: they print that they are too old.
 """
 
 import fcntl
@@ -44,21 +44,8 @@ def main():
             return
         print("Setting up .venv: one to three minutes, plus the download", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(FOLDER)], check=True)
-        subprocess.run(
-            [
-                str(FOLDER / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--constraint",
-                "constraints.txt",
-                "--editable",
-                ".[test]",
-            ],
-            cwd=ROOT,
-            check=True,
-        )
+        pip = [str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--constraint", "constraints.txt", "--editable", ".[test]"], cwd=ROOT, check=True)
         INSTALLED.touch()
 
 

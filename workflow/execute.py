@@ -1,9 +1,9 @@
-"""A notebook as a job: papermill runs it in a kernel of this very Python.
+"""Runs a notebook as a job: papermill, in a kernel of this Python.
 
     python -m workflow.execute NOTEBOOK EXECUTED PARAMETERS OVERRIDES
 
-NOTEBOOK: a name under `notebooks/`; EXECUTED: the notebook with its outputs; PARAMETERS: of the notebook, a JSON mapping;
-OVERRIDES: its parameter `overrides`, likewise.
+NOTEBOOK: a name under `notebooks/`; EXECUTED: path of the notebook with its outputs; PARAMETERS: a JSON mapping;
+OVERRIDES: the notebook's parameter `overrides`, also JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ DEAD_KERNEL = 138  # papermill's exit code for a kernel that died
 
 
 class OwnKernel(AsyncKernelManager):
-    """Starts no kernel but this Python's, whatever other kernels `python3` somebody has installed."""
+    """Starts this Python's kernel even if another kernel `python3` is installed."""
 
     @default("kernel_spec_manager")
     def _without_installed_ones(self) -> KernelSpecManager:

@@ -1,8 +1,8 @@
-"""What `make` does with a suite: plan it, run it, say how far it is, publish it.
+"""The targets of `make` for a suite: plan and run it, report its progress, publish it.
 
     PROFILE=ucf101 DATA=/path/to/UCF-101 python -m workflow.make reproduce
 
-Settings come as environment variables, as make hands them on: no value passes through the text of a shell command.
+Settings are environment variables, which make exports: no value passes through the text of a shell command.
 """
 
 import difflib
@@ -26,7 +26,7 @@ PUBLISHED = ROOT / "outputs" / "published"
 
 
 class Settings(NamedTuple):
-    """The variables of the Makefile; an empty one has its default."""
+    """The variables of the Makefile; an empty one means the default."""
 
     profile: str
     suite: str
@@ -38,21 +38,20 @@ class Settings(NamedTuple):
 
     @classmethod
     def read(cls, target: str, environment: Mapping[str, str]) -> "Settings":
-        """Raises ParamsError for a value that cannot be meant."""
-        known = [name.upper() for name in cls._fields]
-        for word in re.findall(
-            r"(?<!\\)\s(\w+)=", environment.get("MAKEFLAGS", "")
-        ):  # given to make itself, as in `make profile=paper`
-            if word not in known and (near := difflib.get_close_matches(word.upper(), known, n=1, cutoff=0.8)):
+        """Raises ParamsError for an invalid value or a misspelt variable."""
+        names = [name.upper() for name in cls._fields]
+        # assignments on make's command line, as in `make profile=paper`
+        for word in re.findall(r"(?<!\\)\s(\w+)=", environment.get("MAKEFLAGS", "")):
+            if word not in names and (near := difflib.get_close_matches(word.upper(), names, n=1, cutoff=0.8)):
                 raise ParamsError(f"{word}=: there is no such setting; did you mean {near[0]}=?")
-        given = {name: environment.get(name.upper(), "") for name in cls._fields}
-        given["profile"] = given["profile"] or "embedded"
-        study = "embedded" if given["profile"].split("+")[0] == "embedded" else "paper"
-        given["suite"] = given["suite"] or (study if target == "ablations" else "reproduce")
+        values = {name: environment.get(name.upper(), "") for name in cls._fields}
+        values["profile"] = values["profile"] or "embedded"
+        study = "embedded" if values["profile"].split("+")[0] == "embedded" else "paper"
+        values["suite"] = values["suite"] or (study if target == "ablations" else "reproduce")
         for name in ("cores", "devices", "gpus"):
-            if given[name] and not (given[name].isdecimal() and int(given[name])):
-                raise ParamsError(f"{name.upper()}={given[name]}: a number of 1 or more is wanted")
-        return cls(**{**given, "data": os.path.expanduser(given["data"]), "cores": int(given["cores"] or 2)})
+            if values[name] and not (values[name].isdecimal() and int(values[name])):
+                raise ParamsError(f"{name.upper()}={values[name]}: expected a number of 1 or more")
+        return cls(**{**values, "data": os.path.expanduser(values["data"]), "cores": int(values["cores"] or 2)})
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -66,23 +65,11 @@ class Settings(NamedTuple):
 
 
 def snakemake(settings: Settings, *options: str) -> list[str]:
-    """A call of Snakemake, which finds what it is about in the environment (`configuration`)."""
+    """A call of Snakemake, which reads the environment (`configuration`)."""
     where = ["--profile", f"params/cluster/{settings.cluster}"] if settings.cluster else ["-c", str(settings.cores)]
     where += ["--resources", f"gpu={settings.gpus}"] if settings.gpus else []
-    return [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *where,
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "params",
-        "input",
-        "--nolock",
-        "--keep-going",
-        *options,
-    ]
+    rerun = ["--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"]
+    return [sys.executable, "-m", "snakemake", *where, *rerun, "--nolock", "--keep-going", *options]
 
 
 def configuration(settings: Settings, **more: str) -> dict[str, str]:
@@ -94,39 +81,36 @@ def configuration(settings: Settings, **more: str) -> dict[str, str]:
 def call(command: list[str], environment: Mapping[str, str]) -> int:
     """Runs a command to its end and returns its exit status.
 
-    Ctrl-C, SIGTERM and a terminal that is closed interrupt it and all jobs that it began, and then end this process:
-    Snakemake by itself would wait for its jobs, and take them for failed.
+    Ctrl-C, SIGTERM and a closed terminal interrupt it with all its jobs, and then end this process: Snakemake by itself
+    would wait for its jobs, and count them as failed.
     """
     # A script's background jobs ignore SIGINT, and so would all that they start.
     at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0) as process:
         signal.signal(signal.SIGINT, at_start)
-        told = []
+        received = []
 
         def interrupt(number: int, _: object) -> None:
-            told.append(number)
+            received.append(number)
             os.killpg(process.pid, signal.SIGINT)
 
-        numbers = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) != signal.SIG_IGN
-        ]  # nohup
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
         before = {number: signal.signal(number, interrupt) for number in numbers}
         try:
             status = process.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    if told:
-        sys.exit(128 + told[0])
+    if received:
+        sys.exit(128 + received[0])
     return status
 
 
 def reproduce(settings: Settings, target: str) -> int:
-    """The suite with its tables, figures and report; of a suite in which runs failed, those of the others.
+    """Runs a suite with its tables, figures and report; if runs fail, these show the others.
 
-    The dry run tells first, and once, what is wrong with what was asked for; then `workflow/planned.py`, what is with its data.
+    First a dry run checks the settings, then `workflow/planned.py` the data.
     """
     plan = subprocess.run(
         snakemake(settings, "--dry-run", "--quiet", "all"),
@@ -159,8 +143,8 @@ def publish(settings: Settings) -> int:
     source = folder_of(suite, settings.profile, runs, settings.overrides)
     if source.name == "partial" or not (source / "report.html").exists():
         print(
-            f"nothing was published: {progress(runs, at_once=settings.cores)}\nmake reproduce PROFILE={settings.profile} "
-            f"SUITE={settings.suite} finishes it",
+            f"nothing was published: {progress(runs, at_once=settings.cores)}\n"
+            f"make reproduce PROFILE={settings.profile} SUITE={settings.suite} finishes it",
             file=sys.stderr,
         )
         return 1

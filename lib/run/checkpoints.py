@@ -61,8 +61,8 @@ def load_checkpoint(
             say(f"{path} was made with another CLIP, concepts, prompts or list of videos: it is not used")
         elif broken := not_finite(state):
             raise ValueError(
-                f"{path} holds numbers that are not finite: {listed(broken)}. The run had diverged: lower learning_rate, "
-                "or remove this file to resume from the one before"
+                f"{path} holds numbers that are not finite: {listed(broken)}. The run had diverged: lower "
+                "learning_rate, or remove this file to resume from the one before"
             )
         else:
             return state

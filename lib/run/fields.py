@@ -1,8 +1,8 @@
 """The parameters: names, types, and what must fit together. Their values, units and sources are in `params/base.yaml`.
 
 The classes follow the stages: videos and embedded CLIP depend on the scene, an adaptation on both, an evaluation on it.
-A new parameter that leaves finished runs valid declares its neutral value: `blur: Annotated[Amount, Neutral(0.0)]`. With
-that value it is no part of the hash. Keep such a declaration.
+A new parameter that leaves finished runs valid declares its neutral value: `blur: Annotated[Amount, Neutral(0.0)]`.
+With that value it is no part of the hash. Keep such a declaration.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""What a notebook begins with: its parameters are checked, and errors of this repository end in their message.
+"""Checks the parameters of a notebook, and shortens the errors of this repository to their message.
 
     check_parameters(globals(), shots=AtLeast2)
 
-papermill only warns of a parameter that a notebook does not have, and hands on any value for those that it has.
+papermill itself only warns of unknown parameters and accepts any value.
 """
 
 import ast
@@ -25,7 +25,7 @@ AtLeast2 = Annotated[int, Field(ge=2)]
 FileName = Annotated[str, Field(pattern=r"^[\w-]+$")]  # without a folder or a suffix
 Files = str | list[str]  # a folder, or a list of files
 
-# A type as the parameters cell writes it: what it stands for, and how papermill is told such a value.
+# A type as the parameters cell writes it: the check, and the option of papermill
 TYPES = {
     "str": (str, "-r {} text"),
     "int": (Count, "-p {} 3"),
@@ -38,42 +38,35 @@ TYPES = {
 
 
 def check_parameters(namespace: dict[str, Any], **ranges: Any) -> None:
-    """Checks the values of a notebook's parameters, and that none came which it does not have; `~` becomes the home folder.
+    """Checks that a notebook's parameters are known and valid; expands `~`.
 
-    What the cells of a notebook have defined is the `namespace` (`globals()`), with their texts in `In`: the parameters are
-    the names of the last cell of typed assignments; papermill's cell after it gives some of them other values. An `int` or
-    `float` is not negative; `ranges` says what else a parameter must be (a type, as pydantic takes it).
-    Raises ParamsError with a line for every problem.
+    namespace: `globals()`, with the source of the executed cells in `In`. The parameters are the last cell of typed
+    assignments; papermill's cell after it overrides some. An `int` or `float` is not negative; `ranges` has narrower
+    types for pydantic. Raises ParamsError with a line for every problem.
     """
     if "get_ipython" in namespace:
         namespace["get_ipython"]().set_custom_exc((Exception,), _show_error)
-        # Progress bars as text, on stdout: notebooks show stderr on red.
+        # progress bars as text, on stdout: notebooks show stderr on red
         tqdm.__init__ = partialmethod(tqdm.__init__, file=sys.stdout)
     cells = [_assigned(source) for source in namespace["In"]]
     typed = next((cell for cell in reversed(cells) if any(cell.values())), None)
     if typed is None:
         raise ParamsError("no parameters: run the cell of the parameters first")
     injected = next((source for source in reversed(namespace["In"]) if source.startswith("# Parameters\n")), "")
-    kinds = {name: TYPES[kind] for name, kind in typed.items() if kind}
-    given = {name: namespace[name] for name in {**typed, **_assigned(injected)} if name in namespace}
-    for name, value in given.items():
-        namespace[name] = given[name] = _at_home(value)
-    model = create_model(
-        "Parameters",
-        __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False),
-        **{name: (ranges.get(name, kind), ...) for name, (kind, _) in kinds.items()},
-    )
+    types = {name: TYPES[annotation] for name, annotation in typed.items() if annotation}
+    values = {name: namespace[name] for name in {**typed, **_assigned(injected)} if name in namespace}
+    for name in values:
+        namespace[name] = values[name] = _expanded(values[name])
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    fields = {name: (ranges.get(name, check), ...) for name, (check, _) in types.items()}
     try:
-        model.model_validate(given)
+        create_model("Parameters", __config__=config, **fields).model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explain(problem, kinds) for problem in error.errors())) from None
+        raise ParamsError("\n".join(_explain(problem, types) for problem in error.errors())) from None
 
 
 def writable_folder(place: str) -> Path:
-    """A folder, absolute or relative to the repository, made where it is not there: before any work whose results go there.
-
-    Raises OSError, naming it, if it cannot be written to.
-    """
+    """Creates a folder, absolute or relative to the repository. Raises OSError if it cannot be written to."""
     folder = ROOT / place
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +77,14 @@ def writable_folder(place: str) -> Path:
     return folder
 
 
-def _at_home(value: Any) -> Any:
+def _expanded(value: Any) -> Any:
     if isinstance(value, list):
-        return [_at_home(entry) for entry in value]
+        return [_expanded(entry) for entry in value]
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _assigned(source: str) -> dict[str, str]:
-    """The names that a cell of nothing but assignments gives a value, each with its type as written ("": none)."""
+    """The names that a cell of only assignments sets, each with its type as written ("": none)."""
     try:
         statements = ast.parse(source).body
     except SyntaxError:
@@ -107,26 +100,21 @@ def _assigned(source: str) -> dict[str, str]:
     return names
 
 
-def _explain(problem: dict[str, Any], kinds: dict[str, tuple[Any, str]]) -> str:
-    name, entry = problem["loc"][0], next((part for part in problem["loc"] if isinstance(part, int)), None)
-    text = f"{name}: {'' if entry is None else f'entry {entry + 1}: '}{explain(problem, kinds)}"
-    return text + (
-        f"; for papermill: {kinds[name][1].format(name)}"
-        if name in kinds
-        else f"; this notebook has {', '.join(kinds)}"
-    )
+def _explain(problem: dict[str, Any], types: dict[str, tuple[Any, str]]) -> str:
+    name, *location = problem["loc"]
+    entry = next((f"entry {part + 1}: " for part in location if isinstance(part, int)), "")
+    hint = f"for papermill: {types[name][1].format(name)}" if name in types else f"this notebook has {', '.join(types)}"
+    return f"{name}: {entry}{explain(problem, types)}; {hint}"
 
 
 def _show_error(
     shell: Any, kind: type[Exception], error: Exception, trace: TracebackType, tb_offset: int | None = None
 ) -> None:
-    """An error that a `raise` of this repository made says all itself; any other is shown with all that led to it."""
-    frames = [
-        (frame.f_globals["__name__"], Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(trace)
-    ]
+    """Shows an error raised by this repository as its message, any other with its traceback."""
+    frames = [(frame.f_globals["__name__"], Path(frame.f_code.co_filename), n) for frame, n in traceback.walk_tb(trace)]
     module, path, line = frames[-1]
     if module.split(".")[0] in ("__main__", "lib") and linecache.getline(str(path), line).lstrip().startswith("raise "):
-        way = [f"{path.name}:{line}" for module, path, line in frames if module.startswith("lib.")]
-        shown = [f"{kind.__name__}: {error}", *([f"({', '.join(way)})"] if way else [])]
-        error._render_traceback_ = lambda: shown
+        calls = [f"{path.name}:{line}" for module, path, line in frames if module.startswith("lib.")]
+        text = [f"{kind.__name__}: {error}"] + [f"({', '.join(calls)})"] * bool(calls)
+        error._render_traceback_ = lambda: text
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)

@@ -1,7 +1,7 @@
-"""What a run is told: flat parameters, read from YAML, checked before any compute.
+"""Flat parameters, read from YAML and checked before any compute.
 
-`params/base.yaml` holds every parameter with its unit and its source. A profile changes what a place needs (data,
-sizes), an ablation what a row of a table needs, overrides what one run needs. Later layers win; all must fit `Params`.
+`params/base.yaml` holds every parameter with its unit and source. A profile changes data and sizes, an ablation what a
+row of a table is about, overrides a single run. Later layers win; all must fit `Params`.
 """
 
 import difflib
@@ -56,8 +56,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def no_such_file(path: Path) -> str:
-    """That a YAML file is absent, and which ones are there."""
-    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    """The message for an absent YAML file, with the nearest name or all that exist."""
+    names = sorted(file.stem for file in path.parent.glob("*.yaml"))
     near = difflib.get_close_matches(path.stem, names, n=1)
     return f"{path}: no such file; " + (f"did you mean {near[0]!r}?" if near else f"there are: {names}")
 
@@ -72,9 +72,9 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
     """Merges base, profile, ablation and overrides, and checks the result.
 
     Args:
-        profile: name of a file under `params/profiles/`, or several: "paper+mine" is `paper` with the changes of `mine`.
-        ablation: name of a file under `params/ablations/`; None for the profile as it stands.
-        overrides: single parameters of this run.
+        profile: name of a file under `params/profiles/`, or several: "paper+mine" is `paper` with the changes of
+        `mine`. ablation: name of a file under `params/ablations/`; None for the profile as it stands. overrides: single
+        parameters of this run.
     Raises:
         ParamsError: naming file, key and reason of every problem, and for an unknown key the nearest valid one.
     """
@@ -106,7 +106,7 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
 
 
 def absent_files(params: Params) -> list[str]:
-    """The vocabularies and prompt files that parameters name and that are not there, a text each."""
+    """A message for each vocabulary and prompt file that parameters name and that does not exist."""
     files = {
         "concepts": ("concepts", params.concepts),
         "class_vocabularies": ("concepts", params.class_vocabularies),
@@ -127,15 +127,15 @@ def place_of(params: Params, dataset: str) -> Path:
 
 
 def lists_of(params: Params, dataset: str) -> Path | None:
-    """The folder of a data set's lists; None for those that are shipped, or that lie beside the videos."""
+    """The folder of a data set's lists; None for shipped ones, or those beside the videos."""
     place = getattr(params, f"lists_{dataset}", "")
     return ROOT / place if place else None
 
 
 def elsewhere(profile: str, folder: str) -> dict[str, str]:
-    """The override that reads the data set which a profile adapts to from another folder (`make ... DATA=`); "": none.
+    """The override for `make ... DATA=folder`, another place of the data set that a profile adapts to; "": none.
 
-    Raises ParamsError for a profile that has no use for one.
+    Raises ParamsError for a profile of rendered videos.
     """
     if not folder:
         return {}
@@ -150,10 +150,7 @@ def elsewhere(profile: str, folder: str) -> dict[str, str]:
 
 
 def overrides_hash(overrides: dict[str, Any]) -> str:
-    """Six hex digits over those overrides that choose what is computed, and of which videos; "" if there are none.
-
-    Those that say how the work is done here (`device`, `workers`: what `Params` adds to `EvaluateParams`) do not count.
-    """
+    """Six hex digits over the overrides that change results; "" without any. `device`, `workers` ... do not count."""
     chosen = {name: value for name, value in overrides.items() if name in EvaluateParams.model_fields}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:6] if chosen else ""
 
@@ -167,7 +164,7 @@ def _explain(problem: dict[str, Any], origin: dict[str, str]) -> str:
 
 
 def explain(problem: dict[str, Any], names: Iterable[str]) -> str:
-    """What is wrong with one parameter, from pydantic's account of it; `names` are the valid ones."""
+    """The message for one of pydantic's errors; `names` are the valid parameters."""
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][0])
         if name in RENAMED:
