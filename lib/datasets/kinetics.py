@@ -78,9 +78,8 @@ def list_kinetics400(root: Path, lists: Path | None) -> dict[str, VideoList]:
                 reasons[unused] = reason + nearest(unused.name, classes)
         parts |= match(root, contents, {part: labels}, files, classes, reasons=reasons)
         for duplicate in duplicates:
-            parts[part].left_out.append(
-                f"{duplicate.name}/: a second folder of the part {part}; {folder.name}/ is used"
-            )
+            reason = f"a second folder of the part {part}; {folder.name}/ is used"
+            parts[part].left_out.append(f"{duplicate.name}/: {reason}")
     return parts
 
 
