@@ -78,7 +78,8 @@ def test_all_orders_and_combinations_of_colour_operations(order):
     for factors in product((0.0, 0.6, 1.0, 1.9), repeat=3):
         for gray in (False, True):
             augmentations.append(Augmentation((2, 1, 20, 25), 12, gray, list(zip(order, factors)), gray))
-    augmentations.append(Augmentation((0, 0, 24, 30), 12, False, [], True))
+    for jitter in ([], [(order[0], 1.5)], [(order[0], 0.5), (order[1], 1.9)]):
+        augmentations.append(Augmentation((0, 0, 24, 30), 12, False, jitter, not jitter))
     pixels = torch.cat([noise(1, 24, 30), noise(1, 24, 30) // 8])  # a bright and a dark frame: means are of the view
     rows = [np.array([0, 1, 1]) if number % 2 else np.array([1]) for number in range(len(augmentations))]
     check([Uncut(pixels, rows, augmentations)])

@@ -100,7 +100,7 @@ def _resize_matrices(length: Tensor, largest: int, size: int) -> Tensor:
 def _colour_weights(augmentation: Augmentation) -> list[list[float]]:
     """For each operation of the jitter and for grey, the weights of a pixel, of its grey, and of the view's mean grey."""
     weights = []
-    for operation, factor in augmentation.jitter or [("none", 1.0)] * JITTER:
+    for operation, factor in [*augmentation.jitter, *[("none", 1.0)] * (JITTER - len(augmentation.jitter))]:
         rest = 1 - factor
         weights.append([factor, rest * (operation == "saturation"), rest * (operation == "contrast")])
     return [*weights, [1.0 - augmentation.gray, float(augmentation.gray), 0.0]]
