@@ -10,13 +10,19 @@ four forms (`temporal`):
 - `joint`: the spatial attention runs over all tokens of all frames at once.
 - `none`: frames do not see each other.
 
-Tensors are named by einops axes: b videos, c channels, t frames, n tokens of a frame (class token first), w features.
+Views of one picture size run in one packed pass, whatever their lengths: their frames are one sequence, and only the
+temporal attention knows where a clip ends. Weights before the final norm may be bfloat16; what follows is float32.
+
+Tensors are named by einops axes: b videos, c channels, t frames, f frames of all clips, n tokens of a frame (class
+token first), w features, r rows.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce, repeat
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,8 +76,43 @@ class VideoCLIPOutput(NamedTuple):
     embedding: Tensor
 
 
+class Packing(NamedTuple):
+    """How the frames of several clips lie one after another.
+
+    clips: runs of (number of clips, frames of each). by_time '(f n)': the rows sorted by clip, position, then frame;
+    by_frame: the order back.
+    """
+
+    clips: tuple[tuple[int, int], ...]
+    by_time: Tensor
+    by_frame: Tensor
+
+    @classmethod
+    def of(cls, clips: tuple[tuple[int, int], ...], tokens: int, device: torch.device) -> "Packing":
+        by_time, by_frame, first = [], [], 0
+        for b, t in clips:
+            rows = torch.arange(first, first + b * t * tokens, device=device)
+            by_time.append(rearrange(rows, "(b t n) -> (b n t)", b=b, t=t))
+            by_frame.append(rearrange(rows, "(b n t) -> (b t n)", b=b, t=t))
+            first += b * t * tokens
+        return cls(clips, torch.cat(by_time), torch.cat(by_frame))
+
+
+class Reorder(torch.autograd.Function):
+    """Rows 'r w' in another order. The gradient is gathered by the inverse; that of indexing would be scattered."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection and torch's fused kernel; 'b n w -> b n w'.
+    """Multi-head self-attention with one fused projection and torch's fused kernel, within sequences of rows.
 
     Queries are computed only for every `stride`-th token; the output has one row per query. CLIP trains without dropout.
     """
@@ -82,13 +123,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, sequences: Sequence[tuple[int, int]], stride: int = 1) -> Tensor:
+        """Rows 'r w' -> '(r / stride) w'. sequences: runs of (number of sequences, tokens of each), in the order of rows."""
         # Cut along the last axis: along an axis of its own for the three, their gradient would be copied twice.
-        q, k, v = (
-            rearrange(part, "b n (heads w) -> b heads n w", heads=self.heads) for part in self.qkv(x).chunk(3, dim=-1)
-        )
-        x = F.scaled_dot_product_attention(q[:, :, ::stride], k, v)
-        return self.out(rearrange(x, "b heads n w -> b n (heads w)"))
+        runs = [self.qkv(x).chunk(3, dim=-1)]
+        if len(sequences) > 1:
+            runs = zip(*(part.split([s * n for s, n in sequences]) for part in runs[0]))
+        outputs = []
+        for parts, (s, _) in zip(runs, sequences):
+            q, k, v = (rearrange(part, "(s n) (heads w) -> s heads n w", s=s, heads=self.heads) for part in parts)
+            y = F.scaled_dot_product_attention(q[:, :, ::stride], k, v)
+            outputs.append(rearrange(y, "s heads n w -> (s n) (heads w)"))
+        return self.out(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -97,16 +143,16 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block over the tokens of a video, 'b t n w -> b t n w'.
+    """One pre-norm transformer block over the tokens of packed clips, 'f n w -> f n w'.
 
-    With `class_only` the last block: only the class tokens are computed, 'b t 1 w', as nobody looks at the others.
+    With `class_only`, for the last block, only the class tokens are computed: 'f 1 w'.
     """
 
     def __init__(self, config: VideoCLIPConfig):
         super().__init__()
         vision = config.vision_config
         self.divided = config.temporal in ("divided", "divided_copied")
-        self.tokens = "b (t n) w" if config.temporal == "joint" else "(b t) n w"  # what attends to one another
+        self.joint = config.temporal == "joint"
         if self.divided:
             self.temporal_norm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
             self.temporal_attention = Attention(vision)
@@ -117,17 +163,19 @@ class Block(nn.Module):
         self.activation = quick_gelu if vision.hidden_act == "quick_gelu" else ACT2FN[vision.hidden_act]
         self.fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
 
-    def forward(self, x: Tensor, temporal_positions: Tensor | None, class_only: bool = False) -> Tensor:
-        b, t, n = x.shape[:3]
+    def forward(self, x: Tensor, packing: Packing, positions: Tensor | None, class_only: bool = False) -> Tensor:
+        """positions: the temporal ones of every frame, 'f 1 w'; None without temporal attention."""
+        f, n, _ = x.shape
         if self.divided:
             # After the norm, so that the positions keep their weight however large the residual stream has grown.
-            y = self.temporal_norm(x) + rearrange(temporal_positions, "t w -> t 1 w")
-            # A strided input would make of the projection one product per position, each with a copy of the weights.
-            y = rearrange(y, "b t n w -> (b n) t w").contiguous()
-            x = x + rearrange(self.temporal_attention(y), "(b n) t w -> b t n w", b=b)
-        y = self.attention(rearrange(self.norm1(x), f"b t n w -> {self.tokens}"), stride=n if class_only else 1)
-        x = x[:, :, :1] if class_only else x
-        x = x + rearrange(y, f"{self.tokens} -> b t n w", b=b, t=t)
+            y = (self.temporal_norm(x) + positions).flatten(0, 1)
+            y = Reorder.apply(y, packing.by_time, packing.by_frame)
+            y = self.temporal_attention(y, [(b * n, t) for b, t in packing.clips])
+            x = x + rearrange(Reorder.apply(y, packing.by_frame, packing.by_time), "(f n) w -> f n w", n=n)
+        sequences = [(b, t * n) for b, t in packing.clips] if self.joint else [(f, n)]
+        y = self.attention(self.norm1(x).flatten(0, 1), sequences, stride=n if class_only else 1)
+        x = x[:, :1] if class_only else x
+        x = x + rearrange(y, "(f n) w -> f n w", f=f)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
     def copy_from_clip(self, layer: nn.Module) -> None:
@@ -164,42 +212,65 @@ class VideoTransformer(nn.Module):
         self.final_norm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
 
-    def forward(self, videos: Tensor) -> VideoCLIPOutput:
-        """'b c t h w' -> features 'b w', embedding 'b d'. Any t; h and w multiples of the patch.
+    def forward(self, views: Sequence[Tensor]) -> list[VideoCLIPOutput]:
+        """Views 'b c t h w' of one size, of any b and t; h and w multiples of the patch -> an output each, float32.
 
         Pixels are normalised with OpenAI's mean and standard deviation (`lib/video/views.py`), whatever the image CLIP.
         """
-        if videos.ndim != 5 or videos.shape[1] != self.channels or not videos.is_floating_point():
-            raise ValueError(
-                f"videos must be floating point 'b c t h w' with c = {self.channels},"
-                f" not {videos.dtype} of shape {tuple(videos.shape)}"
-            )
-        b, _, t, height, width = videos.shape
+        self._check(views)
+        # Clips of one length lie together: the temporal attention then runs once per length.
+        order = sorted(range(len(views)), key=lambda i: views[i].shape[2])
+        runs = groupby(order, key=lambda i: views[i].shape[2])
+        clips = tuple((sum(len(views[i]) for i in members), t) for t, members in runs)
+        patches = torch.cat(
+            [rearrange(views[i], "b c t (h p) (w q) -> (b t) (h w) (c p q)", p=self.patch, q=self.patch) for i in order]
+        )
+        x = self._embed(patches, views[0].shape[-2] // self.patch)
+        positions = None
+        if self.temporal != "none":
+            positions = [repeat(self._temporal_positions(t), "t w -> (b t) 1 w", b=b) for b, t in clips]
+            positions = torch.cat(positions).to(x.dtype)
+        x = self.pre_norm(x + positions if self.temporal == "joint" else x)
+        packing = Packing.of(clips, x.shape[1], x.device)
+        for block in self.blocks:
+            arguments = (x, packing, positions, block is self.blocks[-1])
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(*arguments)
+        features = self.final_norm(x[:, 0].float())
+        lengths = [b * t for b, t in clips]
+        means = [reduce(rows, "(b t) w -> b w", "mean", t=t) for rows, (_, t) in zip(features.split(lengths), clips)]
+        features = torch.cat(means)
+        parts = [part.split([len(views[i]) for i in order]) for part in (features, self.projection(features))]
+        outputs = dict(zip(order, map(VideoCLIPOutput, *parts)))
+        return [outputs[i] for i in range(len(views))]
+
+    def _check(self, views: Sequence[Tensor]) -> None:
+        """Raises ValueError for views that cannot run in one pass."""
+        for view in views:
+            if view.ndim != 5 or view.shape[1] != self.channels or not view.is_floating_point():
+                raise ValueError(
+                    f"videos must be floating point 'b c t h w' with c = {self.channels},"
+                    f" not {view.dtype} of shape {tuple(view.shape)}"
+                )
+        if len(sizes := {tuple(view.shape[-2:]) for view in views}) > 1:
+            raise ValueError(f"views of one pass must have one size in pixels, not {sorted(sizes)}")
+        height, width = sizes.pop()
         if height % self.patch or width % self.patch:
             raise ValueError(f"frames of {height} x {width} pixels: both must be multiples of the patch, {self.patch}")
 
+    def _embed(self, patches: Tensor, rows: int) -> Tensor:
+        """Patches 'f (h w) (c p q)' in `rows` rows of a frame -> tokens 'f n w', with their spatial positions."""
         if (self.image_mean, self.image_std) != (CLIP_MEAN, CLIP_STD):
             mean, std, own_mean, own_std = (
-                rearrange(videos.new_tensor(values), "c -> c 1 1 1")
+                repeat(patches.new_tensor(values), "c -> (c p)", p=self.patch**2)
                 for values in (CLIP_MEAN, CLIP_STD, self.image_mean, self.image_std)
             )
-            videos = (videos * std + mean - own_mean) / own_std
-        patches = rearrange(videos, "b c t (h p) (w q) -> b t (h w) (c p q)", p=self.patch, q=self.patch)
+            patches = (patches * std + mean - own_mean) / own_std
         x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
-        x = torch.cat([self.class_embedding.expand(b, t, 1, -1).to(x.dtype), x], dim=2)
-        x = x + self._spatial_positions(height // self.patch, width // self.patch)
-        temporal_positions = None if self.temporal == "none" else self._temporal_positions(t)
-        if self.temporal == "joint":
-            x = x + rearrange(temporal_positions, "t w -> t 1 w")
-        x = self.pre_norm(x)
-        for block in self.blocks:
-            class_only = block is self.blocks[-1]
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, temporal_positions, class_only, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, temporal_positions, class_only)
-        features = self.final_norm(x[:, :, 0]).mean(dim=1)
-        return VideoCLIPOutput(features, self.projection(features))
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        return x + self._spatial_positions(rows, patches.shape[1] // rows).to(x.dtype)
 
     def _spatial_positions(self, rows: int, columns: int) -> Tensor:
         """'n w': CLIP's position embedding, its grid bicubically resized as Hugging Face's CLIP does."""
@@ -311,7 +382,7 @@ class VideoCLIP(PreTrainedModel):
 
     def forward(self, videos: Tensor) -> VideoCLIPOutput:
         """'b c t h w' (pixels normalised as OpenAI's) -> features 'b w', embedding 'b d' (not normalised)."""
-        return self.visual(videos)
+        return self.visual([videos])[0]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Token ids 'b n' -> text embeddings 'b d' in CLIP's joint space, not normalised."""

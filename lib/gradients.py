@@ -1,124 +1,208 @@
 """One training step: the gradient of a batch, which weights it trains, their optimiser and schedules, the teacher.
 
-The batch need fit neither into one forward pass nor into one process. Distillation is a mean over videos, but the
-priors look at the whole batch. So the loss is never cut: every process gathers the student's outputs of all videos
-(they are small), computes the loss and its gradient by these outputs, and backpropagates its own rows through its own
-views, micro-batch by micro-batch (a gradient cache: Gao et al., "Scaling Deep Contrastive Learning Batch Size under
-Memory Limited Setup", RepL4NLP 2021). This is exact for every objective, since CLIP has neither batch statistics nor
-random layers. The price of micro-batches is a second forward pass.
+Views of one size run in one packed pass. The batch need fit neither into one pass nor into one process: distillation
+is a mean over videos, but the priors look at the whole batch, so the loss is never cut. Every process gathers the
+student's outputs of all videos (they are small), computes the loss and its gradient by these outputs, and
+backpropagates its own rows through its own views, micro-batch by micro-batch (a gradient cache: Gao et al., "Scaling
+Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021). This is exact for every objective,
+since CLIP has neither batch statistics nor random layers. The price of micro-batches is a second forward pass.
 """
 
+import copy
 import math
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lib.backbone import VideoCLIP, VideoCLIPOutput, is_temporal
+from lib.backbone import VideoCLIP, VideoCLIPOutput, VideoTransformer, is_temporal
 from lib.objectives import Result
 from lib.run import distributed
 from lib.run.fields import Params
 
-WIDER = 8  # a pass without gradient remembers less than a tenth of one with: it takes so many times the videos
+MEMORY_SHARE = 0.8  # of the free memory that `micro_batch: auto` gives to activations; the rest is for temporaries
+COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8, blocks would silently run uncompiled
 
 
-def forward_views(model: nn.Module, views: list[Tensor], *, precision: str) -> list[VideoCLIPOutput]:
-    """Each view 'b c t h w', on the model's device, through the model; views of one shape share a pass. Returns a float32
-    output per view, in order. precision: float32 or bfloat16, of the model's arithmetic; its weights stay what they are."""
+def forward_views(visual: nn.Module, views: list[Tensor]) -> list[VideoCLIPOutput]:
+    """Each view 'b c t h w', on the model's device, through the model: one packed pass per picture size.
+
+    Returns a float32 output per view, in order.
+    """
     outputs: dict[int, VideoCLIPOutput] = {}
-    for shape in dict.fromkeys(view.shape for view in views):
-        members = [i for i, view in enumerate(views) if view.shape == shape]
-        pixels = rearrange([views[i] for i in members], "v b c t h w -> (v b) c t h w")
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            together = model(pixels)
-        for i, features, embedding in zip(
-            members, together.features.float().chunk(len(members)), together.embedding.float().chunk(len(members))
-        ):
-            outputs[i] = VideoCLIPOutput(features, embedding)
+    for size in dict.fromkeys(view.shape[-2:] for view in views):
+        members = [i for i, view in enumerate(views) if view.shape[-2:] == size]
+        outputs.update(zip(members, visual([views[i] for i in members])))
     return [outputs[i] for i in range(len(views))]
 
 
-def backward(
-    student: VideoCLIP,
-    teacher: VideoCLIP,
-    objective: nn.Module,
-    views: list[Tensor],
-    labels: Tensor,
-    counts: list[int],
-    *,
-    global_views: int,
-    local_views: int,
-    micro_batch: int = 0,
-    precision: str = "float32",
-) -> tuple[Result, Tensor]:
-    """Adds the gradient of the loss of the whole batch to the student's and the objective's parameters.
+def in_precision(visual: VideoTransformer, precision: str) -> VideoTransformer:
+    """The model itself for "float32"; for "bfloat16" a copy with bfloat16 weights before its final norm.
 
-    Args:
-        views: of this process's videos, 'b c t h w' each, globals first; [] if it has none.
-        labels: 'n', of the videos of all processes.
-        counts: how many videos each process has; n in all.
-        micro_batch: videos per forward and backward pass; 0: all at once.
-    Returns:
-        the objective's result, and the teacher's features '(g n) w'; both the same on every process.
+    Norms and softmax compute in float32 inside their kernels, and everything after the last block is float32.
     """
-    share = counts[distributed.rank()]
-    micro = micro_batch or max(share, 1)
-    views = [view.to(labels.device, non_blocking=True) for view in views]  # once: they are looked at up to three times
-    parts, wide = _cut(views, micro), _cut(views, WIDER * micro)
-    with torch.no_grad():
-        outputs = [forward_views(teacher, part[:global_views], precision=precision) for part in wide]
-        teacher_views = _of_all(outputs, global_views, teacher, counts)
-    alone = len(parts) == 1  # a single part's graph is kept: there is no second forward pass
-    with torch.set_grad_enabled(alone):
-        outputs = [forward_views(student, part, precision=precision) for part in (parts if alone else wide)]
-    student_views = _of_all(outputs, global_views + local_views, student, counts)
-    for tensor in (tensor for view in student_views for tensor in view):
-        tensor.requires_grad_()
-
-    result = objective(teacher_views, student_views, labels)
-    result.loss.backward()
-
-    first = sum(counts[: distributed.rank()])
-    for number, part in enumerate(parts):
-        output = outputs[0] if alone else forward_views(student, part, precision=precision)
-        rows = slice(first + number * micro, first + number * micro + len(part[0]))
-        pairs = [
-            (tensor, whole.grad[rows])
-            for own, of_all in zip(output, student_views)
-            for tensor, whole in zip(own, of_all)
-            if whole.grad is not None
-        ]
-        torch.autograd.backward(*zip(*pairs))
-    own = [p for p in objective.parameters() if p.grad is not None]
-    for p in own:  # every process has the whole of these already; the sum makes them alike to the bit
-        p.grad /= distributed.processes()
-    distributed.sum_gradients([*student.visual.parameters(), *own])
-    return result, torch.cat([view.features for view in teacher_views])
+    if precision == "float32":
+        return visual
+    working = copy.deepcopy(visual)
+    for part in (working.patch_embedding, working.pre_norm, working.blocks):
+        part.to(torch.bfloat16)
+    return working
 
 
-def step_settings(params: Params) -> dict[str, Any]:
-    """The settings of `backward` that parameters name."""
-    names = ("global_views", "local_views", "micro_batch")
-    return {name: getattr(params, name) for name in names} | {"precision": params.train_precision}
+class Passes:
+    """The forward and backward passes of student and teacher.
+
+    With "bfloat16", they run on copies of the weights that are refreshed once a step: autocast would cast every weight
+    in every pass. The weights themselves, their gradients and the optimiser stay float32.
+    """
+
+    def __init__(
+        self,
+        student: VideoCLIP,
+        teacher: VideoCLIP,
+        objective: nn.Module,
+        *,
+        global_views: int,
+        local_views: int,
+        micro_batch: int = 0,
+        precision: str = "float32",
+        activation_checkpointing: bool = False,
+        compiled: bool = False,
+        static_shapes: bool = False,
+        cuda_graphs: bool = False,
+    ):
+        """micro_batch: videos in a pass with gradient; 0: all of a process at once.
+
+        compiled: the blocks, by torch.compile; static_shapes: a graph per shape, for `num_frames_draw: stratified`;
+        cuda_graphs: replay them as CUDA graphs, which needs static shapes.
+        """
+        self.student, self.teacher = in_precision(student.visual, precision), in_precision(teacher.visual, precision)
+        self.weights = {"student": student.visual, "teacher": teacher.visual}
+        self.objective, self.micro_batch = objective, micro_batch
+        self.global_views, self.num_views = global_views, global_views + local_views
+        self.sizes = [student.config.vision_config.hidden_size, student.config.projection_dim]
+        self.student.activation_checkpointing = activation_checkpointing
+        self.cuda_graphs = cuda_graphs
+        if compiled:
+            # graphs differ with and without gradient, for all tokens and for the class token, and with static shapes
+            torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
+            for block in [*self.student.blocks, *self.teacher.blocks]:
+                block.compile(dynamic=not static_shapes, mode="reduce-overhead" if cuda_graphs else None)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copies the float32 weights into the working copies."""
+        for name, weights in self.weights.items():
+            if (working := getattr(self, name)) is not weights:
+                for copied, p in zip(working.parameters(), weights.parameters()):
+                    copied.copy_(p)
+
+    def backward(self, views: list[Tensor], labels: Tensor, counts: list[int]) -> tuple[Result, Tensor]:
+        """Adds the gradient of the loss of the whole batch to the student's and the objective's parameters.
+
+        Args:
+            views: of this process's videos, 'b c t h w' each, globals first; [] if it has none.
+            labels: 'n', of the videos of all processes.
+            counts: how many videos each process has; n in all.
+        Returns:
+            the objective's result, and the teacher's features '(g n) w'; both the same on every process.
+        """
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        self.refresh()
+        share = counts[distributed.rank()]
+        micro = self.micro_batch or max(share, 1)
+        views = [view.to(labels.device, non_blocking=True) for view in views]  # once: they are read up to three times
+        # Without gradient, a pass holds the activations of one block, not of all: it takes as many times the videos.
+        parts, wide = _split(views, micro), _split(views, micro * len(self.student.blocks))
+        with torch.no_grad():
+            outputs = [forward_views(self.teacher, part[: self.global_views]) for part in wide]
+        teacher_views = self._gather(outputs, self.global_views, labels.device, counts)
+        alone = len(parts) == 1  # the graph of a single part is kept: there is no second forward pass
+        with torch.set_grad_enabled(alone):
+            outputs = [forward_views(self.student, part) for part in (parts if alone else wide)]
+        student_views = self._gather(outputs, self.num_views, labels.device, counts)
+        for tensor in (tensor for view in student_views for tensor in view):
+            tensor.requires_grad_()
+
+        result = self.objective(teacher_views, student_views, labels)
+        result.loss.backward()
+
+        first = sum(counts[: distributed.rank()])
+        for number, part in enumerate(parts):
+            output = outputs[0] if alone else forward_views(self.student, part)
+            rows = slice(first + number * micro, first + number * micro + len(part[0]))
+            pairs = [
+                (tensor, whole.grad[rows])
+                for view, gathered in zip(output, student_views)
+                for tensor, whole in zip(view, gathered)
+                if whole.grad is not None
+            ]
+            torch.autograd.backward(*zip(*pairs))
+            self._collect()
+        trained = [p for p in self.objective.parameters() if p.grad is not None]
+        for p in trained:  # every process has the whole of these already; the sum makes them equal to the bit
+            p.grad /= distributed.processes()
+        distributed.sum_gradients([*self.weights["student"].parameters(), *trained])
+        return result, torch.cat([view.features for view in teacher_views])
+
+    def _collect(self) -> None:
+        """Moves the gradients of the working copy to the float32 weights."""
+        weights = self.weights["student"]
+        if self.student is weights:
+            return
+        for p, working in zip(weights.parameters(), self.student.parameters()):
+            if working.grad is not None:
+                p.grad = working.grad.float() if p.grad is None else p.grad.add_(working.grad)
+                working.grad = None
+
+    def _gather(
+        self, parts: list[list[VideoCLIPOutput]], num_views: int, device: torch.device, counts: list[int]
+    ) -> list[VideoCLIPOutput]:
+        """Outputs of all processes' videos, view by view, from those of this process's parts; without gradient."""
+        rows = [torch.stack([torch.cat(view, dim=-1) for view in part], dim=1) for part in parts]  # 'b v (w d)'
+        local = torch.cat(rows) if rows else torch.zeros(0, num_views, sum(self.sizes), device=device)
+        gathered = distributed.gather_rows(local, counts)
+        return [VideoCLIPOutput(*(x.clone() for x in view.split(self.sizes, dim=-1))) for view in gathered.unbind(1)]
 
 
-def _cut(views: list[Tensor], size: int) -> list[list[Tensor]]:
-    """The views of `size` videos after `size` videos; the last part may have fewer."""
-    share = len(views[0]) if views else 0
-    return [[view[first : first + size] for view in views] for first in range(0, share, size)]
+def pass_settings(params: Params) -> dict[str, Any]:
+    """The settings of `Passes` that parameters name."""
+    names = ("global_views", "local_views", "micro_batch", "activation_checkpointing", "cuda_graphs")
+    static_shapes = params.num_frames_draw == "stratified"
+    renamed = {"precision": params.train_precision, "compiled": params.compile, "static_shapes": static_shapes}
+    return {name: getattr(params, name) for name in names} | renamed
 
 
-def _of_all(
-    parts: list[list[VideoCLIPOutput]], num_views: int, model: VideoCLIP, counts: list[int]
-) -> list[VideoCLIPOutput]:
-    """The outputs of all processes' videos, view by view, from those of this process's micro-batches; no gradient."""
-    sizes = [model.config.vision_config.hidden_size, model.config.projection_dim]
-    rows = [torch.stack([torch.cat(view, dim=-1) for view in part], dim=1) for part in parts]  # 'b v (w d)'
-    own = torch.cat(rows) if rows else torch.zeros(0, num_views, sum(sizes), device=model.device)
-    every = distributed.gather_rows(own, counts)
-    return [VideoCLIPOutput(*(tensor.clone() for tensor in view.split(sizes, dim=-1))) for view in every.unbind(1)]
+def activation_bytes(visual: VideoTransformer, shapes: list[tuple[int, ...]]) -> int:
+    """Bytes per video that a pass with gradient keeps for its backward pass; shapes: 'c t h w' of a video's views."""
+    totals, device = [], next(visual.parameters()).device
+    for videos in (1, 2):  # the difference of two passes leaves out the weights
+        sizes: dict[int, int] = {}
+
+        def count(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(count, lambda tensor: tensor):
+            outputs = forward_views(visual, [torch.zeros(videos, *shape, device=device) for shape in shapes])
+        totals.append(sum(sizes.values()))
+        del outputs  # the graph, which keeps the storages, and so their addresses, apart until here
+    return totals[1] - totals[0]
+
+
+def fitting_micro_batch(share: int, video_bytes: int, free_bytes: int) -> int:
+    """Videos in a pass with gradient: the share of a process in the fewest equal parts that fit into free memory."""
+    largest = max(1, int(MEMORY_SHARE * free_bytes / video_bytes))
+    return math.ceil(share / math.ceil(share / largest))
+
+
+def _split(views: list[Tensor], size: int) -> list[list[Tensor]]:
+    """The views in parts of `size` videos; the last part may have fewer."""
+    return [list(part) for part in zip(*(view.split(size) for view in views))]
 
 
 # Trained weights, optimiser, schedules --------------------------------------------------------------------------------

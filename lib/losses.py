@@ -20,17 +20,25 @@ from torch.nn import functional as F
 # Distillation --------------------------------------------------------------------------------------------------------
 
 
-def view_pairs(num_teacher_views: int, num_student_views: int) -> list[tuple[int, int]]:
-    """All (teacher view g, student view v) with v != g: 18 pairs for 2 teacher and 10 student views.
+def own_view(num_teacher_views: int, num_student_views: int, device: torch.device | None = None) -> Tensor:
+    """Which pairs (teacher view g, student view v) are one view compared with itself: 'g v' bool, true for v == g.
 
-    Raises ValueError if the student misses a teacher view, or if there is no pair.
+    The others are the pairs of the losses: 18 for 2 teacher and 10 student views. Raises ValueError if the student misses
+    a teacher view, or if there is no pair.
     """
     if num_student_views < max(num_teacher_views, 2):
         raise ValueError(
             f"{num_student_views} student views for {num_teacher_views} teacher views: the student must see every "
             "teacher view, and at least two views in all; raise global_views or local_views"
         )
-    return [(g, v) for g in range(num_teacher_views) for v in range(num_student_views) if v != g]
+    return torch.eye(num_teacher_views, num_student_views, dtype=torch.bool, device=device)
+
+
+def mean_over_pairs(values: Tensor) -> Tensor:
+    """Mean over videos and view pairs of values '... g v', without those of a view and itself."""
+    own = own_view(*values.shape[-2:], device=values.device)
+    num_pairs = own.numel() - min(own.shape)
+    return values.masked_fill(own, 0.0).sum() / (num_pairs * values[..., 0, 0].numel())
 
 
 def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
@@ -42,10 +50,9 @@ def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     if teacher.shape[1:] != student.shape[1:]:
         shapes = f"teacher {tuple(teacher.shape)} and student {tuple(student.shape)}"
         raise ValueError(f"{shapes} differ in the number of videos or concepts: expected 'g b k' and 'v b k'")
-    targets, log_predictions = teacher.detach(), F.log_softmax(student, dim=-1)
-    # One pair at a time: with 65536 prototypes, all pairs at once would not fit in memory.
-    terms = [-(targets[g] * log_predictions[v]).sum(-1).mean() for g, v in view_pairs(len(teacher), len(student))]
-    return torch.stack(terms).mean()
+    # All pairs of a video by one matrix product: as elementwise products, those of 65536 prototypes would need gigabytes.
+    pairs = torch.einsum("g b k, v b k -> b g v", teacher.detach(), F.log_softmax(student, dim=-1))
+    return -mean_over_pairs(pairs)
 
 
 def concept_alignment(
@@ -66,22 +73,28 @@ def concept_alignment(
 
 
 class Queue(nn.Module):
-    """The last `size` rows pushed, oldest first. Rows and fill level are buffers, hence part of checkpoints."""
+    """The last `size` rows pushed, oldest first. Rows and fill level are in the state_dict, hence in checkpoints."""
 
     def __init__(self, size: int, *row_shape: int):
         super().__init__()
         self.register_buffer("rows", torch.zeros(size, *row_shape))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self.filled = 0  # a number of Python: read from the device, it would make every step wait
 
     def recent(self) -> Tensor:
         """The rows pushed so far: 'm ...', m at most `size`."""
-        return self.rows[len(self.rows) - int(self.filled) :]
+        return self.rows[len(self.rows) - self.filled :]
 
     def push(self, rows: Tensor) -> None:
         """Appends 'n ...' and drops the oldest rows."""
         size = len(self.rows)
         self.rows = torch.cat([self.rows, rows.detach().to(self.rows.dtype)])[len(rows) :]
-        self.filled = (self.filled + len(rows)).clamp(max=size)
+        self.filled = min(self.filled + len(rows), size)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.filled)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.filled = int(state)
 
 
 class UniformPrior(nn.Module):
@@ -205,13 +218,13 @@ def collapse_diagnostics(*, teacher: Tensor, student: Tensor, features: Tensor) 
     concepts_used: how many concepts come first in some teacher distribution.
     """
     best_teacher, best_student = teacher.argmax(-1), student.argmax(-1)
-    pairs = view_pairs(len(teacher), len(student))
-    agreement = torch.stack([(best_teacher[g] == best_student[v]).float().mean() for g, v in pairs]).mean()
-    variance = F.normalize(features, dim=-1).var(0, correction=0)
-    return {
-        "teacher_entropy": torch.special.entr(teacher).sum(-1).mean().item(),
-        "batch_entropy": torch.special.entr(teacher.mean((0, 1))).sum().item(),
-        "feature_spread": variance.sum().sqrt().item(),
-        "agreement": agreement.item(),
-        "concepts_used": best_teacher.unique().numel(),
+    same = best_teacher[:, None] == best_student  # 'g v b'
+    used = torch.zeros(teacher.shape[-1], device=teacher.device).scatter_(0, best_teacher.flatten(), 1.0)
+    values = {
+        "teacher_entropy": torch.special.entr(teacher).sum(-1).mean(),
+        "batch_entropy": torch.special.entr(teacher.mean((0, 1))).sum(),
+        "feature_spread": F.normalize(features, dim=-1).var(0, correction=0).sum().sqrt(),
+        "agreement": mean_over_pairs(rearrange(same.float(), "g v b -> b g v")),
     }
+    numbers = torch.stack([*values.values(), used.sum()]).tolist()  # at once: the device is waited for a single time
+    return dict(zip(values, numbers)) | {"concepts_used": int(numbers[-1])}

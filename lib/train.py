@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,16 @@ from lib.datasets.loader import batches_of
 from lib.datasets.parts import training_videos
 from lib.datasets.preflight import check_model, check_run, length_of, warnings_of
 from lib.datasets.samples import Batch, BatchPlan, TrainingViews, view_settings
-from lib.gradients import backward, let_learn, make_optimizer, set_schedules, step_settings, update_teacher
+from lib.gradients import (
+    Passes,
+    activation_bytes,
+    fitting_micro_batch,
+    let_learn,
+    make_optimizer,
+    pass_settings,
+    set_schedules,
+    update_teacher,
+)
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
 from lib.objectives import Objective, Result, fingerprint, make_objective
@@ -42,9 +52,8 @@ from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
 from lib.video.cut import cut_views
-from lib.video.views import ViewSettings
+from lib.video.views import ViewSettings, draw_num_frames
 
-COMPILED_GRAPHS = 64  # at most, of a block; past torch's own limit of 8, blocks would silently run uncompiled
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -275,9 +284,9 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     check_space(run.folder, run.student, run.student.visual)
     run.resume()
     first_step = run.step
-    run.student.visual.activation_checkpointing = params.activation_checkpointing
-    if params.compile:
-        _compile_blocks(run)
+    passes = Passes(run.student, run.teacher, run.objective, **pass_settings(params))
+    if params.micro_batch == "auto":
+        passes.micro_batch = _largest_micro_batch(params, passes, device)
     settings = view_settings(params)
     samples, plan = _training_data(run, settings)
     warmup = round(params.warmup_epochs * plan.batches_per_epoch)
@@ -307,8 +316,7 @@ def _train(run: Run, num_outputs: int) -> list[str]:
             momentum = set_schedules(params, run.optimizer, run.step, run.steps, warmup)
             views = cut_views(batch.views, device) if params.views_on_device else batch.views
             run.optimizer.zero_grad(set_to_none=True)
-            models = (run.student, run.teacher, run.objective)
-            result, features = backward(*models, views, run.labels[indices], counts, **step_settings(params))
+            result, features = passes.backward(views, run.labels[indices], counts)
 
             # update of student and teacher
             norm = run.update(result, momentum)
@@ -326,12 +334,25 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     return watch.warnings
 
 
-def _compile_blocks(run: Run) -> None:
-    """Compiles the blocks of student and teacher: one graph serves all sizes, frame counts and blocks but the last."""
-    # graphs differ with and without gradient, and for all tokens or the class token only
-    torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
-    for block in [*run.student.visual.blocks, *run.teacher.visual.blocks]:
-        block.compile(dynamic=True)
+def _largest_micro_batch(params: Params, passes: Passes, device: torch.device) -> int:
+    """What `micro_batch: auto` stands for on this device: the whole share of a process, or what its memory holds."""
+    share = params.batch_size // params.devices
+    if device.type != "cuda":
+        return share
+    if params.num_frames_draw == "stratified":  # every step has these frames, in whatever order
+        frames = draw_num_frames(view_settings(params), np.random.default_rng(params.seed))
+    else:
+        frames = [max(params.global_num_frames)] * params.global_views
+        frames += [max(params.local_num_frames)] * params.local_views
+    sizes = [params.image_size] * params.global_views + [params.local_image_size] * params.local_views
+    shapes = [(3, t, size, size) for t, size in zip(frames, sizes)]
+    video_bytes = activation_bytes(passes.student, shapes)
+    trained = sum(p.numel() for p in passes.student.parameters() if p.requires_grad)
+    free = torch.cuda.mem_get_info(device)[0] - 12 * trained  # float32: gradient, and AdamW's two means
+    micro_batch = fitting_micro_batch(share, video_bytes, free)
+    gigabytes = micro_batch * video_bytes / 1e9
+    distributed.say(f"micro_batch: auto is {micro_batch} of {share} videos, with {gigabytes:.1f} GB of activations")
+    return micro_batch
 
 
 def _training_data(run: Run, settings: ViewSettings) -> tuple[TrainingViews, BatchPlan]:

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, CLIPConfig, CLIPModel
 from transformers.activations import ACT2FN
 
-from lib.backbone import VideoCLIP, VideoCLIPConfig, is_temporal, quick_gelu
+from lib.backbone import Packing, VideoCLIP, VideoCLIPConfig, is_temporal, quick_gelu
 
 EVERY_TEMPORAL = ["none", "divided", "divided_copied", "joint"]
 
@@ -158,22 +158,53 @@ def test_temporal_attention_runs_over_the_frames_at_one_position(checkpoint, tem
         for n in range(x.shape[2]):
             tokens = block.temporal_norm(x[:, :, n]) + positions
             after[:, :, n] += reference(tokens, tokens, tokens)[0]
+        frames, after = (rearrange(tokens, "b t n w -> (b t) n w") for tokens in (x, after))
+        packing = Packing.of(((2, 5),), 17, x.device)
         block.divided = False  # what is left is the spatial part
-        expected = block(after, None)
+        expected = block(after, packing, None)
         block.divided = True
-        torch.testing.assert_close(block(x, positions), expected, atol=1e-4, rtol=0)
+        found = block(frames, packing, positions.repeat(2, 1)[:, None])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("temporal", EVERY_TEMPORAL)
 def test_the_last_block_computes_the_class_tokens_as_if_it_computed_all(checkpoint, temporal):
     model = VideoCLIP.from_image_clip(checkpoint[0], temporal=temporal)
     perturb_temporal(model)
-    x = torch.randn(2, 5, 17, 64, generator=torch.Generator().manual_seed(3))
-    positions = torch.randn(5, 64, generator=torch.Generator().manual_seed(4))
+    x = torch.randn(10, 17, 64, generator=torch.Generator().manual_seed(3))
+    positions = torch.randn(10, 1, 64, generator=torch.Generator().manual_seed(4))
+    packing = Packing.of(((2, 2), (2, 3)), 17, x.device)
     with torch.no_grad():
-        every, only = (model.visual.blocks[-1](x, positions, class_only) for class_only in (False, True))
-    assert only.shape == (2, 5, 1, 64)
-    torch.testing.assert_close(only, every[:, :, :1], atol=1e-5, rtol=0)
+        every, only = (model.visual.blocks[-1](x, packing, positions, class_only) for class_only in (False, True))
+    assert only.shape == (10, 1, 64)
+    torch.testing.assert_close(only, every[:, :1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temporal", EVERY_TEMPORAL)
+def test_a_packed_pass_is_view_by_view_what_each_view_is_alone(checkpoint, temporal):
+    model = VideoCLIP.from_image_clip(checkpoint[0], temporal=temporal)
+    perturb_temporal(model)
+    draw = torch.Generator().manual_seed(5)
+    views = [torch.randn(b, 3, t, 32, 32, generator=draw) for b, t in ((2, 4), (3, 1), (1, 7), (2, 1), (2, 4))]
+
+    def outputs_and_gradients(passes):
+        model.zero_grad()
+        outputs = [output for views in passes for output in model.visual(views)]
+        sum(x.square().sum() for output in outputs for x in output).backward()
+        return outputs, {name: p.grad for name, p in model.visual.named_parameters()}
+
+    packed, gradients = outputs_and_gradients([views])
+    alone, expected = outputs_and_gradients([[view] for view in views])
+    for found, output in zip(packed, alone, strict=True):
+        torch.testing.assert_close(found, output, atol=1e-5, rtol=1e-5)
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_views_of_two_sizes_are_no_packed_pass(checkpoint):
+    model = VideoCLIP.from_image_clip(checkpoint[0])
+    with pytest.raises(ValueError, match=r"one size in pixels, not \[\(16, 16\), \(32, 32\)\]"):
+        model.visual([torch.zeros(1, 3, 1, 32, 32), torch.zeros(1, 3, 1, 16, 16)])
 
 
 def test_quick_gelu_and_its_gradient_are_those_of_transformers():

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from lib.backbone import VideoCLIP
 from lib.evaluation.evaluate import evaluate
-from lib.gradients import backward, forward_views, step_settings
+from lib.gradients import Passes, in_precision, pass_settings
 from lib.train import adapt
 from lib.video.cut import Uncut, cut_views
 from lib.video.views import CLIP_STD, draw_augmentations, training_views
@@ -22,12 +22,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CUDA = torch.device("cuda")
 
 
-def step_of(params, device, prepare=lambda student, teacher: None):
+def step_of(params, device):
     """The result and the gradients of one step there."""
     student, teacher, objective, views, labels = setting(params)
-    prepare(student, teacher)
-    models = (student.to(device), teacher.to(device), objective.to(device))
-    result, _ = backward(*models, views, labels.to(device), [5], **step_settings(params))
+    passes = Passes(student.to(device), teacher.to(device), objective.to(device), **pass_settings(params))
+    result, _ = passes.backward(views, labels.to(device), [5])
     return result, {name: p.cpu() for name, p in gradients(student, objective).items()}
 
 
@@ -49,17 +48,11 @@ def test_a_step_has_the_loss_and_the_gradient_of_the_cpu(tiny, ablation, changes
 
 
 def test_compiled_and_checkpointed_blocks_have_the_gradient_of_plain_ones(tiny):
-    def compiled(student, teacher):
-        for block in [*student.visual.blocks, *teacher.visual.blocks]:
-            block.compile(dynamic=True)
-
-    def checkpointed(student, teacher):
-        student.visual.activation_checkpointing = True
-
     _, plain = step_of(tiny(), CUDA)
-    for prepare, error in ((compiled, 1e-3), (checkpointed, 1e-5)):
-        _, found = step_of(tiny(), CUDA, prepare)
-        assert largest(found, plain) < error
+    graphs = {"compile": True, "cuda_graphs": True, "num_frames_draw": "stratified"}
+    for changes, error in (({"compile": True}, 1e-3), (graphs, 1e-3), ({"activation_checkpointing": True}, 1e-5)):
+        _, found = step_of(tiny(**changes), CUDA)
+        assert largest(found, plain) < error, changes
 
 
 @torch.no_grad()
@@ -79,7 +72,7 @@ def test_before_training_vit_b_16_on_the_gpu_is_image_clip_on_the_cpu(tmp_path, 
     videos = torch.randn(1, 3, 8, 224, 224)
     expected = mean_frame_embedding(clip, videos)
     model = VideoCLIP.from_image_clip(tmp_path).to(CUDA)
-    (found,) = forward_views(model, [videos.to(CUDA)], precision=precision)
+    (found,) = in_precision(model.visual, precision)([videos.to(CUDA)])
     assert (found.embedding.cpu() - expected).norm() < error * expected.norm()
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP
 from lib.concepts import ConceptSpace
-from lib.gradients import backward, forward_views, step_settings
+from lib.gradients import Passes, activation_bytes, fitting_micro_batch, forward_views, pass_settings
 from lib.objectives import make_objective
 
 
@@ -44,16 +44,15 @@ def gradients(*modules):
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
 @pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised"])
-def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, monkeypatch, ablation, micro_batch):
-    monkeypatch.setattr("lib.gradients.WIDER", 2)  # of five videos, in micro-batches of two: four and one
+def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, ablation, micro_batch):
     params = tiny(ablation, micro_batch=micro_batch)
     student, teacher, objective, views, labels = setting(params)
     reference, reference_objective = copy.deepcopy(student), copy.deepcopy(objective)
     with torch.no_grad():
-        teacher_views = forward_views(teacher, views[:2], precision="float32")
-    expected = reference_objective(teacher_views, forward_views(reference, views, precision="float32"), labels)
+        teacher_views = forward_views(teacher.visual, views[:2])
+    expected = reference_objective(teacher_views, forward_views(reference.visual, views), labels)
     expected.loss.backward()
-    result, features = backward(student, teacher, objective, views, labels, [5], **step_settings(params))
+    result, features = Passes(student, teacher, objective, **pass_settings(params)).backward(views, labels, [5])
     torch.testing.assert_close(result.loss, expected.loss)
     torch.testing.assert_close(features, torch.cat([view.features for view in teacher_views]))
     found, wanted = gradients(student, objective), gradients(reference, reference_objective)
@@ -75,10 +74,11 @@ def test_activation_checkpointing_remembers_less_and_changes_no_bit_of_the_gradi
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            kept = forward_views(student, views, precision="float32")
+            kept = forward_views(student.visual, views)
         remembered.append(sum(storages.values()))
         del kept
-        backward(student, teacher, objective, views, labels, [5], **step_settings(tiny()))
+        passes = Passes(student, teacher, objective, **pass_settings(tiny(activation_checkpointing=checkpointing)))
+        passes.backward(views, labels, [5])
         found.append(gradients(student))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert remembered[1] < 0.5 * remembered[0]
@@ -89,8 +89,8 @@ def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
     losses = []
     for precision in ("float32", "bfloat16"):
         student, teacher, objective, views, labels = setting(params)
-        settings = step_settings(tiny(train_precision=precision))
-        result, features = backward(student, teacher, objective, views, labels, [5], **settings)
+        passes = Passes(student, teacher, objective, **pass_settings(tiny(train_precision=precision)))
+        result, features = passes.backward(views, labels, [5])
         losses.append(result.loss.item())
         assert {tensor.dtype for tensor in [*student.parameters(), *gradients(student).values()]} == {torch.float32}
         assert result.loss.dtype == result.teacher.dtype == features.dtype == torch.float32
@@ -98,16 +98,40 @@ def test_bfloat16_is_the_arithmetic_of_the_backbone_alone(tiny):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_the_compiled_tower_has_the_same_gradient_and_no_graph_of_its_own_for_a_shape(tiny):
+@pytest.mark.parametrize("draw", ["independent", "stratified"])
+def test_the_compiled_tower_has_the_same_gradient(tiny, draw):
+    found = []
+    for changes in ({}, {"compile": True, "num_frames_draw": draw}):
+        student, teacher, objective, views, labels = setting(tiny())
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        Passes(student, teacher, objective, **pass_settings(tiny(**changes))).backward(views, labels, [5])
+        found.append(gradients(student))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # of the last block and of those before it
+    for name in found[0]:
+        torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_bytes_of_activations_are_those_that_a_real_pass_keeps(tiny):
     student, _, _, views, _ = setting(tiny())
-    compiled = copy.deepcopy(student)
-    for block in compiled.visual.blocks:
-        block.compile(dynamic=True)
-    torch._dynamo.utils.counters.clear()
-    for model in (student, compiled):
-        outputs = forward_views(model, views, precision="float32")
-        sum(view.embedding.pow(2).sum() for view in outputs).backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # of the last block and of all before it
-    found, expected = gradients(compiled), gradients(student)
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    kept = []
+    for videos in (1, 2, 5):
+        storages = {}
+
+        def note(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = forward_views(student.visual, [view[:videos] for view in views])
+        kept.append(sum(storages.values()))
+        del outputs
+    estimate = activation_bytes(student.visual, [view.shape[1:] for view in views])
+    assert estimate == pytest.approx(kept[1] - kept[0], rel=0.02)
+    assert 4 * estimate == pytest.approx(kept[2] - kept[0], rel=0.02)
+
+
+def test_micro_batches_are_equal_parts_that_fit():
+    assert fitting_micro_batch(64, video_bytes=10, free_bytes=10_000) == 64
+    assert fitting_micro_batch(64, video_bytes=10, free_bytes=790) == 32  # 63 would fit, but leave one video over
+    assert fitting_micro_batch(64, video_bytes=10, free_bytes=1) == 1

@@ -17,6 +17,7 @@ from lib.backbone import VideoCLIP
 from lib.datasets.lists import Video, VideoList
 from lib.datasets.loader import batches_of
 from lib.datasets.samples import EvaluationViews
+from lib.gradients import in_precision
 from lib.run.code import code_hash, commit
 from lib.run.files import file_hash, read_json, whole_file, write_json
 from lib.video.views import EvalView
@@ -91,17 +92,16 @@ def extract(
         for name, view in views.items()
         for kind, size in sizes.items()
     }
-    failed, device = {}, model.device
+    failed, device, visual = {}, model.device, in_precision(model.visual, precision)
     samples = EvaluationViews(videos, list(views.values()))
     loading = batches_of(samples, workers=workers, loader_timeout=loader_timeout, batch_size=batch_size)
     with loading as batches, tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
         for batch in batches:
             failed |= {str(videos[i].path): error.reason for i, error in batch.errors}
             for name, clips in zip(views, batch.views):
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                    output = model(rearrange(clips.to(device), "b v c t h w -> (b v) c t h w"))
-                embedding = F.normalize(output.embedding.float(), dim=-1)
-                for kind, rows in (("features", output.features.float()), ("embedding", embedding)):
+                (output,) = visual([rearrange(clips.to(device), "b v c t h w -> (b v) c t h w")])
+                embedding = F.normalize(output.embedding, dim=-1)
+                for kind, rows in (("features", output.features), ("embedding", embedding)):
                     rows = rearrange(rows, "(b v) w -> b v w", v=clips.shape[1]).cpu().numpy()
                     check_finite(rows, f"{name}/{kind}", [str(videos[i].path) for i in batch.indices])
                     arrays[f"{name}/{kind}"][batch.indices] = rows

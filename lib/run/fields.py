@@ -237,9 +237,10 @@ class Params(EvaluateParams):
     manifests: str
     device: str
     devices: Positive
-    micro_batch: Count
+    micro_batch: Count | Literal["auto"]
     activation_checkpointing: bool
     compile: bool
+    cuda_graphs: bool
     workers: Count
     loader_timeout: Positive
     views_on_device: bool
@@ -257,9 +258,15 @@ class Params(EvaluateParams):
             raise ValueError(
                 f"batch_size, {self.batch_size}, is over all devices: make it a multiple of {self.devices}"
             )
-        if self.micro_batch * self.devices > self.batch_size:
+        if self.micro_batch != "auto" and self.micro_batch * self.devices > self.batch_size:
             micro_batches = f"{self.micro_batch} videos on each of {self.devices} devices"
             raise ValueError(f"micro_batch: {micro_batches} exceed batch_size, {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_need_static_shapes(self) -> "Params":
+        if self.cuda_graphs and not (self.compile and self.num_frames_draw == "stratified"):
+            raise ValueError("cuda_graphs needs compile: true and num_frames_draw: stratified")
         return self
 
     def stage_hash(self, stage: type[SceneParams]) -> str:

@@ -32,6 +32,12 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
     return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
 
 
+def _sequences(rows: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+    """The rows that an attention takes, of clips of one length, as sequences 's n w'."""
+    ((s, n),) = runs
+    return rearrange(rows, "(s n) w -> s n w", s=s, n=n)
+
+
 @torch.no_grad()
 def last_block(model: VideoCLIP, clip: Tensor) -> Maps:
     """The attention of one clip, 'c t h w' as `model` takes it. Raises ValueError without divided attention."""
@@ -40,7 +46,7 @@ def last_block(model: VideoCLIP, clip: Tensor) -> Maps:
         raise ValueError(f"attention over time needs divided attention; the model has {model.config.temporal!r}")
     hooks = []
     for name in ("attention", "temporal_attention"):
-        hook = lambda module, arguments, name=name: inputs.update({name: arguments[0]})  # noqa: E731
+        hook = lambda module, arguments, name=name: inputs.update({name: _sequences(*arguments[:2])})  # noqa: E731
         hooks.append(getattr(block, name).register_forward_pre_hook(hook))
     try:
         model(clip[None])
