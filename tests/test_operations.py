@@ -22,7 +22,7 @@ def test_a_step_of_the_papers_profile_is_a_few_thousand_operations():
 
 
 def test_the_count_does_not_depend_on_the_number_of_frames_but_on_how_many_there_are():
-    params = load(profile="paper", local_views=0, alignment_weight=0.0)
+    params = load(profile="paper", local_views=0, global_num_frames=[2, 6])
     assert total(params) == total(params.model_copy(update={"global_num_frames": [4, 12]}))
     assert total(params) > total(params.model_copy(update={"global_num_frames": [8]}))
 
