@@ -229,8 +229,19 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float, last: floa
     return cosine(step - warmup, steps - warmup, peak, min(last, peak))
 
 
+def blocks_above(name: str, num_blocks: int) -> int:
+    """How many blocks lie above a weight of CLIP's visual tower: 0 for the last block, all of them for the embeddings."""
+    if name.startswith("blocks."):
+        return num_blocks - 1 - int(name.split(".")[1])
+    return num_blocks if "embedding" in name or name.startswith("pre_norm") else 0
+
+
 def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW with groups for CLIP's and for new weights, each with and without decay (biases, norms, positions)."""
+    """AdamW with groups for CLIP's and for new weights, each with and without decay (biases, norms, positions).
+
+    With `layer_decay` below 1, CLIP's weights have groups for each block, whose rates fall from the last to the first
+    (BEiT, ICLR 2022); new weights keep their own rate.
+    """
     named = [(name, p) for module in (student, objective) for name, p in module.named_parameters() if p.requires_grad]
     new = {id(p) for p in objective.parameters()}
     new |= {id(p) for name, p in student.named_parameters() if is_temporal(name)}
@@ -238,15 +249,18 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
     groups = {}
     for name, p in named:
         decayed = p.ndim >= 2 and "position" not in name
-        groups.setdefault((id(p) in new, decayed), []).append(p)
+        layered = params.layer_decay < 1 and id(p) not in new
+        above = blocks_above(name, len(student.blocks)) if layered else 0
+        groups.setdefault((id(p) in new, above, decayed), []).append(p)
     return torch.optim.AdamW(
         [
             {
                 "params": members,
                 "peak": scale * (params.temporal_learning_rate if is_new else params.learning_rate),
+                "layer_scale": params.layer_decay**above,
                 "decayed": decayed,
             }
-            for (is_new, decayed), members in sorted(groups.items(), key=lambda group: group[0])
+            for (is_new, above, decayed), members in sorted(groups.items(), key=lambda group: group[0])
         ],
         lr=0.0,
         fused=True,
@@ -256,9 +270,8 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
 def set_schedules(params: Params, optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: int) -> float:
     """Sets the learning rates and weight decays of a step; returns the teacher's momentum."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(
-            step, steps=steps, warmup=warmup, peak=group["peak"], last=params.final_learning_rate
-        )
+        rate = learning_rate(step, steps=steps, warmup=warmup, peak=group["peak"], last=params.final_learning_rate)
+        group["lr"] = rate * group.get("layer_scale", 1.0)  # checkpoints of earlier versions lack it
         decay = cosine(step, steps, params.weight_decay, params.final_weight_decay)
         group["weight_decay"] = decay if group["decayed"] else 0.0
     return cosine(step, steps, params.teacher_momentum, params.final_teacher_momentum)

@@ -131,6 +131,8 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         ("embedded", {"world_difficulty": 0.9}, {WorldParams, AdaptParams, EvaluateParams}),
         ("embedded", {"clip_epochs": 3}, {ClipParams, AdaptParams, EvaluateParams}),
         ("embedded", {"alignment_weight": 0.3}, {AdaptParams, EvaluateParams}),
+        ("embedded", {"layer_decay": 1.0}, set()),  # neutral
+        ("embedded", {"layer_decay": 0.65}, {AdaptParams, EvaluateParams}),
         ("embedded", {"max_gradient_norm": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
         ("embedded", {"knn_k": [7]}, {EvaluateParams}),
         ("embedded", {"workers": 5}, set()),

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.gradients import cosine, learning_rate, make_optimizer, update_teacher
+from lib.gradients import cosine, learning_rate, make_optimizer, set_schedules, update_teacher
 from lib.objectives import Objective, Result, make_objective
 from lib.run.checkpoints import checkpoints, save_checkpoint
 from lib.run.fields import AdaptParams
@@ -64,6 +64,36 @@ def test_the_optimiser_treats_clip_new_weights_and_biases_apart(tiny):
     assert by_name["visual.blocks.0.temporal_attention.qkv.weight"] == (0.2, True)
     assert by_name["visual.temporal_position_embedding"] == (0.2, False)
     assert by_name["text_projection.weight"] is None and by_name["logit_scale"] is None
+
+
+def test_layer_decay_lowers_the_rates_of_clips_weights_block_by_block(tiny):
+    """Two blocks, half the rate at each: the last block 1, the first 1/2, the embeddings 1/4, at every step."""
+    settings = {"clip_layers": 2, "learning_rate": 0.2, "temporal_learning_rate": 0.4, "final_learning_rate": 0.1}
+    model = VideoCLIP.from_image_clip(tiny().clip, temporal="divided", temporal_positions=4)
+    assert len(model.visual.blocks) == 2
+    model.requires_grad_(False).visual.requires_grad_(True)
+    params = tiny(layer_decay=0.5, **settings)
+    optimizer = make_optimizer(params, model.visual, torch.nn.Identity())
+    for step, (clip, new) in {0: (0.1, 0.2), 1: (0.2, 0.4), 11: (0.1, 0.1)}.items():  # warm-up, peak, end
+        set_schedules(params, optimizer, step, 12, 2)
+        rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        rates = {name: rate_of[id(p)] for name, p in model.visual.named_parameters()}
+        for name in ("projection.weight", "final_norm.bias", "blocks.1.fc1.weight", "blocks.1.norm1.bias"):
+            assert rates[name] == pytest.approx(clip), name
+        for name in ("blocks.0.fc1.weight", "blocks.0.attention.qkv.bias"):
+            assert rates[name] == pytest.approx(clip / 2), name
+        for name in ("patch_embedding.weight", "class_embedding", "position_embedding", "pre_norm.weight"):
+            assert rates[name] == pytest.approx(clip / 4), name
+        for name in ("temporal_position_embedding", "blocks.0.temporal_attention.qkv.weight"):
+            assert rates[name] == pytest.approx(new), name
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(clip)  # the one in the log
+    groups = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    again = make_optimizer(params, model.visual, torch.nn.Identity())
+    assert groups == [[id(p) for p in group["params"]] for group in again.param_groups]
+    same_rate = make_optimizer(tiny(layer_decay=1.0, **settings), model.visual, torch.nn.Identity())
+    assert [(group["peak"], group["layer_scale"], group["decayed"]) for group in same_rate.param_groups] == [
+        (0.2, 1.0, False), (0.2, 1.0, True), (0.4, 1.0, False), (0.4, 1.0, True)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised", "distillation", "random_concepts"])

@@ -154,6 +154,7 @@ class AdaptParams(WorldParams, ClipParams):
     batch_size: Positive
     learning_rate: Amount
     temporal_learning_rate: Amount
+    layer_decay: Annotated[float, Field(gt=0, le=1), Neutral(1.0)]
     feature_learning_rate_scale: Amount
     final_learning_rate: Amount
     weight_decay: Amount
