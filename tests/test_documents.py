@@ -239,6 +239,13 @@ def test_what_the_papers_run_costs_is_said_as_it_was_computed():
     assert hours in README.read_text()
 
 
+def test_the_operations_of_a_step_are_stated_as_they_were_counted():
+    folder = ROOT / "outputs/published/speed"
+    totals = pd.read_csv(folder / "ops.csv").groupby("micro_batches")["count"].sum()
+    assert list(totals.index) == [1, 2, 8]
+    assert all(f"{total:,}" in (folder / "README.md").read_text() for total in totals)
+
+
 def test_the_lines_that_name_ones_own_videos_run_as_they_stand(tmp_path, monkeypatch, capsys):
     (lines,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(lines.splitlines()) <= 8

@@ -524,6 +524,7 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
             "speed/gpu.csv",
             {"variant", "videos_per_s", "loss_of_the_last_step"},
         ),
+        ("checks/99_ops", {"variants": [1]}, "speed/ops.csv", {"micro_batches", "kind", "operation", "count"}),
     ],
 )
 def test_a_notebook_that_measures_reaches_its_table(

@@ -193,6 +193,20 @@ def scaling(points: pd.DataFrame, before: dict[str, float], *, axis: str, label:
 
 
 @styled
+def operations(kinds: pd.DataFrame) -> Figure:
+    """Stacked bars of the operations of a step; rows: micro-batches, columns: kinds."""
+    figure, ((panel,),) = subplots(1, 1, 1 + 0.35 * len(kinds))
+    kinds.plot.barh(stacked=True, ax=panel, color=PALETTE, width=0.7, zorder=2)
+    panel.bar_label(panel.containers[-1], [f"{total:,}" for total in kinds.sum(axis=1)], padding=3)
+    panel.set(xlabel="operations of a step", ylabel="micro-batches", xlim=(0, 1.12 * kinds.sum(axis=1).max()))
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    panel.grid(False, axis="y")
+    panel.invert_yaxis()
+    return figure
+
+
+@styled
 def shots(points: pd.DataFrame) -> Figure:
     """The linear probe against labelled examples per class (`results.shots`), a line per run."""
     amounts = sorted(points["amount"].unique())
