@@ -229,6 +229,15 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float, last: floa
     return cosine(step - warmup, steps - warmup, peak, min(last, peak))
 
 
+def schedule_area(
+    num_videos: int, *, batch_size: int, epochs: int, warmup_epochs: float, peak: float, last: float = 0.0
+) -> float:
+    """Sum of the learning rate over all steps: with AdamW, about as far as a weight can move."""
+    batches = num_videos // batch_size
+    schedule = {"steps": epochs * batches, "warmup": round(warmup_epochs * batches), "peak": peak, "last": last}
+    return sum(learning_rate(step, **schedule) for step in range(schedule["steps"]))
+
+
 def blocks_above(name: str, num_blocks: int) -> int:
     """How many blocks lie above a weight of CLIP's visual tower: 0 for the last block, all of them for the embeddings."""
     if name.startswith("blocks."):

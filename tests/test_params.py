@@ -1,8 +1,10 @@
+import re
 from typing import Annotated
 
 import pytest
 import yaml
 
+from lib.gradients import schedule_area
 from lib.run import fields, params
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.run.params import FOLDER, ParamsError, elsewhere, load, overrides_hash, read_yaml
@@ -22,6 +24,64 @@ def test_every_ablation_fits_every_profile(profile, ablation):
             load(profile=profile, ablation=ablation)
     else:
         load(profile=profile, ablation=ablation)
+
+
+# area under the schedule of CLIP's weights, of those who adapt CLIP to video: as their recipes were first worked out
+PEERS = {"MAXI": 0.04, "ViFi-CLIP": 0.04, "TC-CLIP": 0.04, "Open-VCLIP": 0.14, "FROSTER's 12": 0.07, "MoTE": 0.07}
+
+
+def recipe_table() -> dict[str, list[str]]:
+    """Rows of the recipe table of params/README.md: name -> cells."""
+    rows = re.findall(r"^\| (.+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    cells = [row.split(" | ") for row in rows]
+    return {name.strip("*`"): rest for name, *rest in cells if len(rest) == 8 and rest[2].isdigit()}
+
+
+def shown(area: float) -> str:
+    return f"{area:.2f}" if area < 1 else f"{area:.1f}"
+
+
+def test_the_recipe_tables_areas_are_those_of_its_schedules():
+    table = recipe_table()
+    for name, (clip, new, batch, epochs, warmup, _, area, new_area) in table.items():
+        schedule = {"batch_size": int(batch), "epochs": int(epochs), "warmup_epochs": float(warmup)}
+        for rate, stated in ((clip, area), (new, new_area)):
+            if rate != "-":
+                assert stated == shown(schedule_area(240_000, peak=float(rate), **schedule)), name
+        assert (new == "-") == (new_area == "-")
+    for peer, area in PEERS.items():
+        (row,) = [cells for name, cells in table.items() if name.startswith(peer)]
+        assert float(row[6]) == area
+
+
+@pytest.mark.parametrize("ablation, row", [("lss", "paper"), ("svt_rates", "SVT = `svt_rates")])
+def test_the_papers_rates_lie_within_the_peers_and_svts_do_not(ablation, row):
+    p = load(profile="paper", ablation=ablation)
+    clip, new, *schedule, _, area, _ = recipe_table()[row]
+    assert [float(clip), float(new)] == [p.learning_rate, p.temporal_learning_rate]
+    assert [float(number) for number in schedule] == [p.batch_size, p.epochs, p.warmup_epochs]
+    exact = schedule_area(
+        240_000,
+        batch_size=p.batch_size,
+        epochs=p.epochs,
+        warmup_epochs=p.warmup_epochs,
+        peak=p.learning_rate,
+        last=p.final_learning_rate,
+    )
+    assert exact == pytest.approx(float(area), rel=0.1)  # the table leaves out the final rate
+    assert (min(PEERS.values()) <= exact <= max(PEERS.values())) == (ablation == "lss")
+
+
+def test_the_area_of_a_schedule_by_hand():
+    """Ten steps: a warm-up of 0.5 and 1, then a cosine over eight from 1 to 0, whose mean is 1/2."""
+    assert schedule_area(20, batch_size=4, epochs=2, warmup_epochs=0.4, peak=1.0) == pytest.approx(1.5 + 4)
+
+
+def test_svts_rates_are_those_of_the_base_file_and_the_baselines_row_has_them_too():
+    base, rates = read_yaml(FOLDER / "base.yaml"), read_yaml(FOLDER / "ablations/svt_rates.yaml")
+    assert rates == {name: base[name] for name in rates}
+    baseline = read_yaml(FOLDER / "ablations/no_language.yaml")
+    assert read_yaml(FOLDER / "ablations/no_language_svt_rates.yaml") == baseline | rates
 
 
 def test_a_later_layer_wins():
