@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, CLIPConfig, CLIPModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from lib.run.clip_files import is_rgb, load_whole, normalisation
+from lib.run.clip_files import is_rgb, load_whole, normalisation, visual_weights
 from lib.video.views import CLIP_MEAN, CLIP_STD
 
 Temporal = Literal["none", "divided", "divided_copied", "joint"]
@@ -178,17 +178,6 @@ class Block(nn.Module):
         x = x + rearrange(y, "(f n) w -> f n w", f=f)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
-    def copy_from_clip(self, layer: nn.Module) -> None:
-        """Takes over the weights of one `CLIPEncoderLayer`."""
-        self.norm1.load_state_dict(layer.layer_norm1.state_dict())
-        self.norm2.load_state_dict(layer.layer_norm2.state_dict())
-        self.fc1.load_state_dict(layer.mlp.fc1.state_dict())
-        self.fc2.load_state_dict(layer.mlp.fc2.state_dict())
-        projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
-        self.attention.qkv.weight.copy_(torch.cat([projection.weight for projection in projections]))
-        self.attention.qkv.bias.copy_(torch.cat([projection.bias for projection in projections]))
-        self.attention.out.load_state_dict(layer.self_attn.out_proj.state_dict())
-
 
 class VideoTransformer(nn.Module):
     """CLIP's vision transformer with temporal attention and CLIP's visual projection."""
@@ -289,18 +278,6 @@ class VideoTransformer(nn.Module):
         positions = F.interpolate(positions, size=num_frames, mode="linear", align_corners=False)
         return rearrange(positions, "1 w t -> t w")
 
-    def copy_from_clip(self, clip: CLIPModel) -> None:
-        """Takes over the weights of CLIP's image encoder and visual projection."""
-        embeddings = clip.vision_model.embeddings
-        self.patch_embedding.weight.copy_(rearrange(embeddings.patch_embedding.weight, "w c p q -> w (c p q)"))
-        self.class_embedding.copy_(embeddings.class_embedding)
-        self.position_embedding.copy_(embeddings.position_embedding.weight)
-        self.pre_norm.load_state_dict(clip.vision_model.pre_layrnorm.state_dict())
-        for block, layer in zip(self.blocks, clip.vision_model.encoder.layers, strict=True):
-            block.copy_from_clip(layer)
-        self.final_norm.load_state_dict(clip.vision_model.post_layernorm.state_dict())
-        self.projection.load_state_dict(clip.visual_projection.state_dict())
-
     def start_temporal(self, generator: torch.Generator) -> None:
         """Gives the temporal parameters, which no image CLIP has, the values that training starts from."""
         if self.temporal == "joint":
@@ -365,7 +342,8 @@ class VideoCLIP(PreTrainedModel):
         )
         with torch.random.fork_rng(devices=[]):  # layers draw weights as they are made; all are replaced below
             model = cls(config)
-        model.visual.copy_from_clip(clip)
+        lacking, unknown = model.visual.load_state_dict(visual_weights(clip), strict=False)
+        assert not unknown and all(map(is_temporal, lacking)), (lacking, unknown)
         model.visual.start_temporal(torch.Generator().manual_seed(seed))
         model.text_model.load_state_dict(clip.text_model.state_dict())
         model.text_projection.load_state_dict(clip.text_projection.state_dict())

@@ -8,6 +8,7 @@ checkpoint: on a CPU the result is bit-identical, on CUDA equal up to the order 
 
 import argparse
 import copy
+import gc
 import json
 import math
 import sys
@@ -44,7 +45,7 @@ from lib.objectives import Objective, Result, fingerprint, make_objective
 from lib.run import distributed
 from lib.run.checkpoints import check_space, load_checkpoint, save_checkpoint, save_model, take_up
 from lib.run.clip_files import checkpoint_name, load_tokenizer
-from lib.run.devices import memory_gb
+from lib.run.devices import memory_gb, rare_collections
 from lib.run.fields import AdaptParams, Params
 from lib.run.files import alone_in, run_folder, write_json
 from lib.run.params import load
@@ -54,6 +55,7 @@ from lib.run.watch import Watch
 from lib.video.cut import cut_views
 from lib.video.views import ViewSettings, draw_num_frames
 
+COLLECT_EVERY = 200  # steps between garbage collections: Python's own, at any allocation, make a GPU wait
 INTERRUPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -291,6 +293,7 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     samples, plan = _training_data(run, settings)
     warmup = round(params.warmup_epochs * plan.batches_per_epoch)
     with (
+        rare_collections(),
         distributed.stop_requests() as stopping,
         Watch(params, run.folder, steps=run.steps, first_step=first_step, num_concepts=num_outputs) as watch,
         batches_of(
@@ -329,6 +332,8 @@ def _train(run: Run, num_outputs: int) -> list[str]:
 
             # checkpoint
             run.step += 1
+            if run.step % COLLECT_EVERY == 0:
+                gc.collect()
             if run.step % params.checkpoint_every == 0 or run.step == run.steps:
                 run.save()
     return watch.warnings

@@ -12,8 +12,11 @@ from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
+import torch
+from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import cached_file
 
@@ -23,6 +26,16 @@ from lib.run.tensors import listed, not_finite
 CONTEXT, VOCABULARY = 77, 49408  # tokens of a text, and of CLIP's byte-pair encoding
 POINTER = b"version https://git-lfs"  # the first bytes of a file that Git LFS has not fetched
 FETCH = "copy it from where it comes from (`hf download <hub id> --local-dir <folder>`; in a clone `git lfs pull`)"
+OUR_NAMES = {
+    "position_embedding.weight": "position_embedding",
+    "embeddings.": "",
+    "pre_layrnorm": "pre_norm",
+    "post_layernorm": "final_norm",
+    "encoder.layers": "blocks",
+    "layer_norm": "norm",
+    "mlp.": "",
+    "self_attn.out_proj": "attention.out",
+}
 # an image processor's: pixels in 0..1, normalised
 USUAL = dict(do_normalize=True, do_rescale=True, rescale_factor=1 / 255)
 
@@ -212,3 +225,19 @@ def is_rgb(values: Any, low: float, high: float) -> bool:
     if not isinstance(values, list | tuple) or len(values) != 3:
         return False
     return all(type(value) in (int, float) and low <= value <= high for value in values)
+
+
+def visual_weights(clip: CLIPModel) -> dict[str, Tensor]:
+    """The weights of CLIP's image encoder and visual projection under the names of `lib/backbone.py`."""
+    weights = {"projection.weight": clip.visual_projection.weight}
+    for name, weight in clip.vision_model.state_dict().items():
+        for theirs, ours in OUR_NAMES.items():
+            name = name.replace(theirs, ours)
+        weights[name] = weight
+    patches = weights["patch_embedding.weight"]  # of a convolution, which is a product with flattened patches
+    weights["patch_embedding.weight"] = rearrange(patches, "w c p q -> w (c p q)")
+    for layer in range(clip.config.vision_config.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            parts = [weights.pop(f"blocks.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+            weights[f"blocks.{layer}.attention.qkv.{kind}"] = torch.cat(parts)
+    return weights

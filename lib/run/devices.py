@@ -5,11 +5,14 @@ others (CUDA_VISIBLE_DEVICES). A lock on a file under `outputs/.gpus/` holds eac
 """
 
 import fcntl
+import gc
 import os
 import resource
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -119,3 +122,16 @@ def main(count: int, *command: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), *sys.argv[2:])
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Leaves garbage collection to the caller; what exists now, models and libraries, is not looked at any more."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
