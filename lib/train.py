@@ -288,7 +288,7 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     first_step = run.step
     passes = Passes(run.student, run.teacher, run.objective, **pass_settings(params))
     if params.micro_batch == "auto":
-        passes.micro_batch = _largest_micro_batch(params, passes, device)
+        passes.micro_batch = largest_micro_batch(params, passes, device)
     settings = view_settings(params)
     samples, plan = _training_data(run, settings)
     warmup = round(params.warmup_epochs * plan.batches_per_epoch)
@@ -339,7 +339,7 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     return watch.warnings
 
 
-def _largest_micro_batch(params: Params, passes: Passes, device: torch.device) -> int:
+def largest_micro_batch(params: Params, passes: Passes, device: torch.device) -> int:
     """What `micro_batch: auto` stands for on this device: the whole share of a process, or what its memory holds."""
     share = params.batch_size // params.devices
     if device.type != "cuda":
