@@ -164,6 +164,7 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
                 ("class_vocabularies", "embedded"),
                 ("concept_names", "walk"),
                 ("probe_c", 1.0),
+                ("interpolate", 1.0),
             )
         ],
     ],
@@ -195,6 +196,7 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         ("embedded", {"layer_decay": 0.65}, {AdaptParams, EvaluateParams}),
         ("embedded", {"max_gradient_norm": 0.3}, {AdaptParams, EvaluateParams}),  # no parameter of the embedded CLIP
         ("embedded", {"knn_k": [7]}, {EvaluateParams}),
+        ("embedded", {"interpolate": [0.5, 1.0]}, {EvaluateParams}),
         ("embedded", {"workers": 5}, set()),
         ("embedded", {"max_bad_videos": 5}, set()),  # raised to go on with a run that it has stopped
         ("embedded", {"data_embedded": "elsewhere"}, set()),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.parts import Parts, probe_part, test_parts
 from lib.datasets.preflight import check_model, check_probe, check_run, concepts_of, warnings_of
 from lib.evaluation.features import Features, cached_features
+from lib.evaluation.interpolation import interpolate, start_of_run, unlabelled
 from lib.evaluation.metrics import zero_shot_probabilities, zero_shot_scores
 from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Score, probes, zero_shot
 from lib.language.vocabulary import Concept, read_confusable_pairs
@@ -46,14 +48,16 @@ def _evaluate(params: Params, folder: Path) -> dict:
     model = VideoCLIP.from_pretrained(str(folder / params.evaluate_model)).eval()
     tokenizer = load_tokenizer(folder / params.evaluate_model, model.config.text_config)
     check_model(params, model.config, tokenizer, datasets, adapt=False)
+    interpolating = len(params.interpolate) > 1 and params.epochs > 0
+    start = start_of_run(params, model, adapted["sources"]) if interpolating else None
     warnings = warnings_of(params, datasets)
     print(*warnings, sep="\n", end="\n" * bool(warnings))
 
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is incomplete
     record, results = Record(_confusable_pairs(params)), {}
     for dataset, parts in datasets.items():
-        score = zero_shot_scorer(params, model, tokenizer, concepts_of(params, dataset, parts))
-        results[dataset] = _evaluate_dataset(params, folder, record, dataset, parts, score)
+        scorers = zero_shot_scorers(params, model, tokenizer, concepts_of(params, dataset, parts))
+        results[dataset] = _evaluate_dataset(params, folder, record, dataset, parts, scorers, start)
 
     size = sum(array.nbytes for array in record.correct.values())
     with whole_file(folder / "correct.safetensors", size=size) as partial:
@@ -102,52 +106,68 @@ def _file_hashes(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
 
 
-def zero_shot_scorer(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> Score:
-    """Embeddings 'n d' -> scores 'n c': cosines, or with averaged probabilities their softmax at CLIP's temperature."""
+def zero_shot_scorers(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> dict[str, Score]:
+    """Embeddings 'n d' -> scores 'n c', by what views are averaged as: of "features" cosines, of "probabilities" their
+    softmax at CLIP's temperature."""
     spaces = concept_spaces(
         params, model, tokenizer, concepts, prompts=params.zero_shot_prompts, names=params.score_spaces
     )
     directions = [space.directions().numpy() for space in spaces.values()]
-    if params.average_views == "features":
-        return lambda rows: zero_shot_scores(rows, *directions)
     scale = model.logit_scale.exp().item()
-    return lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale)
+    return {
+        "features": lambda rows: zero_shot_scores(rows, *directions),
+        "probabilities": lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale),
+    }
 
 
 def _evaluate_dataset(
-    params: Params, folder: Path, record: Record, dataset: str, parts: Parts, score: Score
+    params: Params,
+    folder: Path,
+    record: Record,
+    dataset: str,
+    parts: Parts,
+    scorers: dict[str, Score],
+    start: VideoCLIP | None,
 ) -> dict[str, Any]:
     """Adds a data set's measurements to the record. Returns what was used of it, its counts and the probes' sweeps."""
     tests = {part: parts[part] for part in test_parts(params, dataset)}
     lists = dict(tests)
     if {"full", "half"} & set(params.zero_shot_protocols) and "all" in parts:
         lists["all"] = parts["all"]
+    scored = list(lists.values())
     if dataset in params.probe_on:
         lists |= {probe_part(part): parts[probe_part(part)] for part in tests}
-    features = cached_features(
+    features_of = partial(
+        cached_features,
         folder / params.evaluate_model,
         dataset,
-        lists.values(),
-        view_names=[*params.zero_shot_views, *params.still_views, *params.probe_views],
         precision=params.eval_precision,
         batch_size=params.eval_batch_size,
         device=params.device,
         workers=params.workers,
         loader_timeout=params.loader_timeout,
     )
+    views = [*params.zero_shot_views, *params.still_views]
+    choice = unlabelled(params, dataset, parts) if start else {}
+    features = features_of([*lists.values(), *choice.values()], view_names=[*views, *params.probe_views])
     record.failed |= features.failed.keys()
     settings, data, sweeps = EvaluationSettings.of(params), EvaluationSet(dataset, lists, list(tests), features), {}
-    zero_shot(settings, record, data, score)
+    zero_shot(settings, record, data, scorers[params.average_views])
     if dataset in params.probe_on:
         for part, videos in tests.items():
             train = lists[probe_part(part)]
             check_probe(params, dataset, probe_part(part), train, videos, features.decoded(train))
         sweeps = probes(settings, record, data)
+    interpolation = {}
+    if start:
+        features_at = partial(features_of, [*scored, *choice.values()], view_names=views, start=start)
+        interpolation["interpolation"] = interpolate(params, record, data, choice, scorers, features_at)
     record.clips(dataset, tests)
     return {
         "classes": next(iter(tests.values())).classes,
         "data": data_hash(video for videos in lists.values() for video in videos.videos),
         "probe": sweeps,
+        **interpolation,
         "counts": _counts(tests.values(), features),
         "parts": {part: _part_record(videos, features) for part, videos in lists.items()},
     }

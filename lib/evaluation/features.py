@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from einops import rearrange, reduce
 from safetensors.numpy import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -69,6 +70,14 @@ def check_finite(rows: np.ndarray, name: str, paths: Sequence[str]) -> None:
         )
 
 
+@torch.no_grad()
+def interpolate(model: nn.Module, start: nn.Module, alpha: float) -> None:
+    """The model's weights become (1 - alpha) x those of `start` + alpha x its own; exact at 0 and 1."""
+    first = start.state_dict()
+    for name, weight in model.state_dict().items():
+        weight.copy_(torch.lerp(first[name], weight, alpha))
+
+
 @torch.inference_mode()
 def extract(
     model: VideoCLIP,
@@ -117,12 +126,15 @@ def cached_features(
     view_names: Sequence[str],
     precision: str,
     device: str,
+    start: VideoCLIP | None = None,
+    alpha: float = 1.0,
     **loading: int,
 ) -> Features:
     """The features of all clips of some lists, read from `features` beside the model or computed and kept there.
 
     They are computed again if a file has changed (size or time), and for other views or another precision (kept side by
-    side). Those of other weights or other code are removed. loading: `batch_size`, `workers`, `loader_timeout`.
+    side). Those of other weights or other code are removed. start, alpha: for weights between those of `start` and the
+    model's (`interpolate`). loading: `batch_size`, `workers`, `loader_timeout`.
     """
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
@@ -136,13 +148,17 @@ def cached_features(
         "av": version("av"),
     }
     settings = made_by | {"views": sorted(set(view_names)), "precision": precision}
+    settings |= {} if alpha == 1 else {"interpolate": alpha}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     record = model_folder.with_name("features") / f"{dataset}-{digest}.json"
     path = record.with_suffix(".safetensors")
     if record.exists() and (cached := read_json(record))["files"] == files:
         return Features(paths, load_file(path), cached["failed"])
-    model = VideoCLIP.from_pretrained(str(model_folder)).to(device).eval()
-    features = extract(model, videos, view_names, precision=precision, title=dataset, **loading)
+    model, title = VideoCLIP.from_pretrained(str(model_folder)), dataset
+    if alpha != 1:
+        interpolate(model.visual, start.visual, alpha)
+        title = f"{dataset}, interpolated {alpha:g}"
+    features = extract(model.to(device).eval(), videos, view_names, precision=precision, title=title, **loading)
     record.parent.mkdir(exist_ok=True)
     for other in record.parent.glob(f"{dataset}-*.json"):
         if other == record or not made_by.items() <= read_json(other)["settings"].items():

@@ -79,12 +79,17 @@ class EvaluationSet:
     lists: dict[str, VideoList]
     tests: list[str]
     features: Features
+    alpha: float = 1.0  # of the weights; below 1, interpolated
+
+    def key(self, part: str, protocol: str) -> str:
+        """ "<dataset>/<part>/<protocol>", of interpolated weights "<protocol>@<alpha>"."""
+        return f"{self.name}/{part}/{protocol}" + (f"@{self.alpha:g}" if self.alpha != 1 else "")
 
 
 class Record:
     """The measurements, as `metrics.json` and `correct.safetensors` hold them.
 
-    Keys are "<dataset>/<part>/<protocol>". `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says
+    Keys are those of `EvaluationSet.key`. `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says
     which clips these are, over all parts.
     """
 
@@ -161,11 +166,11 @@ def zero_shot(settings: EvaluationSettings, record: Record, data: EvaluationSet,
     parts = [part for part in data.lists if part in data.tests or part == "all"]
     scores = {part: scores_of(part, settings.zero_shot_views) for part in parts}
     for part in parts:
-        record.check_finite(f"{data.name}/{part}/zero_shot", scores[part], data.lists[part])
+        record.check_finite(data.key(part, "zero_shot"), scores[part], data.lists[part])
     if data.name == "charades":
         (part,) = data.tests
         precision = mean_average_precision(scores[part], _multi_label_truth(data.lists[part]))
-        record.value(f"{data.name}/{part}/zero_shot", "mAP", precision)
+        record.value(data.key(part, "zero_shot"), "mAP", precision)
         return
     for part in data.tests if "split" in settings.zero_shot_protocols else ():
         videos, part_scores = data.lists[part], scores[part]
@@ -173,14 +178,14 @@ def zero_shot(settings: EvaluationSettings, record: Record, data: EvaluationSet,
             part_scores = balanced_scores(
                 part_scores, temperature=settings.balance_temperature, rounds=settings.sinkhorn_iterations
             )
-        record.scores(f"{data.name}/{part}/zero_shot", part_scores, videos)
+        record.scores(data.key(part, "zero_shot"), part_scores, videos)
         if settings.still_views:
-            record.scores(f"{data.name}/{part}/zero_shot_still", scores_of(part, settings.still_views), videos)
+            record.scores(data.key(part, "zero_shot_still"), scores_of(part, settings.still_views), videos)
     if "all" in scores and "full" in settings.zero_shot_protocols:
-        record.scores(f"{data.name}/all/zero_shot_full", scores["all"], data.lists["all"])
+        record.scores(data.key("all", "zero_shot_full"), scores["all"], data.lists["all"])
     if "all" in scores and "half" in settings.zero_shot_protocols:
         for draw, top1 in enumerate(half_class_accuracies(scores["all"], labels_of(data.lists["all"]))):
-            record.value(f"{data.name}/half-{draw}/zero_shot_half", "top1", top1)
+            record.value(data.key(f"half-{draw}", "zero_shot_half"), "top1", top1)
 
 
 def _multi_label_truth(videos: VideoList) -> np.ndarray:
@@ -232,7 +237,7 @@ def _linear_probes(
     train_labels: np.ndarray,
 ) -> None:
     """Scores the probe, and those fitted on a few clips per class with its C."""
-    videos, key = data.lists[part], f"{data.name}/{part}/linear_probe"
+    videos, key = data.lists[part], data.key(part, "linear_probe")
     features = data.features.of(videos, settings.probe_feature, settings.probe_views, average=settings.average)
 
     def scores_of(probe: LinearProbe) -> np.ndarray:
@@ -262,4 +267,4 @@ def _knn(
     features = data.features.of(videos, "features", settings.probe_views, average=settings.average)
     for k in settings.knn_k:
         votes = partial(knn, train_features, train_labels, num_classes=len(videos.classes), k=k)
-        record.scores(f"{data.name}/{part}/knn_{k}", mean_over_views(votes, features), videos, top=min(5, k))
+        record.scores(data.key(part, f"knn_{k}"), mean_over_views(votes, features), videos, top=min(5, k))

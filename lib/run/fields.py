@@ -201,6 +201,7 @@ class EvaluateParams(AdaptParams):
     probe_seed: Count
     average_views: Literal["features", "probabilities"]
     eval_precision: Literal["float32", "bfloat16"]
+    interpolate: Annotated[list[Share], Field(min_length=1), Once, Neutral([1.0])]
     score_spaces: Spaces
     balance_predictions: bool
     balance_temperature: Above0
@@ -225,6 +226,8 @@ class EvaluateParams(AdaptParams):
         only_split = sorted(set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"})
         if only_split and "split" not in self.zero_shot_protocols:
             raise ValueError(f"zero_shot_protocols: {only_split} would have no zero-shot; add split")
+        if 1.0 not in self.interpolate:
+            raise ValueError("interpolate needs 1.0, the adapted weights, which probes and tables use: add it")
         if self.balance_predictions and self.average_views != "features":
             raise ValueError("balance_predictions takes cosines: it needs average_views: features")
         return self

@@ -218,3 +218,28 @@ def shots(points: pd.DataFrame) -> Figure:
     panel.set(xlabel="labelled examples per class", ylabel="linear probe, top-1 (%)")
     panel.legend(frameon=False)
     return figure
+
+
+@styled
+def interpolation(points: pd.DataFrame) -> Figure:
+    """Zero-shot accuracy against what is kept on stills, a line per run through its alphas (means over seeds of world 0).
+
+    points: of `interpolation.points`. Filled points have the alpha that was chosen without labels for most seeds.
+    """
+    measures = ["zero-shot", "stills", "agreement on stills"]
+    points = points[points["world_seed"] == 0].astype(dict.fromkeys([*measures, "chosen"], float))
+    means = points.groupby(["run", "alpha"], sort=False)[[*measures, "chosen"]].mean().reset_index()
+    shown = [measure for measure in measures[1:] if means[measure].notna().any()]
+    figure, axes = subplots(1, len(shown), 3.2, sharey=True)
+    for panel, measure in zip(axes[0], shown):
+        for (run, line), colour in zip(means.groupby("run", sort=False), itertools.cycle(PALETTE)):
+            x, y = line[measure], line["zero-shot"]
+            filled = [colour if chosen > 0.5 else "white" for chosen in line["chosen"]]
+            panel.plot(x, y, color=colour, linewidth=1, label=run, zorder=2)
+            panel.scatter(x, y, s=20, edgecolors=[colour], facecolors=filled, zorder=3)
+            for alpha, *place in zip(line["alpha"], x, y):
+                panel.annotate(f"{alpha:g}", place, xytext=(3, 3), textcoords="offset points", fontsize=6, color="0.3")
+        panel.set(xlabel=f"{measure} (%)", ylabel="zero-shot, top-1 (%)" if panel is axes[0, 0] else "")
+        sns.despine(ax=panel)
+    axes[0, 0].legend(frameon=False, fontsize="small")
+    return figure

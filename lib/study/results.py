@@ -131,9 +131,11 @@ def _numbers(run: Run, record: Record, dataset: str, image_clip: dict[str, np.nd
     adapted, metrics, correct = record
     numbers = list(metrics["metrics"])
     for key in correct if run.params.epochs else []:
-        if key.endswith("/zero_shot_still/predicted") and key in image_clip:
-            same = (correct[key] == image_clip[key]) & (correct[key] >= 0)
-            where = dict(zip(("dataset", "part", "protocol"), key.split("/")))
+        where = dict(zip(("dataset", "part", "protocol"), key.split("/")))
+        of_clip = image_clip.get(f"{where['dataset']}/{where['part']}/zero_shot_still/predicted")
+        still = where["protocol"].split("@")[0] == "zero_shot_still"  # also of interpolated weights
+        if still and key.endswith("/predicted") and of_clip is not None:
+            same = (correct[key] == of_clip) & (correct[key] >= 0)
             numbers.append(where | {"metric": "agreement", "value": 100 * float(same.mean())})
     # records from before the code was hashed are told apart by their commit
     code = [

@@ -10,6 +10,8 @@ import pandas as pd
 
 from lib.run.files import read_json, write_text
 from lib.run.params import FOLDER
+from lib.study.interpolation import MEASURES as INTERPOLATED
+from lib.study.interpolation import chosen, interpolated, protocols_at
 from lib.study.results import COUNTS, PROTOCOLS, Collected, collect, differences, words_once
 from lib.study.suites import STATES, Run, Suite, runs_of_table
 
@@ -31,9 +33,11 @@ NOTES = {
 
 
 def tables_of_rows(runs: list[Run]) -> dict[str, str]:
-    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`."""
-    few = any(run.params.probe_shots for run in runs)
-    return PROTOCOLS | ({"few_labels": "linear probe on few labels"} if few else {})
+    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`, `interpolation`
+    only if some has several `interpolate`."""
+    few = {"few_labels": "linear probe on few labels"} if any(run.params.probe_shots for run in runs) else {}
+    between = {"interpolation": "weights between CLIP and the adapted model"} if interpolated(runs) else {}
+    return PROTOCOLS | few | between
 
 
 def reported_by_others(datasets: Sequence[str], protocol: str) -> pd.DataFrame:
@@ -242,6 +246,19 @@ def _few_labels(runs: list[Run], collected: Collected) -> Content:
     return numbers, [_cells(numbers, ["run", "dataset"], "protocol", amounts).reset_index()], [first, note, *others]
 
 
+def _interpolation(runs: list[Run], collected: Collected) -> Content:
+    tables, alphas = [], interpolated(runs)
+    numbers = long_table(collected, [key for protocol in INTERPOLATED for key in protocols_at(alphas, protocol)])
+    numbers = numbers[(numbers["mean"] != "not measured") & (numbers["run"] != CHANCE)]
+    for protocol, metrics in INTERPOLATED.items():
+        columns = protocols_at(alphas, protocol)
+        for metric, title in metrics.items():
+            shown = numbers[numbers["protocol"].isin(list(columns)) & (numbers["metric"] == metric)]
+            tables.append(_cells(shown.assign(measure=title), ["run", "dataset", "measure"], "protocol", columns))
+    note = "Columns: the share of the adapted weights; 0: the weights that the run started from"
+    return numbers, [pd.concat(tables).reset_index()], [note, *chosen(runs), *states_notes(collected)]
+
+
 def _comparison(runs: list[Run], reference: str) -> Content:
     collected = collect(runs)
     numbers = long_table(collected, [*PROTOCOLS, "zero_shot_still"])
@@ -264,6 +281,8 @@ def write_tables(
             numbers, tables, below = _protocol(suite, of_rows, collected, name)
         elif name == "few_labels":
             numbers, tables, below = _few_labels(of_rows, collected)
+        elif name == "interpolation":
+            numbers, tables, below = _interpolation(of_rows, collected)
         else:
             table = suite.comparisons[name]
             numbers, tables, below = _comparison(runs_of_table(runs, table.rows, table.replicas), table.reference)
