@@ -220,7 +220,7 @@ rule adapt:
 def inputs_of_evaluate(wildcards):
     p = by_folder[wildcards.folder].params
     return [f"{wildcards.folder}/adapt.json", "params/concepts/merge.yaml", f"params/prompts/{p.zero_shot_prompts}.yaml",
-            *(f"params/concepts/{name}.yaml" for name in p.class_vocabularies)]
+            *(f"params/concepts/{name}.yaml" for name in p.label_vocabularies)]
 
 
 rule evaluate:

@@ -15,6 +15,7 @@ CLIPS = Path(__file__).parent / "data" / "gmdcsa24"
 UCF101 = {name: (1, 2, 8, 9, 15, 22) for name in ("BodyWeightSquats", "HandStandPushups", "JumpingJack", "TaiChi")}
 HMDB51 = ("drink", "eat", "fall_floor", "sit")
 KINETICS400 = ("eating chips", "massaging person's head", "passing American football (in game)", "yoga")
+KINETICS600 = {"acting in play": (1, 2), "card throwing": (2, 3), "fencing (sport)": (1, 3), "waving hand": (1, 2, 3)}
 ACTIONS = {
     "Reading": "Watching/Reading/Looking at a book",
     "Walking": "Walking through a room",
@@ -86,6 +87,28 @@ def kinetics400(root: Path, form: str = "csv") -> Path:
         elif form == "list":
             lines = [f"{file} {numbers[name]}" for name, _, _, file in own]
             (root / f"kinetics400_{part}_list_videos.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def kinetics600(root: Path, form: str = "csv") -> Path:
+    """The validation part: clips of the zero-shot splits, and one of a class of Kinetics-400. form: as of `kinetics400`."""
+    shown = {row["class"]: row["clips"].split() for row in _rows("params/splits/kinetics600.csv")}
+    names = [(name, shown[name][number].split("@")) for number in range(6) for name in KINETICS600]
+    names[22] = ("yoga", ["-gmdcsa2422", "22"])
+    rows = []
+    for clip, (name, (video, start)) in zip(clips(), names):
+        file = f"{video}_{int(start):06d}_{int(start) + 10:06d}.mp4" if form != "folders" else f"{video}.mp4"
+        folder = name.replace(" ", "_").title() if form == "list" else name
+        _copy(clip, root / "val" / folder / file)
+        rows.append((name, video, int(start), f"{folder}/{file}"))
+    if form == "csv":
+        lines = [f"{name},{video},{start},{start + 10},validate" for name, video, start, _ in rows]
+        header = "label,youtube_id,time_start,time_end,split"
+        (root / "val.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    elif form == "list":
+        numbers = {name: number for number, name in enumerate(class_names("kinetics600"))}
+        lines = [f"{file} {numbers[name]}" for name, _, _, file in rows]
+        (root / "kinetics600_val_list_videos.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root
 
 

@@ -11,7 +11,7 @@ from lib.datasets.parts import DataError, list_dataset
 from lib.evaluation import features
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.protocols import Record
-from lib.language.vocabulary import class_concepts, read_prompts
+from lib.language.vocabulary import class_concepts, read_prompts, readable_name
 from lib.run.code import code_hash
 from lib.run.fields import EvaluateParams
 from lib.run.files import read_json, write_json
@@ -219,6 +219,42 @@ def test_the_protocols_of_the_field_on_real_clips_from_one_decoding_pass(tiny, l
     assert [value(by_views, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)] != [
         value(record, "linear_probe", part=f"test-{s}") for s in (1, 2, 3)
     ]
+
+
+def test_kinetics600_is_classified_among_the_classes_of_each_split(tiny, laid_out, tmp_path):
+    params = tiny(
+        "image_clip",
+        evaluate_on=["kinetics600"],
+        probe_on=[],
+        data_kinetics600=str(laid_out("kinetics600")),
+        allow_missing=True,
+        zero_shot_prompts="bare",
+        zero_shot_views=["2x1x1@24"],
+        manifests=str(tmp_path),
+        evaluate_splits=[1, 3],
+    )
+    adapt(params, tmp_path / "run")
+    record = evaluate(params, tmp_path / "run")
+    parts = list_dataset(params, "kinetics600")
+    answers = load_file(tmp_path / "run" / "correct.safetensors")
+    assert set(record["concepts"]) == {"merge", "embedded", "kinetics600"}
+    assert record["datasets"]["kinetics600"]["classes"] == parts["test-1"].classes
+    assert record["datasets"]["kinetics600"]["counts"] == {"listed": 9266, "found": 22, "decoded": 22}
+    model, tokenizer = CLIPModel.from_pretrained(params.clip).eval(), AutoTokenizer.from_pretrained(params.clip)
+    (kept,) = (tmp_path / "run" / "features").glob("kinetics600-*.safetensors")
+    embeddings = load_file(kept)["2x1x1@24/embedding"][:, 0]
+    clips = list(dict.fromkeys(video.path for part in ("test-1", "test-3") for video in parts[part].videos))
+    for part in ("test-1", "test-3"):
+        texts = tokenizer([readable_name(name) for name in parts[part].classes], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            text = torch.nn.functional.normalize(model.get_text_features(**texts).pooler_output, dim=-1).numpy()
+        rows = [clips.index(video.path) for video in parts[part].videos]
+        predicted = answers[f"kinetics600/{part}/zero_shot/predicted"]
+        assert predicted.tolist() == (embeddings[rows] @ text.T).argmax(axis=1).tolist()
+        right = predicted == [video.label for video in parts[part].videos]
+        assert value(record, "zero_shot", part=part) == 100 * right.mean()
+        assert value(record, "zero_shot", "top5", part=part) >= 100 * right.mean()
+    assert len(parts["test-1"].classes) == 160 and parts["test-1"].classes != parts["test-3"].classes
 
 
 def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, laid_out, tmp_path):

@@ -23,6 +23,9 @@ list_ucf101, list_hmdb51 = partial(list_videos, "ucf101"), partial(list_videos, 
 list_kinetics400, list_charades = partial(list_videos, "kinetics400"), partial(list_videos, "charades")
 
 
+list_kinetics600 = partial(list_videos, "kinetics600")
+
+
 def make_files(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +266,7 @@ def test_names_of_hmdb51_are_found_without_their_odd_signs_and_unlisted_clips_co
     assert len(found["all"].absent_classes) == 50 and odd not in found["all"].missing
 
 
+HEAD = "label,youtube_id,time_start,time_end,split\n"
 KINETICS = ["playing guitar", "passing American football (in game)", "massaging person's head"]
 
 
@@ -344,6 +348,89 @@ def test_kinetics_takes_the_csv_before_other_lists_and_no_other_than_those_it_is
         ListError, match="mine: no list of the part train: expected train.csv or .* there are: .'k400.csv'"
     ):
         list_kinetics400(tmp_path, lists=tmp_path / "mine")
+
+
+@pytest.mark.parametrize("form", ["csv", "list", "folders"])
+def test_kinetics600_has_three_splits_with_classes_of_their_own_in_every_layout(laid_out, form):
+    found = list_kinetics600(laid_out("kinetics600", form))
+    assert {part: len(videos) for part, videos in found.items()} == {"test-1": 16, "test-2": 17, "test-3": 16}
+    for split in (1, 2, 3):
+        videos = found[f"test-{split}"]
+        classes = [name for name, splits in layouts.KINETICS600.items() if split in splits]
+        assert sorted({videos.classes[video.label] for video in videos.videos}) == classes
+        assert len(videos.classes) == 160 and len(videos.absent_classes) == 157 and not videos.left_out
+        assert len(videos) + len(videos.missing) == OFFICIAL["kinetics600"][f"test-{split}"]
+        assert videos.extra == ["val/Yoga/" if form == "list" else "val/yoga/"]
+    (clip,) = [video for video in found["test-2"].videos if "0RfClG7Ebf4" in video.name]
+    assert clip.name == "waving hand/0RfClG7Ebf4_000001_000011"
+
+
+def test_the_splits_of_kinetics600_are_those_of_the_protocol(shared_data, tmp_path):
+    with (shared_data / "splits" / "kinetics600_zero_shot.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    make_files(tmp_path, *{f"val/{row['clip']}.mp4" for row in rows})
+    found = list_kinetics600(tmp_path)
+    for split in "123":
+        videos = found[f"test-{split}"]
+        names = {f"{row['label']}/{row['clip']}" for row in rows if row["split"] == split}
+        assert {video.name for video in videos.videos} == names and not videos.missing and not videos.absent_classes
+        assert all(video.name.startswith(f"{videos.classes[video.label]}/") for video in videos.videos)
+
+
+def test_clips_of_kinetics600_are_found_by_id_and_time_and_others_are_named(tmp_path):
+    make_files(
+        tmp_path,
+        "val/Acting_in_Play/L9GxK3fD-1w_56_66.mkv",  # other spellings of folder and time
+        "val/some folder/x7IRJ7cUJYk.mp4",  # no class, no time
+        "val/acting in play/23-Ar-CI1tE_000001_000011.mp4",  # other seconds of a listed clip
+        "val/hall/23-Ar-CI1tE_000002_000012.mp4",  # perhaps a clip of another class
+        "validation/x.mp4",
+    )
+    (tmp_path / "annotations").mkdir()
+    row = "acting in PLAY,L9GxK3fD-1w,56,66,validate\nnew class,23-Ar-CI1tE,2,12,validate\n"
+    (tmp_path / "annotations" / "val.csv").write_text(HEAD + row)
+    found = list_kinetics600(tmp_path)["test-1"]
+    assert [video.name for video in found.videos] == [
+        "acting in play/L9GxK3fD-1w_000056_000066",
+        "acting in play/x7IRJ7cUJYk_000038_000048",
+    ]
+    assert "acting in play/23-Ar-CI1tE_000098_000108" in found.missing and len(found.missing) == 7274
+    assert found.left_out == [
+        "validation/: a second folder of the part; val/ is used",
+        "val/acting in play/23-Ar-CI1tE_000001_000011.mp4: the list has 23-Ar-CI1tE_000098_000108; give it the name of "
+        "its clip",
+    ]
+    make_files(tmp_path, "val/acting in play/L9GxK3fD-1w.mp4")
+    assert any("another file of the same clip" in line for line in list_kinetics600(tmp_path)["test-1"].left_out)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "val.csv",
+            HEAD + "juggling,L9GxK3fD-1w,56,66,val\n",
+            "val.csv, line 2: L9GxK3fD-1w_000056_000066 is juggling here, but .*kinetics600.csv says acting in play",
+        ),
+        ("val.csv", HEAD + "acting in play,L9GxK3fD-1w,soon,66,val\n", "line 2: time_start and time_end are not num"),
+        ("val.csv", "label,youtube_id\nyoga,L9GxK3fD-1w\n", "no column time_start, time_end among"),
+        ("val/waving hand/L9GxK3fD-1w.mp4", "", "L9GxK3fD-1w_000056_000066 is acting in play here, but the folder of"),
+        ("lists/kinetics600.csv", "class,clips\nyoga,x\n", "line 1: no column splits among"),
+        ("lists/kinetics600.csv", "class,splits,clips\na,11,x\n", "line 2: expected a new class and its marks"),
+        ("lists/kinetics600.csv", "class,splits,clips\na,111,x\n", "line 2: 'x' is not a YouTube id and a second"),
+        ("lists/kinetics600.csv", "class,splits,clips\na,111,\na,111,\n", "line 3: expected a new class"),
+        (
+            "lists/kinetics600.csv",
+            "class,splits,clips\na,111,L9GxK3fD-1w@5\nb,111,L9GxK3fD-1w@5\n",
+            "line 3, b: duplicate clip: L9GxK3fD-1w_000005_000015 is b here and a in .*line 2",
+        ),
+    ],
+)
+def test_kinetics600_refuses_sources_that_contradict_each_other(tmp_path, name, content, message):
+    make_files(tmp_path, "val/L9GxK3fD-1w_000056_000066.mp4", name)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ListError, match=message):
+        list_kinetics600(tmp_path, lists=tmp_path / "lists" if name.startswith("lists") else None)
 
 
 def test_charades_has_several_classes_a_clip_or_none(tmp_path):
@@ -544,8 +631,6 @@ def test_clips_beside_the_parts_of_ones_own_folder_are_left_out_by_name(tmp_path
 
 
 # ---- contradictions -------------------------------------------------------------------------------------------------
-
-HEAD = "label,youtube_id,time_start,time_end,split\n"
 
 
 @pytest.mark.parametrize(
@@ -796,7 +881,7 @@ def test_every_reader_names_file_and_line_of_another_encoding(tmp_path, reader, 
         reader(tmp_path, lists=tmp_path / "lists")
 
 
-@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics400", "charades"])
+@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics400", "kinetics600", "charades"])
 def test_folders_that_are_files_empty_or_absent_are_named(tmp_path, dataset):
     make_files(tmp_path, "file", "empty/.hidden", "videos/x")
     for place, message in (

@@ -1,4 +1,4 @@
-"""Kinetics-400 and Charades: clips named by lists; Kinetics also without a list, with a folder per class."""
+"""Kinetics-400, by lists or a folder per class, and the zero-shot splits of Kinetics-600."""
 
 import re
 from collections import defaultdict
@@ -12,6 +12,7 @@ from lib.datasets.lists import (
     VideoList,
     check_unique,
     contradiction,
+    folders_without,
     match,
     name_key,
     nearest,
@@ -71,7 +72,7 @@ def list_kinetics400(root: Path, lists: Path | None) -> dict[str, VideoList]:
             labels[name] = classes.index(row.class_name)
             files[name] += row.files
         reasons, reason = {}, "in no folder of one of the 400 classes, and there is no list"
-        for unused in _folders_without(files, contents.videos):
+        for unused in folders_without(files, contents.videos):
             if path and unused != folder:
                 reasons[unused] = "not in the list"
             if not path and not class_of.get(unused):
@@ -83,15 +84,10 @@ def list_kinetics400(root: Path, lists: Path | None) -> dict[str, VideoList]:
     return parts
 
 
-def _folders_without(files: dict[str, list[Path]], videos: list[Path]) -> set[Path]:
-    """The folders of videos that hold none of the files of listed clips."""
-    return {video.parent for video in videos} - {file.parent for candidates in files.values() for file in candidates}
-
-
-def _kinetics_list(part: str, root: Path, lists: Path | None) -> Path | None:
+def _kinetics_list(part: str, root: Path, lists: Path | None, dataset: str = "kinetics400") -> Path | None:
     """The list of a part; a csv takes precedence over a list of lines."""
     names, files = KINETICS_PARTS[part], []
-    pattern = rf"(kinetics[-_]?(400)?_)?({'|'.join(names)})(_list_videos\.txt|\.csv)"
+    pattern = rf"(kinetics[-_]?([46]00)?_)?({'|'.join(names)})(_list_videos\.txt|\.csv)"
     for folder in [lists] if lists else [root, root / "annotations"]:
         if folder.is_dir():
             files += [file for file in entries(folder) if re.fullmatch(pattern, file.name, re.IGNORECASE)]
@@ -100,7 +96,7 @@ def _kinetics_list(part: str, root: Path, lists: Path | None) -> Path | None:
         raise ListError(f"{lists}: no list of the part {part}: {expected}; there are: {names_in(lists)}")
     files.sort(key=lambda file: file.suffix.lower() != ".csv")
     if len(files) > 1 and files[0].suffix == files[1].suffix:
-        raise ListError(f"two lists of the part {part}, {files[0]} and {files[1]}; keep one, or set lists_kinetics400")
+        raise ListError(f"two lists of the part {part}, {files[0]} and {files[1]}; keep one, or set lists_{dataset}")
     return files[0] if files else None
 
 
@@ -120,11 +116,7 @@ def _rows_of_csv(path: Path, part: str, videos: list[Path], recognise: Callable[
 
 def _in_time_range(where: str, row: dict[str, str], files: list[Path]) -> list[Path]:
     """The files of a clip whose names have the row's time range ("<id>_000010_000020.mp4") or none."""
-    try:
-        seconds = tuple(int(float(row[key])) for key in ("time_start", "time_end") if row.get(key))
-    except ValueError:
-        raise ListError(f"{where}: time_start and time_end are not numbers of seconds: {row}") from None
-    matching = []
+    seconds, matching = _seconds(where, row), []
     for file in files:
         time_range = re.fullmatch(r"_(\d+)_(\d+)", file.stem[11:])
         if not time_range or len(seconds) < 2 or tuple(map(int, time_range.groups())) == seconds:
@@ -133,6 +125,13 @@ def _in_time_range(where: str, row: dict[str, str], files: list[Path]) -> list[P
         value, source = f"at seconds {seconds}", f"the name of {files[0]}"
         raise contradiction(where, row["youtube_id"], value, source, files[0].stem[12:])
     return matching
+
+
+def _seconds(where: str, row: dict[str, str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(float(row[key])) for key in ("time_start", "time_end") if row.get(key))
+    except ValueError:
+        raise ListError(f"{where}: time_start and time_end are not numbers of seconds: {row}") from None
 
 
 def _rows_of_lines(path: Path, root: Path, folder: Path, videos: list[Path], classes: list[str]) -> Iterator[Row]:
@@ -172,30 +171,81 @@ def _youtube_id(stem: str) -> str:
     return stem[:11] if re.fullmatch(r"[\w-]{11}(_\d+_\d+)?", stem) else ""
 
 
-def list_charades(root: Path, lists: Path | None) -> dict[str, VideoList]:
-    """Charades (Sigurdsson et al. 2016): any number of classes per clip, as actions "c092 11.90 21.20;c147 0.00 12.60".
+def list_kinetics600(root: Path, lists: Path | None) -> dict[str, VideoList]:
+    """Kinetics-600 for zero-shot: the parts test-1 to test-3, each with the validation clips of 160 classes.
 
-    `Charades_v1_train.csv`, `Charades_v1_test.csv` and `Charades_v1_classes.txt` lie in `lists`, else in `root`.
+    The splits of Chen and Huang (ICCV 2021, arXiv 2108.02833) of the 220 classes that Kinetics-400 lacks; labels number
+    the classes of a split. Files are found by YouTube id and, if their names have one, time range, in the folder of the
+    validation part, else in `root`. `lists` has another `kinetics600.csv` in the form of `params/splits`.
     """
-    folder, codes, classes, seen = lists or root, {}, [], {}
-    for where, line in read_lines(folder / "Charades_v1_classes.txt"):
-        code, *name = line.split(maxsplit=1)
-        if not name or code in codes:
-            raise ListError(f"{where}: {line!r} is not a new code and a class, e.g. c000 Holding some clothes")
-        codes[code] = len(codes)
-        classes += name
-    parts = {"train": {}, "test": {}}
-    for part, labels in parts.items():
-        for where, row in read_rows(folder / f"Charades_v1_{part}.csv", "id", "actions"):
-            clip, actions = row["id"], {action.split()[0] for action in row["actions"].split(";") if action.strip()}
-            if unknown := actions - codes.keys():
-                raise ListError(f"{where}: {sorted(unknown)} is not in Charades_v1_classes.txt")
-            check_unique(seen, clip, clip, f"{part}, {row['actions'] or 'no action'}", where)
-            labels[clip] = tuple(sorted(codes[action] for action in actions))
-    contents, files = walk(root), defaultdict(list)
-    contents.others[:] = [file for file in contents.others if file.parent != root]  # the lists among them
+    path = (lists or FOLDER / "splits") / "kinetics600.csv"
+    splits, class_of_clip = _kinetics600_splits(path)
+    folder, *duplicates = part_folders(root, KINETICS_PARTS["validation"]) or [root]
+    contents, recognise, by_id = walk(folder), recogniser(splits), defaultdict(list)
+    _check_kinetics600_csv(_kinetics_list("validation", root, None, "kinetics600"), path, class_of_clip, recognise)
+    for clip in class_of_clip:
+        by_id[clip[:11]].append(clip)
+    files = defaultdict(list)
+    left_out = [f"{other.name}/: a second folder of the part; {folder.name}/ is used" for other in duplicates]
     for video in contents.videos:
-        if video.stem in seen:
-            files[video.stem].append(video)
-    reasons = dict.fromkeys(_folders_without(files, contents.videos) - {root}, "not in the lists")
-    return match(root, contents, parts, files, classes, absent=[], reasons=reasons)
+        youtube_id, seconds = video.stem[:11], re.fullmatch(r"_(\d+)_(\d+)", video.stem[11:])
+        clips, folder_class = by_id.get(youtube_id, []), recognise(video.parent.name)
+        in_class = [clip for clip in clips if folder_class in (None, class_of_clip[clip])]
+        if seconds:
+            clips = [clip for clip in clips if clip == _clip(youtube_id, *seconds.groups())]
+        elif len(clips) > 1:
+            clips = in_class
+        if len(clips) == 1:
+            class_name = class_of_clip[clips[0]]
+            if folder_class not in (None, class_name):
+                raise contradiction(str(path), clips[0], class_name, f"the folder of {video}", folder_class)
+            files[f"{class_name}/{clips[0]}"].append(video)
+        elif in_class and (folder_class or not seconds):
+            listed = " and ".join(in_class)
+            left_out.append(f"{video.relative_to(root)}: the list has {listed}; give it the name of its clip")
+    parts = {}
+    for split in (1, 2, 3):
+        classes = [name for name, marks in splits.items() if marks[split - 1] == "1"]
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = {f"{name}/{clip}": numbers[name] for clip, name in class_of_clip.items() if name in numbers}
+        parts |= match(root, contents, {f"test-{split}": labels}, files, classes, reasons={})
+        parts[f"test-{split}"].left_out.extend(left_out)
+    return parts
+
+
+def _kinetics600_splits(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Class -> "101", whether it is in each split, and clip ("<id>_000056_000066") -> class.
+
+    The file lists "<id>@<second>" of every clip; all last ten seconds.
+    """
+    splits, class_of_clip, seen = {}, {}, {}
+    for where, row in read_rows(path, "class", "splits", "clips"):
+        name = row["class"]
+        if name in splits or not re.fullmatch("[01]{3}", row["splits"]):
+            raise ListError(
+                f"{where}: expected a new class and its marks, such as 101, not {name!r}, {row['splits']!r}"
+            )
+        splits[name] = row["splits"]
+        for text in row["clips"].split():
+            if not (fields := re.fullmatch(r"([\w-]{11})@(\d+)", text)):
+                raise ListError(f"{where}: {text!r} is not a YouTube id and a second, such as L9GxK3fD-1w@56")
+            clip = _clip(fields[1], fields[2], int(fields[2]) + 10)
+            check_unique(seen, clip, clip, name, f"{where}, {name}")
+            class_of_clip[clip] = name
+    return splits, class_of_clip
+
+
+def _clip(youtube_id: str, *seconds: str | int) -> str:
+    return "_".join([youtube_id, *(f"{int(second):06d}" for second in seconds)])
+
+
+def _check_kinetics600_csv(
+    path: Path | None, splits: Path, class_of_clip: dict[str, str], recognise: Callable[[str], str | None]
+) -> None:
+    """Raises ListError if DeepMind's csv names another class for a clip of the splits."""
+    if not path or path.suffix.lower() != ".csv":
+        return
+    for where, row in read_rows(path, "label", "youtube_id", "time_start", "time_end"):
+        clip = _clip(row["youtube_id"], *_seconds(where, row))
+        if (class_name := class_of_clip.get(clip)) and recognise(row["label"]) != class_name:
+            raise contradiction(where, clip, row["label"], str(splits), class_name)

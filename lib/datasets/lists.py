@@ -176,6 +176,11 @@ def match(
     return lists
 
 
+def folders_without(files: Mapping[str, list[Path]], videos: Iterable[Path]) -> set[Path]:
+    """The folders of videos that hold none of the files of listed clips."""
+    return {video.parent for video in videos} - {file.parent for candidates in files.values() for file in candidates}
+
+
 def strays(root: Path, files: Iterable[Path], reasons: Mapping[Path, str]) -> list[str]:
     """One line per file directly in `root` and per other folder, if there is a reason for that folder."""
     files = [file for file in files if file.parent in reasons]

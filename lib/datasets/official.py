@@ -1,4 +1,4 @@
-"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400, Charades, and folders of your own videos.
+"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400 and -600, Charades, and folders of your own videos.
 
 Every reader walks the folder once and returns all parts of the data set as `VideoList`s, which also hold the listed
 clips without a file and the files without a listed clip. Contradictory sources are an error.
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from lib.datasets.crowdsourced import list_charades
 from lib.datasets.folders import entries, existing_folder, is_video_name, names_in, part_folders, same_content, walk
-from lib.datasets.kinetics import list_charades, list_kinetics400
+from lib.datasets.kinetics import list_kinetics400, list_kinetics600
 from lib.datasets.lists import (
     ListError,
     VideoList,
@@ -36,6 +37,7 @@ OFFICIAL = {
     "ucf101": dict(zip(SPLITS, (9537, 3783, 9586, 3734, 9624, 3696))) | {"all": 13320},
     "hmdb51": dict(zip(SPLITS, 3 * (3570, 1530))) | {"all": 6766},
     "kinetics400": {"train": 246534, "validation": 19906},
+    "kinetics600": {"test-1": 7276, "test-2": 7226, "test-3": 7261},
     "charades": {"train": 7985, "test": 1863},
 }
 OWN_PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
@@ -46,12 +48,14 @@ LAYOUTS = {
     "ucf101": "a folder per class, e.g. ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
     "hmdb51": "a folder per class, e.g. brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
     "kinetics400": "the folders train and val, each with a folder per class, or with a list",
+    "kinetics600": "the folder val with its clips at any depth, e.g. val/waving hand/<YouTube id>_000056_000066.mp4",
     "charades": "videos <id>.mp4, with Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt",
 }
 
 
 def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = None) -> dict[str, VideoList]:
-    """The parts of a data set: train, validation and test where they exist; `SPLITS` and all for UCF-101 and HMDB-51.
+    """The parts of a data set: train, validation and test where they exist; `SPLITS` and all for UCF-101 and HMDB-51,
+    the test parts of `SPLITS` for Kinetics-600.
 
     lists: the folder of the official lists. Raises FileNotFoundError if `root` has no such videos, ListError for lists
     that are unreadable or contradict each other or the files.
@@ -62,6 +66,7 @@ def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = No
         "ucf101": partial(_list_splits, "ucf101"),
         "hmdb51": partial(_list_splits, "hmdb51"),
         "kinetics400": list_kinetics400,
+        "kinetics600": list_kinetics600,
         "charades": list_charades,
     }
     root = existing_folder(Path(root), f"{dataset}: {LAYOUTS[dataset]}")

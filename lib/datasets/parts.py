@@ -30,7 +30,7 @@ def train_part(params: Params) -> str:
 
 def test_parts(params: Params, dataset: str) -> list[str]:
     """The parts that results are reported on; for Kinetics, which has no public test labels, the validation part."""
-    if dataset in ("ucf101", "hmdb51"):
+    if dataset in ("ucf101", "hmdb51", "kinetics600"):
         return [f"test-{split}" for split in params.evaluate_splits]
     return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
 

@@ -138,7 +138,8 @@ def concepts_of(params: Params, dataset: str, parts: Parts) -> list[Concept]:
 
     Raises ValueError, which names data set and classes, for classes without a concept.
     """
-    classes = parts[test_parts(params, dataset)[0]].classes
+    tests = [parts[part] for part in test_parts(params, dataset)]
+    classes = list(dict.fromkeys(name for videos in tests for name in videos.classes))  # Kinetics-600's splits differ
     if dataset == "charades":
         return [Concept(name, readable_name(name), ()) for name in classes]
     with _about(dataset):

@@ -17,7 +17,7 @@ from lib.datasets.preflight import check_model, check_probe, check_run, concepts
 from lib.evaluation.features import Features, cached_features
 from lib.evaluation.interpolation import interpolate, start_of_run, unlabelled
 from lib.evaluation.metrics import zero_shot_probabilities, zero_shot_scores
-from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Score, probes, zero_shot
+from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Score, Scorer, probes, zero_shot
 from lib.language.vocabulary import Concept, read_confusable_pairs
 from lib.run.clip_files import load_tokenizer
 from lib.run.devices import memory_gb
@@ -62,7 +62,7 @@ def _evaluate(params: Params, folder: Path) -> dict:
     size = sum(array.nbytes for array in record.correct.values())
     with whole_file(folder / "correct.safetensors", size=size) as partial:
         save_file(record.correct, partial)
-    vocabularies = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
+    vocabularies = dict.fromkeys(["merge", *params.concepts, *params.label_vocabularies])
     content = {
         "params": {name: getattr(params, name) for name in EvaluateParams.model_fields},
         "adapted": {name: adapted[name] for name in ("commit", "code", "params_hash", "sources") if name in adapted},
@@ -98,7 +98,7 @@ def _adaptation(params: Params, folder: Path) -> dict[str, Any]:
 
 
 def _confusable_pairs(params: Params) -> list[tuple[str, str]]:
-    paths = [FOLDER / "concepts" / f"{name}.yaml" for name in params.class_vocabularies]
+    paths = [FOLDER / "concepts" / f"{name}.yaml" for name in params.label_vocabularies]
     return list(dict.fromkeys(pair for path in paths for pair in read_confusable_pairs(path)))
 
 
@@ -106,18 +106,26 @@ def _file_hashes(kind: str, names: Iterable[str]) -> dict[str, str]:
     return {name: file_hash(FOLDER / kind / f"{name}.yaml") for name in names}
 
 
-def zero_shot_scorers(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> dict[str, Score]:
-    """Embeddings 'n d' -> scores 'n c', by what views are averaged as: of "features" cosines, of "probabilities" their
-    softmax at CLIP's temperature."""
+def zero_shot_scorers(params: Params, model: VideoCLIP, tokenizer: Any, concepts: list[Concept]) -> dict[str, Scorer]:
+    """Labels of concepts -> embeddings 'n d' -> scores 'n c', by what views are averaged as: of "features" cosines, of
+    "probabilities" their softmax at CLIP's temperature."""
     spaces = concept_spaces(
         params, model, tokenizer, concepts, prompts=params.zero_shot_prompts, names=params.score_spaces
     )
     directions = [space.directions().numpy() for space in spaces.values()]
+    numbers = {concept.label: number for number, concept in enumerate(concepts)}
     scale = model.logit_scale.exp().item()
-    return {
-        "features": lambda rows: zero_shot_scores(rows, *directions),
-        "probabilities": lambda rows: zero_shot_probabilities(zero_shot_scores(rows, *directions), logit_scale=scale),
-    }
+
+    def cosines(classes: list[str]) -> Score:
+        rows = [numbers[name] for name in classes]
+        of_classes = [vectors[rows] for vectors in directions]
+        return lambda embeddings: zero_shot_scores(embeddings, *of_classes)
+
+    def probabilities(classes: list[str]) -> Score:
+        score = cosines(classes)
+        return lambda embeddings: zero_shot_probabilities(score(embeddings), logit_scale=scale)
+
+    return {"features": cosines, "probabilities": probabilities}
 
 
 def _evaluate_dataset(
@@ -126,7 +134,7 @@ def _evaluate_dataset(
     record: Record,
     dataset: str,
     parts: Parts,
-    scorers: dict[str, Score],
+    scorers: dict[str, Scorer],
     start: VideoCLIP | None,
 ) -> dict[str, Any]:
     """Adds a data set's measurements to the record. Returns what was used of it, its counts and the probes' sweeps."""

@@ -16,7 +16,7 @@ import numpy as np
 from lib.backbone import VideoCLIP
 from lib.datasets.parts import Parts, probe_part, test_parts
 from lib.evaluation.features import Features
-from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Score, zero_shot
+from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Scorer, zero_shot
 from lib.run.clip_files import checkpoint_name
 from lib.run.fields import Params
 from lib.run.records import sources_of
@@ -60,7 +60,7 @@ def interpolate(
     record: Record,
     data: EvaluationSet,
     choice: Parts,
-    scorers: dict[str, Score],
+    scorers: dict[str, Scorer],
     features_at: Callable[..., Features],
 ) -> dict[str, Any]:
     """Measures zero-shot at each alpha below 1. Returns the chosen alpha, its part, and the agreement of each.
@@ -76,7 +76,7 @@ def interpolate(
         for videos in choice.values():
             embedding = at_alpha.features.of(videos, "embedding", params.zero_shot_views, average=True)
             decoded = at_alpha.features.decoded(videos)
-            probabilities[alpha] = scorers["probabilities"](embedding[decoded, 0])
+            probabilities[alpha] = scorers["probabilities"](videos.classes)(embedding[decoded, 0])
     agreement = agreements(probabilities)
     chosen = max(agreement, key=agreement.get, default=None)
     return {"chosen": chosen, "part": next(iter(choice), ""), "agreement": {f"{a:g}": v for a, v in agreement.items()}}

@@ -1,7 +1,7 @@
 """The protocols of the field, on the features of one data set. Views are fixed, nothing is sampled.
 
-- zero-shot, EP-split: all classes, the official test part, of UCF-101 and HMDB-51 each of the splits (X-CLIP,
-ViFi-CLIP);
+- zero-shot, EP-split: all classes, the official test part, of UCF-101, HMDB-51 and Kinetics-600 each of the
+  splits (X-CLIP, ViFi-CLIP), those of Kinetics-600 with classes of their own;
   EP-full: all clips of the set; EP-half: all clips of ten random halves of the classes (Text4Vis, BIKE);
 - linear probe and k-NN: from each training part to its test part (`lib/evaluation/probes.py`);
 - Charades: mean average precision of its multi-label test part.
@@ -10,7 +10,7 @@ A clip that cannot be decoded counts as wrong and is listed. The test part is sc
 inside the training part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -31,6 +31,8 @@ from lib.evaluation.metrics import (
 )
 from lib.evaluation.probes import LinearProbe, Score, few_per_class, fit_linear_probe, knn, mean_over_views, refit
 from lib.run.fields import Params
+
+Scorer = Callable[[list[str]], Score]  # classes -> their classifier
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,13 @@ def _predictions(scores: np.ndarray) -> np.ndarray:
 # ---- zero-shot ------------------------------------------------------------------------------------------------------
 
 
-def zero_shot(settings: EvaluationSettings, record: Record, data: EvaluationSet, score: Score) -> None:
-    """score: embeddings 'n d' -> scores 'n c'."""
+def zero_shot(settings: EvaluationSettings, record: Record, data: EvaluationSet, scorer: Scorer) -> None:
+    """scorer: the classes of a part -> their classifier, embeddings 'n d' -> scores 'n c'."""
 
     def scores_of(part: str, views: list[str]) -> np.ndarray:
-        embeddings = data.features.of(data.lists[part], "embedding", views, average=settings.average)
-        return mean_over_views(score, embeddings)
+        videos = data.lists[part]
+        embeddings = data.features.of(videos, "embedding", views, average=settings.average)
+        return mean_over_views(scorer(videos.classes), embeddings)
 
     parts = [part for part in data.lists if part in data.tests or part == "all"]
     scores = {part: scores_of(part, settings.zero_shot_views) for part in parts}

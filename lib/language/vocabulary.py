@@ -248,19 +248,19 @@ def _vocabulary(params: Params, name: str) -> list[Concept]:
 
 
 def class_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
-    """The concepts of a data set's classes, in their order, from the first of `class_vocabularies` that has them all.
+    """The concepts of a data set's classes, in their order, from the first of `label_vocabularies` that has them all.
 
     Raises ValueError if none has them all, `ConceptError` for an invalid file.
     """
     lacking = {}
-    for name in params.class_vocabularies:
+    for name in params.label_vocabularies:
         by_label = {concept.label: concept for concept in _vocabulary(params, name)}
         lacking[name] = [label for label in classes if label not in by_label]
         if not lacking[name]:
             return [by_label[label] for label in classes]
     nearest = min(lacking, key=lambda name: len(lacking[name]))
     raise ValueError(
-        f"no vocabulary of {params.class_vocabularies} has all of the data set's classes; {FOLDER}/concepts/"
+        f"no vocabulary of {params.label_vocabularies} has all of the data set's classes; {FOLDER}/concepts/"
         f"{nearest}.yaml lacks {lacking[nearest]}: add them or choose another (`class_vocabularies`)"
     )
 

@@ -13,7 +13,7 @@ from lib.run.params import ROOT
 NO_NUMBERS = {
     f"run.{name}" for name in ("values", "fields", "files", "code", "params", "records", "checkpoints", "tensors")
 }
-NO_NUMBERS |= {f"datasets.{name}" for name in ("folders", "lists", "kinetics", "official", "preflight")}
+NO_NUMBERS |= {f"datasets.{name}" for name in ("folders", "lists", "kinetics", "crowdsourced", "official", "preflight")}
 
 
 def _git(*words: str) -> str:

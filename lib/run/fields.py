@@ -82,10 +82,12 @@ class AdaptParams(WorldParams, ClipParams):
     data_ucf101: str
     data_hmdb51: str
     data_kinetics400: str
+    data_kinetics600: str
     data_charades: str
     lists_ucf101: str
     lists_hmdb51: str
     lists_kinetics400: str
+    lists_kinetics600: str
     lists_charades: str
     split: Split
     train_videos: Count
@@ -215,6 +217,12 @@ class EvaluateParams(AdaptParams):
     knn_k: Annotated[Choices, Once]
     bootstrap_resamples: Positive
 
+    @property
+    def label_vocabularies(self) -> list[str]:
+        """`class_vocabularies`, then those of the data sets that have one of their own."""
+        own = [name for name in (self.dataset, *self.evaluate_on) if name in ("kinetics600", "ssv2")]
+        return list(dict.fromkeys([*self.class_vocabularies, *own]))
+
     @model_validator(mode="after")
     def _can_be_evaluated(self) -> "EvaluateParams":
         if other := set(self.probe_on) - set(self.evaluate_on):
@@ -323,7 +331,7 @@ def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
     prefixes += ["centre_momentum"] * (values["target_normalisation"] != "centring")
     prefixes += ["trained_last_blocks"] * (values["trained"] != "last_blocks")
     prefixes += ["balance_temperature"] * (not values.get("balance_predictions", False))
-    unused = {name for name in values if name.startswith(tuple(prefixes))}
+    unused = {name for name in stage.model_fields if name.startswith(tuple(prefixes))}
     if "embedded" not in _datasets(values, stage):
         unused |= WorldParams.model_fields.keys()
     if values["dataset"] != "embedded":

@@ -16,7 +16,8 @@ from lib.study.suites import Run, state_of
 
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
 COUNTS = ["listed", "found", "decoded"]
-CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "charades": 157}
+# of Kinetics-600: those of each zero-shot split
+CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "kinetics600": 160, "charades": 157}
 KEYS = ["run", "world_seed", "seed", "dataset"]
 
 
