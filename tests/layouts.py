@@ -5,6 +5,7 @@ clip of a data set; each layout has copies of its own.
 """
 
 import csv
+import json
 import re
 import shutil
 from itertools import cycle
@@ -16,6 +17,12 @@ UCF101 = {name: (1, 2, 8, 9, 15, 22) for name in ("BodyWeightSquats", "HandStand
 HMDB51 = ("drink", "eat", "fall_floor", "sit")
 KINETICS400 = ("eating chips", "massaging person's head", "passing American football (in game)", "yoga")
 KINETICS600 = {"acting in play": (1, 2), "card throwing": (2, 3), "fencing (sport)": (1, 3), "waving hand": (1, 2, 3)}
+SSV2 = {  # labels, as the json files spell them
+    "Opening something": "Opening [something]",
+    "Closing something": "Closing [something]",
+    "Pushing something from left to right": "Pushing [something] from left to right",
+    "Putting number of something onto something": "Putting [number of] [something] onto [something]",
+}
 ACTIONS = {
     "Reading": "Watching/Reading/Looking at a book",
     "Walking": "Walking through a room",
@@ -109,6 +116,20 @@ def kinetics600(root: Path, form: str = "csv") -> Path:
         numbers = {name: number for number, name in enumerate(class_names("kinetics600"))}
         lines = [f"{file} {numbers[name]}" for name, _, _, file in rows]
         (root / "kinetics600_val_list_videos.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def ssv2(root: Path) -> Path:
+    """Numbered files, 15 clips to train on and 8 to validate, with the official json lists."""
+    listed = {"train": [], "validation": []}
+    for number, (clip, template) in enumerate(zip(clips(), cycle(SSV2.values()))):
+        _copy(clip, root / "20bn-something-something-v2" / f"{number + 1}.webm")
+        entry = {"id": str(number + 1), "label": template.lower(), "template": template, "placeholders": ["a box"]}
+        listed["train" if number < 15 else "validation"].append(entry)
+    shutil.copyfile(clips()[0], root / "20bn-something-something-v2" / "99.webm")
+    (root / "labels").mkdir()
+    for part, rows in {**listed, "test": [{"id": "99"}], "labels": {"Closing something": "5"}}.items():
+        (root / "labels" / f"something-something-v2-{part}.json").write_text(json.dumps(rows), encoding="utf-8")
     return root
 
 

@@ -257,6 +257,30 @@ def test_kinetics600_is_classified_among_the_classes_of_each_split(tiny, laid_ou
     assert len(parts["test-1"].classes) == 160 and parts["test-1"].classes != parts["test-3"].classes
 
 
+def test_ssv2_is_scored_on_its_validation_part_and_directions_apart(tiny, laid_out, tmp_path):
+    params = tiny(
+        "image_clip",
+        evaluate_on=["ssv2"],
+        probe_on=["ssv2"],
+        data_ssv2=str(laid_out("ssv2")),
+        allow_missing=True,
+        zero_shot_prompts="bare",
+        probe_held_out=0.3,
+        manifests=str(tmp_path),
+    )
+    adapt(params, tmp_path / "run")
+    record = evaluate(params, tmp_path / "run")
+    assert any("pair_top1 (chance: 50)" in warning for warning in record["warnings"])
+    assert record["datasets"]["ssv2"]["counts"] == {"listed": 8, "found": 8, "decoded": 8}
+    assert len(record["datasets"]["ssv2"]["classes"]) == 174
+    answers = load_file(tmp_path / "run" / "correct.safetensors")
+    # of the two templates whose reversal is a template too
+    assert len(answers["ssv2/validation/zero_shot/pairs"]) == 6
+    pairs = 100 * answers["ssv2/validation/zero_shot/pairs"].mean()
+    assert value(record, "zero_shot", "pair_top1", part="validation") == pytest.approx(pairs)
+    assert value(record, "linear_probe", part="validation") >= 0
+
+
 def test_missing_files_stop_the_run_before_it_computes_unless_allowed(tiny, laid_out, tmp_path):
     params = tiny(
         "image_clip",

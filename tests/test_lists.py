@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ list_ucf101, list_hmdb51 = partial(list_videos, "ucf101"), partial(list_videos, 
 list_kinetics400, list_charades = partial(list_videos, "kinetics400"), partial(list_videos, "charades")
 
 
-list_kinetics600 = partial(list_videos, "kinetics600")
+list_kinetics600, list_ssv2 = partial(list_videos, "kinetics600"), partial(list_videos, "ssv2")
 
 
 def make_files(root, *names):
@@ -431,6 +432,88 @@ def test_kinetics600_refuses_sources_that_contradict_each_other(tmp_path, name, 
     (tmp_path / name).write_text(content)
     with pytest.raises(ListError, match=message):
         list_kinetics600(tmp_path, lists=tmp_path / "lists" if name.startswith("lists") else None)
+
+
+def test_ssv2_has_numbered_files_and_templates_with_brackets(laid_out):
+    found = list_ssv2(laid_out("ssv2"))
+    assert {part: len(videos) for part, videos in found.items()} == {"validation": 8, "train": 15}
+    validation = found["validation"]
+    assert validation.classes == layouts.class_names("ssv2") and len(validation.absent_classes) == 170
+    assert [(video.name, validation.classes[video.label]) for video in validation.videos] == [
+        (str(number + 1), list(layouts.SSV2)[number % 4]) for number in range(15, 23)
+    ]
+    assert not validation.missing and not validation.extra and not validation.left_out
+
+
+def ssv2_entry(number, template="Closing [something]", **changes):
+    return {"id": str(number), "label": "closing a box", "template": template, "placeholders": ["a box"]} | changes
+
+
+def test_numbered_files_of_ssv2_that_are_missing_or_in_no_list_are_named(tmp_path):
+    make_files(tmp_path, "videos/3.webm", "videos/04.webm", "videos/7.mp4", "videos/7.webm", "9.webm")
+    (tmp_path / "train.json").write_text(json.dumps([ssv2_entry(100), ssv2_entry(101)]))
+    listed = [ssv2_entry(3, "closing something"), ssv2_entry(4), ssv2_entry(7, id=7, template="Opening [Something]")]
+    (tmp_path / "Validation.json").write_text(json.dumps(listed))
+    found = list_ssv2(tmp_path)
+    assert list(found) == ["validation"]  # no file of train is there
+    validation = found["validation"]
+    assert [(video.name, video.path.name) for video in validation.videos] == [("3", "3.webm"), ("7", "7.mp4")]
+    assert validation.missing == ["4"] and validation.extra == ["9.webm", "videos/04.webm", "videos/7.webm"]
+    assert validation.left_out == ["videos/7.webm: another file of the same clip; videos/7.mp4 is used, remove one"]
+    make_files(tmp_path, "videos/100.webm")
+    assert list_ssv2(tmp_path)["train"].missing == ["101"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[{", "validation.json: invalid json: Expecting .* line 1 column"),
+        ("[" * 100_000, "validation.json: invalid json: "),
+        ("", "validation.json: invalid json: "),
+        ("[]", "validation.json: expected a list of objects with id and template"),
+        ('{"1": "a"}', "validation.json: expected a list of objects with id and template"),
+        ('["1"]', "entry 1: expected an object with id and template, not '1'"),
+        (json.dumps([ssv2_entry(1), {"id": "2"}]), "entry 2: expected an object with id and template, not {'id': '2'}"),
+        (json.dumps([ssv2_entry(1, template=None)]), "entry 1: expected an object with id and template"),
+        (json.dumps([ssv2_entry("1.webm")]), "entry 1: the id '1.webm' is not a number"),
+        (
+            json.dumps([ssv2_entry(1, "Closin [something]")]),
+            r"entry 1: 'Closin \[something\]' is none of the 174 templates \(did you mean Closing something\?\)",
+        ),
+        (
+            json.dumps([ssv2_entry(1), ssv2_entry(1, "Opening [something]")]),
+            "entry 2: duplicate clip: 1 is validation, Opening something here and validation, Closing something in",
+        ),
+    ],
+)
+def test_lists_of_ssv2_that_cannot_be_read_are_refused_by_file_and_entry(tmp_path, content, message):
+    make_files(tmp_path, "1.webm")
+    (tmp_path / "validation.json").write_text(content)
+    with pytest.raises(ListError, match=message):
+        list_ssv2(tmp_path)
+
+
+def test_without_or_with_two_lists_of_ssv2_the_folder_is_refused(tmp_path):
+    make_files(tmp_path, "1.webm", "labels/train.json")
+    (tmp_path / "labels" / "train.json").write_text(json.dumps([ssv2_entry(1)]))
+    with pytest.raises(ListError, match="no list something-something-v2-validation.json .* there are: .'1.webm'"):
+        list_ssv2(tmp_path)
+    make_files(tmp_path, "labels/validation.json", "something-something-v2-validation.json")
+    with pytest.raises(ListError, match="two lists of the part validation, .* keep one, or set lists_ssv2"):
+        list_ssv2(tmp_path)
+
+
+def test_every_template_of_the_validation_list_of_ssv2_is_recognised(shared_data, tmp_path):
+    with (shared_data / "splits" / "ssv2_validation.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    bracketed = [ssv2_entry(row["clip"], row["label"].replace("something", "[something]")) for row in rows]
+    make_files(tmp_path, "1.webm", *(f"{row['clip']}.webm" for row in rows[:9]))
+    (tmp_path / "validation.json").write_text(json.dumps(bracketed))
+    videos = list_ssv2(tmp_path)["validation"]
+    assert len(videos) + len(videos.missing) == OFFICIAL["ssv2"]["validation"] and len(videos) == 9
+    assert {video.name: videos.classes[video.label] for video in videos.videos} == {
+        row["clip"]: row["label"] for row in rows[:9]
+    }
 
 
 def test_charades_has_several_classes_a_clip_or_none(tmp_path):
@@ -869,6 +952,7 @@ def test_lines_of_path_and_number_are_read_with_any_separator(tmp_path, line):
         (list_hmdb51, "wave_test_split1.txt"),
         (list_charades, "Charades_v1_classes.txt"),
         (list_charades, "Charades_v1_train.csv"),
+        (list_ssv2, "validation.json"),
         (list_kinetics400, "kinetics400_train_list_videos.txt"),
     ],
 )
@@ -881,7 +965,7 @@ def test_every_reader_names_file_and_line_of_another_encoding(tmp_path, reader, 
         reader(tmp_path, lists=tmp_path / "lists")
 
 
-@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics400", "kinetics600", "charades"])
+@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "kinetics400", "kinetics600", "ssv2", "charades"])
 def test_folders_that_are_files_empty_or_absent_are_named(tmp_path, dataset):
     make_files(tmp_path, "file", "empty/.hidden", "videos/x")
     for place, message in (

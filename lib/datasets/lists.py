@@ -4,6 +4,7 @@ import csv
 import difflib
 import hashlib
 import io
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -106,6 +107,24 @@ def read_rows(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
         raise ListError(f"{path}, line {reader.line_num}: invalid csv: {error}") from None
     if not rows:
         raise ListError(f"{path} has no rows")
+    return rows
+
+
+def read_json_list(path: Path, *keys: str) -> list[tuple[str, dict[str, str]]]:
+    """The objects of a json list as texts under these keys, each with its location. Raises ListError."""
+    try:
+        items = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ListError):
+            raise
+        raise ListError(f"{path}: invalid json: {error}") from None
+    if not isinstance(items, list) or not items:
+        raise ListError(f"{path}: expected a list of objects with {' and '.join(keys)}")
+    rows = []
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str | int) for key in keys):
+            raise ListError(f"{path}, entry {number}: expected an object with {' and '.join(keys)}, not {item!r:.99}")
+        rows.append((f"{path}, entry {number}", {key: str(item[key]).strip() for key in keys}))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400 and -600, Charades, and folders of your own videos.
+"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400 and -600, SSv2, Charades, and folders of your own videos.
 
 Every reader walks the folder once and returns all parts of the data set as `VideoList`s, which also hold the listed
 clips without a file and the files without a listed clip. Contradictory sources are an error.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from lib.datasets.crowdsourced import list_charades
+from lib.datasets.crowdsourced import list_charades, list_ssv2
 from lib.datasets.folders import entries, existing_folder, is_video_name, names_in, part_folders, same_content, walk
 from lib.datasets.kinetics import list_kinetics400, list_kinetics600
 from lib.datasets.lists import (
@@ -38,6 +38,7 @@ OFFICIAL = {
     "hmdb51": dict(zip(SPLITS, 3 * (3570, 1530))) | {"all": 6766},
     "kinetics400": {"train": 246534, "validation": 19906},
     "kinetics600": {"test-1": 7276, "test-2": 7226, "test-3": 7261},
+    "ssv2": {"train": 168913, "validation": 24777},
     "charades": {"train": 7985, "test": 1863},
 }
 OWN_PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test", "testing")}
@@ -49,6 +50,7 @@ LAYOUTS = {
     "hmdb51": "a folder per class, e.g. brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
     "kinetics400": "the folders train and val, each with a folder per class, or with a list",
     "kinetics600": "the folder val with its clips at any depth, e.g. val/waving hand/<YouTube id>_000056_000066.mp4",
+    "ssv2": "videos <number>.webm, with something-something-v2-validation.json",
     "charades": "videos <id>.mp4, with Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt",
 }
 
@@ -67,6 +69,7 @@ def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = No
         "hmdb51": partial(_list_splits, "hmdb51"),
         "kinetics400": list_kinetics400,
         "kinetics600": list_kinetics600,
+        "ssv2": list_ssv2,
         "charades": list_charades,
     }
     root = existing_folder(Path(root), f"{dataset}: {LAYOUTS[dataset]}")

@@ -29,10 +29,12 @@ def train_part(params: Params) -> str:
 
 
 def test_parts(params: Params, dataset: str) -> list[str]:
-    """The parts that results are reported on; for Kinetics, which has no public test labels, the validation part."""
+    """The parts that results are reported on; for Kinetics-400 and SSv2, whose test labels are not
+    public, the validation part."""
     if dataset in ("ucf101", "hmdb51", "kinetics600"):
         return [f"test-{split}" for split in params.evaluate_splits]
-    return {"kinetics400": ["validation"], "charades": ["test"]}.get(dataset, params.evaluate_parts)
+    parts = {"kinetics400": ["validation"], "ssv2": ["validation"], "charades": ["test"]}
+    return parts.get(dataset, params.evaluate_parts)
 
 
 def probe_part(test_part: str) -> str:

@@ -206,6 +206,9 @@ def warnings_of(params: Params, lists: dict[str, Parts]) -> list[str]:
         if dataset == params.dataset and dataset in ("ucf101", "hmdb51") and params.epochs and others:
             caveat = f"share clips with split {params.split}, which the model was adapted to"
             warnings.append(f"{dataset}: the test parts of {' and '.join(others)} {caveat}")
+        if dataset == "ssv2":
+            caveat = "templates that differ in direction look alike frame by frame, which is all an image CLIP sees"
+            warnings.append(f"ssv2: {caveat}: read pair_top1 (chance: 50) beside top-1")
         for part in test_parts(params, dataset) if dataset in params.probe_on and params.probe_shots else ():
             train = lists[dataset][probe_part(part)]
             _, counts = np.unique([video.label for video in train.videos], return_counts=True)

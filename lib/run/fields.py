@@ -83,11 +83,13 @@ class AdaptParams(WorldParams, ClipParams):
     data_hmdb51: str
     data_kinetics400: str
     data_kinetics600: str
+    data_ssv2: str
     data_charades: str
     lists_ucf101: str
     lists_hmdb51: str
     lists_kinetics400: str
     lists_kinetics600: str
+    lists_ssv2: str
     lists_charades: str
     split: Split
     train_videos: Count

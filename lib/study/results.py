@@ -17,7 +17,7 @@ from lib.study.suites import Run, state_of
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
 COUNTS = ["listed", "found", "decoded"]
 # of Kinetics-600: those of each zero-shot split
-CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "kinetics600": 160, "charades": 157}
+CLASSES = {"ucf101": 101, "hmdb51": 51, "kinetics400": 400, "kinetics600": 160, "ssv2": 174, "charades": 157}
 KEYS = ["run", "world_seed", "seed", "dataset"]
 
 
@@ -67,8 +67,8 @@ def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
 
 
 def reported(dataset: str, part: str) -> bool:
-    """Whether tables report a part: test parts, and Kinetics' validation part, whose test labels are not public."""
-    return part not in ("train", "validation") or (dataset, part) == ("kinetics400", "validation")
+    """Whether tables report a part: test parts, and the validation part of sets whose test labels are not public."""
+    return part not in ("train", "validation") or (part == "validation" and dataset in ("kinetics400", "ssv2"))
 
 
 def words_once(*texts: str) -> str:
