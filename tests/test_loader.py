@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.datasets.lists import Video
-from lib.datasets.loader import DecodingError, batches_of
+from lib.datasets.loader import DecodingError, _start_worker, batches_of
 from lib.datasets.samples import EvaluationViews, Sample
 from lib.video.views import EvalView
 
@@ -102,3 +102,25 @@ def test_processes_that_hang_end_with_the_run_that_fails():
             next(batches)
             1 / 0
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_whose_run_was_killed_while_it_started_ends():
+    """torch compares its parent with the one that it finds at its start: by then that is whoever adopted it."""
+    worker_is_alive, worker_end = os.pipe()
+
+    def worker():
+        while os.getppid() == multiprocessing.parent_process().pid:
+            os.sched_yield()  # until the run is dead
+        _start_worker(0)
+        os.write(worker_end, b"still there")
+
+    def run():
+        multiprocessing.get_context("fork").Process(target=worker).start()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    killed = multiprocessing.get_context("fork").Process(target=run)
+    killed.start()
+    os.close(worker_end)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert os.read(worker_is_alive, 100) == b""  # its end is closed: it is gone, without a word

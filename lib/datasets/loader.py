@@ -5,13 +5,14 @@ files) raises an error. Torch pickles in a background thread, which would drop t
 """
 
 import errno
+import os
 import pickle
 import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import RawArray, active_children
+from multiprocessing import RawArray, active_children, parent_process
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from textwrap import shorten
@@ -46,7 +47,7 @@ def batches_of(
     hand over its batch, or if for `loader_timeout` seconds no batch arrives and no worker starts another video.
     """
     other_processes, tracked = active_children(), _Tracked(samples, workers)
-    loading |= {"num_workers": workers, "timeout": POLL if workers else 0, "worker_init_fn": _ignore_sigterm}
+    loading |= {"num_workers": workers, "timeout": POLL if workers else 0, "worker_init_fn": _start_worker}
     try:
         parcels = iter(DataLoader(tracked, collate_fn=_pack, **loading))
     except OSError as error:
@@ -186,9 +187,11 @@ def _cause_of_death(tracked: _Tracked, exit_codes: list[int | None]) -> str:
     )
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """Workers end with their run, which finishes its step first."""
+def _start_worker(worker: int) -> None:
+    """Workers end with their run, which finishes its step first: they ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getppid() != parent_process().pid:
+        os._exit(1)  # the run was killed meanwhile: torch would take the process that adopted this one for the run
 
 
 def _kill(processes: list[BaseProcess]) -> None:
