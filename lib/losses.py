@@ -69,6 +69,19 @@ def concept_alignment(
     )
 
 
+def self_training(teacher: Tensor, student: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+    """MUST's self-training (ICLR 2023): cross-entropy with the teacher's first concept, where it is confident.
+
+    teacher: probabilities 'g b k'; student: logits 'v b k'. Returns the mean over the pairs of views whose teacher's
+    probability is above `threshold` (0 if there are none), in nats, and the share of those teacher views.
+    """
+    confidence, labels = teacher.detach().max(dim=-1)
+    confident = (confidence > threshold).to(teacher.dtype)
+    targets = F.one_hot(labels, teacher.shape[-1]) * confident.unsqueeze(-1)
+    share = confident.mean()
+    return pairwise_cross_entropy(targets, student) / share.clamp_min(1 / confident.numel()), share
+
+
 # What keeps the distributions from collapsing -------------------------------------------------------------------------
 
 
@@ -111,13 +124,30 @@ class UniformPrior(nn.Module):
 
     def forward(self, student: Tensor) -> Tensor:
         """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
+        mean = self.mean(student)
+        return math.log(mean.numel()) + (mean * mean.log()).sum()
+
+    def mean(self, student: Tensor) -> Tensor:
+        """The mean of p_s, 'k', with the gradient of the batch. Pushes the videos."""
         videos = student.softmax(-1).mean(0)
         expected = torch.cat([self.queue.recent(), videos.detach()]).mean(0)
         self.queue.push(videos)
         batch = videos.mean(0)  # the value of `expected` with the gradient of the batch's mean
         mean = batch + (expected - batch).detach()
-        mean = mean.clamp_min(torch.finfo(mean.dtype).tiny)  # a concept that underflows gets no gradient, not NaN
-        return math.log(mean.numel()) + (mean * mean.log()).sum()
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny)  # a concept that underflows gets no gradient, not NaN
+
+
+class FairnessPrior(UniformPrior):
+    """MUST's fairness regularisation (ICLR 2023): KL(uniform || mean of p_s), zero where all concepts are equally frequent.
+
+    The reverse of the uniform distribution prior: a concept that is never used costs without bound. MUST takes the mean
+    over 1,024 images, of 512 classes or more a moving average; here the `queue_size` videos before the batch count too.
+    """
+
+    def forward(self, student: Tensor) -> Tensor:
+        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
+        mean = self.mean(student)
+        return -math.log(mean.numel()) - mean.log().mean()
 
 
 def sinkhorn(logits: Tensor, n_iterations: int) -> Tensor:

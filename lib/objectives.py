@@ -1,4 +1,4 @@
-"""What one training step minimises: the losses combined for LSS, for the baseline without language, for the ceiling.
+"""What one training step minimises: the losses combined for LSS, for its baselines, for the ceiling.
 
 An objective takes the outputs of teacher (global views) and student (all views, globals first) and returns a `Result`.
 Its state between steps (queues, centres, SVT's head) is in its state_dict, and so in every checkpoint.
@@ -15,7 +15,16 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput
 from lib.concepts import ConceptSpace, random_space
-from lib.losses import Centring, FeatureHead, SinkhornBalance, UniformPrior, concept_alignment, pairwise_cross_entropy
+from lib.losses import (
+    Centring,
+    FairnessPrior,
+    FeatureHead,
+    SinkhornBalance,
+    UniformPrior,
+    concept_alignment,
+    pairwise_cross_entropy,
+    self_training,
+)
 from lib.run.fields import Params
 
 
@@ -160,6 +169,30 @@ class FeatureObjective(Objective):
         return [(self.teacher_head, self.head)]
 
 
+class SelfTrainingObjective(Objective):
+    """MUST (Masked Unsupervised Self-Training, ICLR 2023) in the category space: self-training and fairness.
+
+    Not MUST's: there are no masked-image and global-local losses, since the backbone reconstructs no pixels; the
+    classifier (the space) is frozen; the teacher's view is augmented like the student's, not more weakly. The
+    temperature is CLIP's own, for both.
+    """
+
+    def __init__(
+        self, space: ConceptSpace, *, temperature: float, threshold: float, fairness_weight: float, queue_size: int
+    ):
+        super().__init__()
+        self.space = space
+        self.temperature, self.threshold, self.fairness_weight = temperature, threshold, fairness_weight
+        self.fairness = FairnessPrior(len(space.labels), queue_size=queue_size)
+
+    def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
+        targets = space_logits(self.space, teacher, self.temperature).softmax(-1)
+        logits = space_logits(self.space, student, self.temperature)
+        loss, confident = self_training(targets, logits, threshold=self.threshold)
+        terms = {"self_training": loss, "fairness": self.fairness(logits), "confident": confident}
+        return Result(loss + self.fairness_weight * terms["fairness"], terms, targets, logits)
+
+
 class LabelObjective(Objective):
     """Supervised: cross-entropy of every student view in the category space against the true label. The ceiling."""
 
@@ -197,6 +230,14 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         spaces = {name: random_space(space, seed=p.seed) for name, space in spaces.items()}
     if p.objective == "label":
         return LabelObjective(spaces["category"], **temperatures)
+    if p.objective == "must":
+        return SelfTrainingObjective(
+            spaces["category"],
+            temperature=p.teacher_temperature,
+            threshold=p.must_threshold,
+            fairness_weight=p.must_fairness_weight,
+            queue_size=p.queue_size,
+        )
     chosen = {name: spaces[name] for name in p.concept_spaces}
     for space in chosen.values() if p.train_concepts else ():
         space.let_learn()

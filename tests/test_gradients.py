@@ -43,7 +43,7 @@ def gradients(*modules):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
-@pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised"])
+@pytest.mark.parametrize("ablation", ["lss", "no_language", "must", "supervised"])
 def test_micro_batches_have_the_gradient_of_the_whole_graph(tiny, ablation, micro_batch):
     params = tiny(ablation, micro_batch=micro_batch)
     student, teacher, objective, views, labels = setting(params)

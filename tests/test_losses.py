@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lib.losses import (
     Centring,
+    FairnessPrior,
     FeatureHead,
     SinkhornBalance,
     UniformPrior,
@@ -15,6 +16,7 @@ from lib.losses import (
     concept_alignment,
     own_view,
     pairwise_cross_entropy,
+    self_training,
     sinkhorn,
 )
 
@@ -275,3 +277,35 @@ def test_features_that_point_everywhere_have_spread_one():
     diagnostics = collapse_diagnostics(teacher=uniform, student=uniform, features=features)
     assert diagnostics["feature_spread"] == pytest.approx(1.0)
     assert diagnostics["teacher_entropy"] == pytest.approx(math.log(4))
+
+
+# Self-training ---------------------------------------------------------------------------------------------------------
+
+
+def test_self_training_is_the_cross_entropy_with_confident_first_concepts_of_other_views():
+    teacher = torch.tensor([[[0.7, 0.3], [0.45, 0.55]], [[0.6, 0.4], [0.2, 0.8]]])  # 'g b k'
+    student = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [3.0, 0.0]]], requires_grad=True)  # 'v b k'
+    loss, share = self_training(teacher, student, threshold=0.58)
+    # Confident: view 0 of video 0 (concept 0) labels view 1; view 1 of both videos (concepts 0 and 1) labels view 0.
+    by_hand = [-math.log(0.5), -math.log(math.e / (math.e + 1)), -math.log(math.e**2 / (math.e**2 + 1))]
+    assert loss.item() == pytest.approx(sum(by_hand) / 3) and share.item() == 0.75
+    loss.backward()
+    # d/dz of the cross-entropy is p - y, over three pairs; video 1's view 1 has no confident label.
+    p = 1 / (1 + math.e)
+    torch.testing.assert_close(student.grad[0, 0], torch.tensor([-p, p]) / 3)
+    assert student.grad[1, 1].abs().sum() == 0
+    loss, share = self_training(teacher, student, threshold=0.9)
+    assert loss.item() == share.item() == 0
+
+
+def test_fairness_is_the_divergence_of_the_mean_prediction_from_uniform():
+    prior = FairnessPrior(2, queue_size=2)
+    first = torch.tensor([[[0.9, 0.1], [0.5, 0.5]]]).log().requires_grad_()  # 'v b k', mean [0.7, 0.3]
+    loss = prior(first)
+    assert loss.item() == pytest.approx(0.5 * math.log(0.5 / 0.7) + 0.5 * math.log(0.5 / 0.3))
+    loss.backward()
+    # d/dm_k = -1 / (k m_k); a video's share of the mean is half, and the softmax's Jacobian p (1 - p)
+    slope = 0.5 * 0.9 * 0.1 * (-0.5 / 0.7 + 0.5 / 0.3)
+    torch.testing.assert_close(first.grad[0, 0], torch.tensor([slope, -slope]))
+    second = prior(torch.tensor([[[0.1, 0.9], [0.5, 0.5]]]).log())  # with the two videos before: mean [0.5, 0.5]
+    assert second.item() == pytest.approx(0, abs=1e-6)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.losses import concept_alignment, pairwise_cross_entropy
+from lib.losses import concept_alignment, pairwise_cross_entropy, self_training
 from lib.objectives import Objective, Result, fingerprint, make_objective
 
 # all that the objective without language reads of a model
@@ -59,7 +59,7 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
 
 def test_only_the_student_gets_a_gradient(tiny):
     spaces = {"category": space(0), "description": space(1)}
-    for ablation in ("lss", "no_language", "supervised"):
+    for ablation in ("lss", "no_language", "must", "supervised"):
         objective = make_objective(tiny(ablation), WIDTH_7, spaces)
         teacher, student = outputs(2, 2), outputs(3, 3)
         objective(teacher, student, torch.tensor([0, 1, 2, 3, 0])).loss.backward()
@@ -75,6 +75,20 @@ def test_the_supervised_loss_is_the_cross_entropy_of_every_view(tiny):
     result = objective(outputs(2, 2), student, labels)
     by_view = [F.cross_entropy(space(0).logits(view.embedding, params.student_temperature), labels) for view in student]
     torch.testing.assert_close(result.loss, torch.stack(by_view).mean())
+
+
+def test_must_is_self_training_plus_weighted_fairness_at_clips_temperature(tiny):
+    params = tiny("must", must_threshold=0.3, must_fairness_weight=0.7)
+    teacher, student = outputs(2, 2), outputs(2, 3)
+    objective = make_objective(params, None, {"category": space(0)})
+    result = objective(teacher, student, torch.zeros(5))
+    p_t, p_s = (torch.stack([space(0).logits(v.embedding, 0.04) for v in views]) for views in (teacher, student))
+    loss, confident = self_training(p_t.softmax(-1), p_s, threshold=0.3)
+    mean = p_s.softmax(-1).mean((0, 1))
+    fairness = -torch.log(torch.tensor(4.0)) - mean.log().mean()
+    torch.testing.assert_close(result.loss, loss + 0.7 * fairness)
+    assert result.terms["confident"] == confident > 0
+    assert [name for name, _ in objective.named_buffers() if "queue" in name] == ["fairness.queue.rows"]
 
 
 def test_sinkhorn_balances_both_spaces_and_its_queue_is_in_the_checkpoint(tiny):

@@ -224,6 +224,8 @@ def test_a_parameter_changes_the_hash_of_exactly_the_stages_that_use_it(profile,
     "ablation, changes, used",
     [
         ("no_language", {"head_hidden": 7}, True),
+        ("must", {"must_threshold": 0.7}, True),
+        ("lss", {"must_threshold": 0.7}, False),
         ("no_language", {"centre_momentum": 0.5}, True),
         ("centring", {"centre_momentum": 0.5}, True),
         ("last_blocks", {"trained_last_blocks": 1}, True),

@@ -96,7 +96,7 @@ def test_layer_decay_lowers_the_rates_of_clips_weights_block_by_block(tiny):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ablation", ["lss", "no_language", "supervised", "distillation", "random_concepts"])
+@pytest.mark.parametrize("ablation", ["lss", "no_language", "must", "supervised", "distillation", "random_concepts"])
 def test_every_objective_trains_the_visual_tower_and_nothing_else(tiny, tmp_path, ablation):
     params = tiny(ablation, epochs=1)
     record = adapt(params, tmp_path)

@@ -137,13 +137,15 @@ class AdaptParams(WorldParams, ClipParams):
     num_descriptions: Positive
     description_axes: Literal["mean", "each"]
 
-    objective: Literal["concept", "feature", "label"]
+    objective: Literal["concept", "feature", "label", "must"]
     distillation_weight: Amount
     alignment_weight: Amount
     student_temperature: Above0
     teacher_temperature: Above0
     target_normalisation: Literal["none", "sinkhorn", "centring"]
     uniform_prior_weight: Amount
+    must_threshold: Annotated[Share, Neutral(0.5)]
+    must_fairness_weight: Annotated[Amount, Neutral(1.0)]
     queue_size: Count
     sinkhorn_iterations: Positive
     centre_momentum: Share
@@ -330,6 +332,7 @@ def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
     prefixes = ["data_", "lists_"]
     prefixes += ["local_"] * (values["local_views"] == 0)
     prefixes += ["head_", "feature_learning_rate_scale"] * (values["objective"] != "feature")
+    prefixes += ["must_"] * (values["objective"] != "must")
     prefixes += ["centre_momentum"] * (values["target_normalisation"] != "centring")
     prefixes += ["trained_last_blocks"] * (values["trained"] != "last_blocks")
     prefixes += ["balance_temperature"] * (not values.get("balance_predictions", False))

@@ -22,6 +22,7 @@ MODULES = {EvaluateParams: "evaluation.evaluate", AdaptParams: "train", ClipPara
 METHODS = {
     "concept": "self-distillation in language-based action concept spaces (LSS)",
     "feature": "self-distillation of features with SVT's head, without language",
+    "must": "self-training with pseudo-labels and a fairness prior (MUST, without its masked-image loss)",
     "label": "supervised training with the true labels",
 }
 
