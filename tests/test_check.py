@@ -160,7 +160,7 @@ def test_absent_data_is_an_error_of_the_command_with_the_line_to_edit(capsys, tm
 
 def test_the_setting_of_the_last_profile_counts():
     assert check.setting_of("clip", "paper+rehearsal") == "`clip` in params/profiles/rehearsal.yaml"
-    assert check.setting_of("epochs", "paper") == "`epochs` in params/base.yaml"
+    assert check.setting_of("imbalance", "paper") == "`imbalance` in params/base.yaml"
 
 
 def test_a_data_set_that_the_profile_does_not_read_is_an_error(capsys):

@@ -2,6 +2,7 @@ import shutil
 
 import layouts
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -93,6 +94,23 @@ def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     assert value(record, "zero_shot") == pytest.approx(np.mean(per_class))  # classes are equally frequent
 
 
+def test_the_answer_to_every_test_clip_is_written_beside_the_metrics(image_clip):
+    params, folder, record = image_clip
+    answers = pd.read_csv(folder / "answers.csv")
+    assert list(answers) == ["dataset", "part", "protocol", "clip", "truth", "prediction", "score"]
+    assert set(answers["dataset"]) == {"embedded"} and set(answers["part"]) == {"test"}
+    videos = list_dataset(params, "embedded")["test"]
+    kept = load_file(folder / "correct.safetensors")
+    for protocol, rows in answers.groupby("protocol"):
+        assert rows["clip"].tolist() == [video.name for video in videos.videos]
+        assert rows["truth"].tolist() == [videos.classes[video.label] for video in videos.videos]
+        assert 100 * (rows["truth"] == rows["prediction"]).mean() == value(record, protocol)
+        predicted = [videos.classes[number] for number in kept[f"embedded/test/{protocol}/predicted"]]
+        assert rows["prediction"].tolist() == predicted
+    assert set(answers["protocol"]) == {"zero_shot", "linear_probe"}
+    assert answers.loc[answers["protocol"] == "zero_shot", "score"].between(-1, 1).all()  # cosines
+
+
 def test_features_are_extracted_once_for_a_model_its_views_and_the_code(image_clip, monkeypatch):
     params, folder, record = image_clip
     made = {path: path.stat().st_mtime_ns for path in (folder / "features").glob("embedded-*.safetensors")}
@@ -137,6 +155,10 @@ def test_a_corrupt_test_video_counts_as_wrong_and_is_listed(tiny, tmp_path):
     assert name.endswith(victim.stem) and reason
     for protocol in ("zero_shot", "linear_probe", "knn_5"):
         assert value(after, protocol) in (value(before, protocol), pytest.approx(value(before, protocol) - 100 / 32))
+    answers = pd.read_csv(tmp_path / "run" / "answers.csv", keep_default_na=False)
+    unanswered = answers[answers["prediction"] == ""]
+    assert unanswered["protocol"].tolist() == ["zero_shot", "linear_probe"] and set(unanswered["score"]) == {""}
+    assert unanswered["clip"].str.endswith(victim.stem).all() and len(answers) == 64
 
 
 def test_scores_of_nan_belong_to_clips_that_cannot_be_decoded_and_to_no_others(image_clip):

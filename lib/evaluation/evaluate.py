@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.numpy import save_file
 
@@ -17,12 +18,21 @@ from lib.datasets.preflight import check_model, check_probe, check_run, concepts
 from lib.evaluation.features import Features, cached_features
 from lib.evaluation.interpolation import interpolate, start_of_run, unlabelled
 from lib.evaluation.metrics import zero_shot_probabilities, zero_shot_scores
-from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Score, Scorer, probes, zero_shot
+from lib.evaluation.protocols import (
+    ANSWERS,
+    EvaluationSet,
+    EvaluationSettings,
+    Record,
+    Score,
+    Scorer,
+    probes,
+    zero_shot,
+)
 from lib.language.vocabulary import Concept, read_confusable_pairs
 from lib.run.clip_files import load_tokenizer
 from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, EvaluateParams, Params
-from lib.run.files import alone_in, file_hash, read_json, whole_file, write_json
+from lib.run.files import alone_in, file_hash, read_json, whole_file, write_json, write_text
 from lib.run.params import FOLDER
 from lib.run.records import provenance
 
@@ -31,7 +41,7 @@ def evaluate(params: Params, folder: Path) -> dict:
     """Evaluates the model that `train.adapt` left under `folder`; waits while another process is at work there.
 
     Returns the record, which is also `folder/metrics.json` (only when the evaluation is complete); the correctness of
-    every clip is in `correct.safetensors`.
+    every clip is in `correct.safetensors`, the answers of zero-shot and linear probe are in `answers.csv`.
     Raises FileNotFoundError without an adapted model or data set, DataError for missing or undecodable files unless
     `allow_missing`, ValueError for what `preflight.check_run` finds or a damaged checkpoint, and ProbeError if a probe
     does not converge. An earlier `metrics.json` stays if the error comes before features are computed.
@@ -62,6 +72,8 @@ def _evaluate(params: Params, folder: Path) -> dict:
     size = sum(array.nbytes for array in record.correct.values())
     with whole_file(folder / "correct.safetensors", size=size) as partial:
         save_file(record.correct, partial)
+    answers = pd.DataFrame(record.answers, columns=ANSWERS)
+    write_text(folder / "answers.csv", answers.to_csv(index=False, float_format="%.6g"))
     vocabularies = dict.fromkeys(["merge", *params.concepts, *params.label_vocabularies])
     content = {
         "params": {name: getattr(params, name) for name in EvaluateParams.model_fields},

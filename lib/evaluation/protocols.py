@@ -33,6 +33,7 @@ from lib.evaluation.probes import LinearProbe, Score, few_per_class, fit_linear_
 from lib.run.fields import Params
 
 Scorer = Callable[[list[str]], Score]  # classes -> their classifier
+ANSWERS = ["dataset", "part", "protocol", "clip", "truth", "prediction", "score"]  # columns of answers.csv
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class EvaluationSet:
 
 
 class Record:
-    """The measurements, as `metrics.json` and `correct.safetensors` hold them.
+    """The measurements, as `metrics.json`, `correct.safetensors` and `answers.csv` hold them.
 
     Keys are those of `EvaluationSet.key`. `correct` has 'n' for paired comparisons; `<dataset>/<part>/clips` says
     which clips these are, over all parts.
@@ -100,6 +101,7 @@ class Record:
         self.metrics: list[dict[str, Any]] = []
         self.failed: set[str] = set()  # paths of the clips that cannot be decoded
         self.correct: dict[str, np.ndarray] = {}
+        self.answers: list[tuple] = []  # rows of ANSWERS; empty prediction and NaN for clips that cannot be decoded
         self.per_class: dict[str, list[float]] = {}
         self.confusion: dict[str, list[list[int]]] = {}
 
@@ -117,7 +119,11 @@ class Record:
         labels, classes = labels_of(videos), videos.classes
         correct, summary = topk_correct(scores, labels, 1), prediction_summary(scores, labels)
         self.correct[key] = correct.astype(np.uint8)
-        self.correct[f"{key}/predicted"] = _predictions(scores)
+        self.correct[f"{key}/predicted"] = predictions = _predictions(scores)
+        if key.endswith(("/zero_shot", "/linear_probe")):
+            for video, prediction, score in zip(videos.videos, predictions, scores.max(axis=1)):
+                answer = classes[prediction] if prediction >= 0 else ""
+                self.answers.append((*key.split("/"), video.name, classes[video.label], answer, score))
         self.per_class[key] = summary["per_class_accuracy"].tolist()
         self.confusion[key] = summary["confusion"].tolist()
         self.value(key, "top1", 100 * correct.mean())
