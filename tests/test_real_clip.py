@@ -5,6 +5,7 @@ No hub is needed: the weights are random, everything else is as there. ViT-L/14 
 
 import html
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -15,15 +16,18 @@ from conftest import small_hub_config
 from einops import rearrange
 from tokenizers.pre_tokenizers import ByteLevel
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lib.backbone import VideoCLIP
 from lib.concepts import ConceptSpace, category_space, encode_texts
-from lib.gradients import in_precision
+from lib.gradients import activation_bytes, forward_views, in_precision
 from lib.language.vocabulary import read_prompts, read_vocabulary
 from lib.run.clip_files import CONTEXT, normalisation
-from lib.run.params import FOLDER, ROOT
+from lib.run.files import read_lines
+from lib.run.params import FOLDER, ROOT, load
 from lib.run.random_clip import HUB, clip_tokenizer, hub_config, random_clip
+from lib.train import adapt
 from lib.video.views import CLIP_MEAN, CLIP_STD
 from lib.world.actions import ACTIONS
 from lib.world.pretrain import normalise
@@ -100,6 +104,32 @@ def test_a_checkpoint_of_the_hub_becomes_a_video_model_equal_to_it(clip_bpe, tmp
     torch.testing.assert_close(
         encode_texts(model, tokenizer, ["a photo of a cat", "a dog"]), expected, atol=1e-5, rtol=0
     )
+
+
+def test_clip_b32_adapts_the_checkpoint_that_it_names_and_costs_what_it_estimates(clip_bpe, laid_out, tmp_path):
+    """OpenAI's shapes with random weights: a step on two videos, the bytes and operations of one."""
+    text = (FOLDER / "profiles/clip_b32.yaml").read_text()
+    random_clip(HUB[load(profile="clip_b32").clip], tmp_path / "clip", bpe=clip_bpe)
+    places = {"clip": str(tmp_path / "clip"), "data_ucf101": str(laid_out("ucf101")), "evaluate_on": ["ucf101"]}
+    machine = {"device": "cpu", "workers": 0, "train_precision": "float32", "allow_missing": True}
+    small = {"batch_size": 2, "train_videos": 2, "epochs": 1, "warmup_epochs": 0, "num_concepts": 4, "prompts": "bare"}
+    params = load(profile="clip_b32", probe_on=[], **places, **machine, **small)
+    assert adapt(params, tmp_path / "run")["steps"] == 1
+    (line,) = read_lines(tmp_path / "run/log.jsonl")
+    assert line["learning_rate"] == params.learning_rate and line["videos"] == 2
+
+    model = VideoCLIP.from_pretrained(str(tmp_path / "run/student"))
+    shapes = [(3, 8, 224, 224)] * 2
+    gigabytes = activation_bytes(in_precision(model.visual, "bfloat16"), shapes) / 1e9
+    assert f"{gigabytes:.2f} GB for each" in text
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward_views(model.visual, [torch.zeros(1, *shape) for shape in shapes])
+    passes = 5  # the teacher's, the student's without gradient, then with it: three times a forward pass
+    operations = passes * counter.get_total_flops()
+    assert f"{operations / 1e9:.0f} GFLOP a video" in text
+    speed, hours = float(re.search(r"at (\d+) TFLOP/s", text)[1]), float(re.search(r"(\d+) hour \(", text)[1])
+    epochs = load(profile="clip_b32").epochs
+    assert epochs * 9_537 * operations / (speed * 1e12) / 3600 == pytest.approx(hours, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from lib.run.files import read_lines
 
 README = (ROOT / "params/README.md").read_text()
-RUNS = {"baseline": 1, "embedded": 99, "long_tailed": 3, "objectives": 20, "paper": 27, "rehearsal": 2, "reproduce": 3}
+RUNS = {"baseline": 1, "embedded": 99, "long_tailed": 3, "objectives": 20, "one_gpu": 4, "paper": 27, "rehearsal": 2}
+RUNS |= {"reproduce": 3, "interpolation": 11}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
     "device": "cpu",
@@ -134,20 +135,27 @@ PROFILES = {  # as they are asked for, and the data sets that they look into
     "paper+first": ["ucf101"],
     "paper+own": ["folder"],
     "paper+charades": ["charades"],
+    "clip_b32+mine": ["ucf101", "hmdb51"],
+    "clip_b32+mine+interpolated": ["ucf101", "hmdb51"],
 }
 REFUSED = {
     ("ucf101", "embedded"): "concept_labels: dataset looks into class_vocabularies",
+    ("embedded", "paper"): "params/ablations/independent_frames.yaml: changes nothing in profile 'embedded'",
+    ("ucf101", "paper"): "params/ablations/independent_frames.yaml: changes nothing in profile 'ucf101'",
+    ("clip_b32+mine+interpolated", "paper"): "params/ablations/layer_decay.yaml: changes nothing",
+    ("clip_b32+mine", "paper"): "params/ablations/layer_decay.yaml: changes nothing in profile 'clip_b32+mine'",
     (
         "paper+rehearsal+places",
         "embedded",
     ): "params/ablations/epochs_1.yaml: changes nothing in profile 'paper+rehearsal+places'",
     ("paper+charades", "embedded"): "objective: label needs one label a clip, and those of charades have several",
     ("paper+charades", "paper"): "objective: label needs one label a clip, and those of charades have several",
+    ("paper+charades", "interpolation"): "objective: label needs one label a clip, and those of charades have several",
     ("paper+charades", "long_tailed"): "imbalance: 10 needs one label a clip, and those of charades have several",
     (
         "paper+charades",
         "objectives",
-    ): "there are no descriptions of the classes of charades; set score_spaces to [category]",
+    ): "evaluate_on: no descriptions of classes of charades; set score_spaces to [category]",
 }
 
 
@@ -330,6 +338,26 @@ def test_the_papers_profile_runs_from_one_file_of_paths_to_its_tables(mine, tmp_
     assert make(copy, "status", "PROFILE=paper+mine")[1].startswith(
         "profile paper+mine, suite reproduce: 3 runs: 3 done, "
     )
+
+
+def test_the_profile_of_one_consumer_gpu_runs_from_one_file_of_paths_to_its_tables(mine, tmp_path):
+    """UCF-101's training part to UCF-101 and HMDB-51: both adaptations, the temporal weights alone, and image CLIP."""
+    copy = clone(tmp_path)
+    copy.write("params/profiles/mine.yaml", mine | SMALL)
+    status, output = make(copy, "reproduce", "PROFILE=clip_b32+mine", "SUITE=one_gpu")
+    assert status == 0, output
+    assert {"adapt": 4, "evaluate": 4}.items() <= counts(output).items()
+    place, rows = results(copy), {"chance", "image_clip", "no_language", "temporal_only", "lss"}
+    for table, protocol in (("zero_shot", "zero_shot"), ("linear_probe", "linear_probe")):
+        accuracies = table_of(place, table).xs("top1", level="metric")
+        assert set(accuracies.index) == {(row, dataset, protocol) for row in rows for dataset in ("ucf101", "hmdb51")}
+    runs = place.parent / "runs"
+    adapted = json.loads((runs / "lss/world0-seed0/adapt.json").read_text())
+    assert (adapted["videos"], adapted["concepts"], adapted["params"]["layer_decay"]) == (15, 101, 0.65)
+    image, temporal = (
+        load_file(runs / row / "world0-seed0/teacher/model.safetensors") for row in ("image_clip", "temporal_only")
+    )
+    assert all(torch.equal(weights, temporal[name]) for name, weights in image.items())
 
 
 def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tmp_path):
