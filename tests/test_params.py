@@ -177,6 +177,7 @@ def test_an_unknown_parameter_is_named_with_its_file_and_the_nearest_valid_name(
                 ("concept_names", "walk"),
                 ("probe_c", 1.0),
                 ("interpolate", 1.0),
+                ("attentive_learning_rates", 1e-3),
             )
         ],
     ],

@@ -169,7 +169,9 @@ def _evaluate_dataset(
     )
     views = [*params.zero_shot_views, *params.still_views]
     choice = unlabelled(params, dataset, parts) if start else {}
-    features = features_of([*lists.values(), *choice.values()], view_names=[*views, *params.probe_views])
+    frame_views = params.probe_views if params.attentive_epochs and dataset in params.probe_on else []
+    listed = [*lists.values(), *choice.values()]
+    features = features_of(listed, view_names=[*views, *params.probe_views], frame_views=frame_views)
     record.failed |= features.failed.keys()
     settings, data, sweeps = EvaluationSettings.of(params), EvaluationSet(dataset, lists, list(tests), features), {}
     zero_shot(settings, record, data, scorers[params.average_views])

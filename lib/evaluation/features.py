@@ -45,7 +45,7 @@ class Features:
     def of(self, videos: VideoList, kind: str, views: Sequence[str], *, average: bool) -> np.ndarray:
         """The rows of a list, 'n v w' with all views of all entries of `views`, or with `average` their mean, 'n 1 w'.
 
-        kind: "features" before the projection, "embedding" after it, L2-normalised.
+        kind: "features" before the projection, "embedding" after it, L2-normalised, "frames": features of each frame.
         """
         rows = [self.rows[str(video.path)] for video in videos.videos]
         every_view = np.concatenate([self.arrays[f"{view}/{kind}"][rows] for view in views], axis=1)
@@ -89,10 +89,11 @@ def extract(
     workers: int,
     loader_timeout: int,
     title: str,
+    frame_views: Sequence[str] = (),
 ) -> Features:
     """Decodes every video once and runs all its views through the model.
 
-    view_names: as `EvalView.parse` reads them; precision: float32 or bfloat16; loader_timeout: seconds.
+    view_names: as `EvalView.parse` reads them; frame_views: those whose frames are kept too, "<view>/frames" 'n (v t) w'; precision: float32 or bfloat16; loader_timeout: seconds.
     """
     views = {name: EvalView.parse(name) for name in view_names}
     sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}
@@ -101,17 +102,24 @@ def extract(
         for name, view in views.items()
         for kind, size in sizes.items()
     }
+    for name in frame_views:
+        frames = views[name].clips * views[name].crops * views[name].num_frames
+        arrays[f"{name}/frames"] = np.full((len(videos), frames, sizes["features"]), np.nan, np.float32)
     failed, device, visual = {}, model.device, in_precision(model.visual, precision)
+    frame_features: list[torch.Tensor] = []  # of the last pass, '(b v t) w'
+    hook = visual.final_norm.register_forward_hook(lambda module, inputs, rows: frame_features.append(rows))
     samples = EvaluationViews(videos, list(views.values()))
     loading = batches_of(samples, workers=workers, loader_timeout=loader_timeout, batch_size=batch_size)
-    with loading as batches, tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
+    with hook, loading as batches, tqdm(total=len(videos), desc=f"features of {title}", unit="clip") as progress:
         for batch in batches:
             failed |= {str(videos[i].path): error.reason for i, error in batch.errors}
             for name, clips in zip(views, batch.views):
                 (output,) = visual([rearrange(clips.to(device), "b v c t h w -> (b v) c t h w")])
-                embedding = F.normalize(output.embedding, dim=-1)
-                for kind, rows in (("features", output.features), ("embedding", embedding)):
-                    rows = rearrange(rows, "(b v) w -> b v w", v=clips.shape[1]).cpu().numpy()
+                kinds = {"features": output.features, "embedding": F.normalize(output.embedding, dim=-1)}
+                kinds |= {"frames": frame_features.pop()} if name in frame_views else {}
+                frame_features.clear()
+                for kind, rows in kinds.items():
+                    rows = rearrange(rows, "(b v) w -> b v w", b=len(clips)).cpu().numpy()
                     check_finite(rows, f"{name}/{kind}", [str(videos[i].path) for i in batch.indices])
                     arrays[f"{name}/{kind}"][batch.indices] = rows
             progress.update(len(batch.indices) + len(batch.errors))
@@ -128,13 +136,14 @@ def cached_features(
     device: str,
     start: VideoCLIP | None = None,
     alpha: float = 1.0,
+    frame_views: Sequence[str] = (),
     **loading: int,
 ) -> Features:
     """The features of all clips of some lists, read from `features` beside the model or computed and kept there.
 
     They are computed again if a file has changed (size or time), and for other views or another precision (kept side by
     side). Those of other weights or other code are removed. start, alpha: for weights between those of `start` and the
-    model's (`interpolate`). loading: `batch_size`, `workers`, `loader_timeout`.
+    model's (`interpolate`). frame_views: of `extract`. loading: `batch_size`, `workers`, `loader_timeout`.
     """
     videos = list({video.path: video for videos in lists for video in videos.videos}.values())
     paths = [str(video.path) for video in videos]
@@ -149,6 +158,7 @@ def cached_features(
     }
     settings = made_by | {"views": sorted(set(view_names)), "precision": precision}
     settings |= {} if alpha == 1 else {"interpolate": alpha}
+    settings |= {"frames": sorted(frame_views)} if frame_views else {}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     record = model_folder.with_name("features") / f"{dataset}-{digest}.json"
     path = record.with_suffix(".safetensors")
@@ -158,7 +168,8 @@ def cached_features(
     if alpha != 1:
         interpolate(model.visual, start.visual, alpha)
         title = f"{dataset}, interpolated {alpha:g}"
-    features = extract(model.to(device).eval(), videos, view_names, precision=precision, title=title, **loading)
+    kept = {"precision": precision, "frame_views": frame_views}
+    features = extract(model.to(device).eval(), videos, view_names, title=title, **kept, **loading)
     record.parent.mkdir(exist_ok=True)
     for other in record.parent.glob(f"{dataset}-*.json"):
         if other == record or not made_by.items() <= read_json(other)["settings"].items():

@@ -19,6 +19,7 @@ import numpy as np
 
 from lib.datasets.lists import VideoList
 from lib.datasets.parts import groups_of, probe_part
+from lib.evaluation.attentive import fit_attentive_probe
 from lib.evaluation.features import Features
 from lib.evaluation.metrics import (
     balanced_scores,
@@ -58,6 +59,11 @@ class EvaluationSettings:
     probe_seed: int
     probe_shots: list[int]
     probe_shot_draws: int
+    attentive_epochs: int
+    attentive_learning_rates: list[float]
+    attentive_batch_size: int
+    attentive_weight_decay: float
+    device: str
     knn_k: list[int]
 
     @classmethod
@@ -233,6 +239,8 @@ def probes(settings: EvaluationSettings, record: Record, data: EvaluationSet) ->
         sweeps[part] = {"C": probe.C, "sweep": probe.records}
         _linear_probes(settings, record, data, part, probe, train_features[settings.probe_feature], labels)
         _knn(settings, record, data, part, train_features["features"], labels)
+        if settings.attentive_epochs:
+            sweeps[part]["attentive"] = _attentive_probe(settings, record, data, part, labels)
     return sweeps
 
 
@@ -277,3 +285,28 @@ def _knn(
     for k in settings.knn_k:
         votes = partial(knn, train_features, train_labels, num_classes=len(videos.classes), k=k)
         record.scores(data.key(part, f"knn_{k}"), mean_over_views(votes, features), videos, top=min(5, k))
+
+
+def _attentive_probe(
+    settings: EvaluationSettings, record: Record, data: EvaluationSet, part: str, train_labels: np.ndarray
+) -> dict[str, Any]:
+    """Scores the attentive probe. Returns its learning rate and the sweep."""
+    train, videos = data.lists[probe_part(part)], data.lists[part]
+    decoded, groups = data.features.decoded(train), groups_of(data.name, train)
+    probe = fit_attentive_probe(
+        data.features.of(train, "frames", settings.probe_views, average=False)[decoded],
+        train_labels,
+        num_classes=len(train.classes),
+        learning_rates=settings.attentive_learning_rates,
+        held_out=settings.probe_held_out,
+        seed=settings.probe_seed,
+        groups=None if groups is None else groups[decoded],
+        classes=train.classes,
+        epochs=settings.attentive_epochs,
+        batch_size=settings.attentive_batch_size,
+        weight_decay=settings.attentive_weight_decay,
+        device=settings.device,
+    )
+    frames = data.features.of(videos, "frames", settings.probe_views, average=False)
+    record.scores(data.key(part, "attentive_probe"), probe.scores(frames), videos)
+    return {"learning_rate": probe.learning_rate, "sweep": probe.sweep}

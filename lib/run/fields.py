@@ -218,6 +218,12 @@ class EvaluateParams(AdaptParams):
     probe_held_out: Annotated[float, Field(gt=0, lt=1)]
     probe_max_iter: Positive
     probe_tolerance: Above0
+    attentive_epochs: Annotated[Count, Neutral(0)]
+    attentive_learning_rates: Annotated[
+        list[Above0], Field(min_length=1), Once, Neutral([1e-4, 3e-4, 1e-3, 3e-3, 5e-3])
+    ]
+    attentive_batch_size: Annotated[Positive, Neutral(256)]
+    attentive_weight_decay: Annotated[Amount, Neutral(0.01)]
     knn_k: Annotated[Choices, Once]
     bootstrap_resamples: Positive
 
@@ -335,6 +341,7 @@ def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
     prefixes += ["must_"] * (values["objective"] != "must")
     prefixes += ["centre_momentum"] * (values["target_normalisation"] != "centring")
     prefixes += ["trained_last_blocks"] * (values["trained"] != "last_blocks")
+    prefixes += ["attentive_"] * (not values.get("attentive_epochs"))
     prefixes += ["balance_temperature"] * (not values.get("balance_predictions", False))
     unused = {name for name in stage.model_fields if name.startswith(tuple(prefixes))}
     if "embedded" not in _datasets(values, stage):

@@ -17,7 +17,8 @@ from lib.study.suites import STATES, Run, Suite, runs_of_table
 
 ORIGIN = ["commit", "params_hash", "runs"]
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", *ORIGIN]
-ZERO_SHOT = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
+VARIANTS = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
+VARIANTS |= {"linear_probe": "linear", "attentive_probe": "attentive"}
 METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
 MEASURES = "Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits"
 WARNING = "warning: "  # notes with this prefix are printed in the terminal too
@@ -133,7 +134,7 @@ def protocol_table(numbers: pd.DataFrame) -> pd.DataFrame:
     if (first["paper"] != "").any():
         wide["paper, top-1"] = (first["paper"] + " (" + first["source"] + ")").where(first["paper"] != "", "")
     wide = wide.reset_index()
-    return wide.drop(columns="protocol") if wide["protocol"].nunique() == 1 else wide.replace({"protocol": ZERO_SHOT})
+    return wide.drop(columns="protocol") if wide["protocol"].nunique() == 1 else wide.replace({"protocol": VARIANTS})
 
 
 def comparison_tables(
@@ -227,6 +228,8 @@ Content = tuple[pd.DataFrame, list[pd.DataFrame], list[str]]  # the long table, 
 def _protocol(suite: Suite, runs: list[Run], collected: Collected, protocol: str) -> Content:
     evaluated = {name for run in runs for name in run.params.zero_shot_protocols if protocol == "zero_shot"}
     variants = [f"zero_shot_{name}" for name in ("full", "half") if name in evaluated]
+    if protocol == "linear_probe" and any(run.params.attentive_epochs for run in runs):
+        variants = ["attentive_probe"]
     numbers = long_table(collected, [protocol, *variants])
     peers = reported_by_others(list(collected.states["dataset"].unique()), protocol)
     peers = peers[~peers["run"].isin(suite.rows)].rename(columns={"value": "paper"})
