@@ -29,7 +29,7 @@ from lib.run.files import read_lines
 
 README = (ROOT / "params/README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 99, "long_tailed": 3, "objectives": 20, "one_gpu": 4, "paper": 27, "rehearsal": 2}
-RUNS |= {"reproduce": 3, "interpolation": 11}
+RUNS |= {"reproduce": 3, "interpolation": 13}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
     "device": "cpu",
@@ -83,6 +83,8 @@ def mine(laid_out, hub_clip) -> dict:
         "data_kinetics400": str(laid_out("kinetics400")),
         "data_ucf101": str(laid_out("ucf101")),
         "data_hmdb51": str(laid_out("hmdb51")),
+        "data_kinetics600": str(laid_out("kinetics600")),
+        "data_ssv2": str(laid_out("ssv2")),
         "clip": str(hub_clip),
         "allow_missing": True,
     }
@@ -131,6 +133,7 @@ PROFILES = {  # as they are asked for, and the data sets that they look into
     "embedded": [],
     "ucf101": ["ucf101"],
     "paper+mine": ["kinetics400", "ucf101", "hmdb51"],
+    "paper+more_sets+mine": ["kinetics400", "ucf101", "hmdb51", "kinetics600", "ssv2"],
     "paper+rehearsal+places": ["ucf101"],
     "paper+first": ["ucf101"],
     "paper+own": ["folder"],
@@ -358,6 +361,33 @@ def test_the_profile_of_one_consumer_gpu_runs_from_one_file_of_paths_to_its_tabl
         load_file(runs / row / "world0-seed0/teacher/model.safetensors") for row in ("image_clip", "temporal_only")
     )
     assert all(torch.equal(weights, temporal[name]) for name, weights in image.items())
+
+
+def test_kinetics600_and_ssv2_run_to_their_tables(mine, tmp_path):
+    copy = clone(tmp_path)
+    copy.write("params/profiles/mine.yaml", mine | SMALL | {"evaluate_on": ["kinetics600", "ssv2"], "probe_on": []})
+    status, said = make(copy, "reproduce", "PROFILE=paper+more_sets+mine", "SUITE=rehearsal")
+    assert status == 0, said
+    place = results(copy)
+    found = table_of(place, "zero_shot")
+    top1 = found.xs("top1", level="metric")
+    assert set(top1.index) == {
+        (run, dataset, "zero_shot") for run in ("chance", "image_clip", "lss") for dataset in ("kinetics600", "ssv2")
+    }
+    assert top1["chance"].tolist() == [0.62, 0.57]
+    assert found["lss", "ssv2", "zero_shot", "pair_top1"] >= 0
+    text = (place / "tables/zero_shot.md").read_text()
+    for line in (
+        "kinetics600 (3 of 160 classes): 22 of 9842 test clips decoded; 9820 have no file",
+        "ssv2 (4 of 174 classes): 8 of 8 test clips decoded",
+        "read pair_top1 (chance: 50) beside top-1",
+    ):
+        assert line in text, text
+    numbers = pd.read_csv(place / "tables/zero_shot.csv")
+    of_splits = numbers[(numbers["metric"] == "top1") & (numbers["run"] == "lss")].set_index("dataset")["std"]
+    assert of_splits.notna().tolist() == [True, False]  # over three splits and one validation part
+    (answers,) = place.parent.glob("runs/lss/world0-seed0/answers.csv")
+    assert len(pd.read_csv(answers)) == 16 + 17 + 16 + 8
 
 
 def test_clips_of_ucf101_run_with_the_embedded_clip_to_their_tables(laid_out, tmp_path):
