@@ -92,6 +92,32 @@ def test_what_a_later_step_would_stop_with_is_said_first(tmp_path, train, change
         check_run(load(profile="embedded", data_folder=str(data), **OWN | changes), adapt=True)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"probe_on": ["kinetics600"]}, "kinetics600: .* has no part train-1, .*, only test-1, test-2, test-3"),
+        ({"dataset": "kinetics600"}, "kinetics600: .* has no part train, only test-1"),
+        ({"lists_kinetics600": "lists"}, r"kinetics600: no vocabulary .*'kinetics600'.*yaml lacks \['juggling'\]: add"),
+        ({"allow_missing": False}, r"(?s)9820 of 9842 listed clips have no file.*classes have no clip in test-1"),
+    ],
+)
+def test_kinetics600_is_refused_for_training_and_with_classes_that_no_vocabulary_has(
+    laid_out, tmp_path, changes, message
+):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "kinetics600.csv").write_text("class,splits,clips\njuggling,111,-u8W9n8IOks@11\n")
+    if "lists_kinetics600" in changes:
+        changes = {"lists_kinetics600": str(tmp_path / "lists")}
+    params = load(
+        profile="paper",
+        **{"evaluate_on": ["kinetics600"], "probe_on": [], "allow_missing": True, "manifests": str(tmp_path)}
+        | {"data_kinetics600": str(laid_out("kinetics600", "folders"))}
+        | changes,
+    )
+    with pytest.raises(ValueError, match=message):
+        check_run(params, adapt=params.dataset == "kinetics600")
+
+
 def test_classes_that_differ_between_parts_are_named_and_matter_only_where_they_are_used(tmp_path):
     data = lay_out(tmp_path, {"train": {"walk": 9, "run": 9}, "test": {"run": 2, "wave": 2}})
     own = OWN | {"data_folder": str(data), "manifests": str(tmp_path / "none")}

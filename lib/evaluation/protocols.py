@@ -126,7 +126,7 @@ class Record:
         correct, summary = topk_correct(scores, labels, 1), prediction_summary(scores, labels)
         self.correct[key] = correct.astype(np.uint8)
         self.correct[f"{key}/predicted"] = predictions = _predictions(scores)
-        if key.endswith(("/zero_shot", "/linear_probe")):
+        if key.endswith(("/zero_shot", "/linear_probe", "/attentive_probe")):
             for video, prediction, score in zip(videos.videos, predictions, scores.max(axis=1)):
                 answer = classes[prediction] if prediction >= 0 else ""
                 self.answers.append((*key.split("/"), video.name, classes[video.label], answer, score))
