@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lib.backbone import VideoCLIP, VideoCLIPOutput, VideoTransformer, is_temporal
-from lib.objectives import Result
+from lib.objectives import Result, check_result
 from lib.run import distributed
 from lib.run.fields import Params
 
@@ -128,6 +128,7 @@ class Passes:
             tensor.requires_grad_()
 
         result = self.objective(teacher_views, student_views, labels)
+        check_result(self.objective, result, (self.global_views, self.num_views, len(labels)))
         result.loss.backward()
 
         first = sum(counts[: distributed.rank()])

@@ -6,7 +6,7 @@ Its state between steps (queues, centres, SVT's head) is in its state_dict, and 
 
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,9 @@ from lib.losses import (
     self_training,
 )
 from lib.run.fields import Params
+
+PLAIN = (int, float, str, tuple, list, dict)
+RESERVED = {"step", "epoch", "loss", "videos", "seconds", "warnings"}  # keys of the log that a term must not take
 
 
 class Result(NamedTuple):
@@ -255,23 +258,51 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
     )
 
 
-def fingerprint(objective: nn.Module) -> str:
-    """Twelve hex digits over the source of an objective's classes, its plain attributes and its initial state.
+def check_result(objective: nn.Module, result: object, shapes: tuple[int, int, int]) -> None:
+    """Raises TypeError or ValueError, with the form expected, if `result` is not what `Objective.forward` returns.
 
-    Identifies a run with an objective of your own. Raises OSError if a class has no source: define it in a file or cell.
+    shapes: numbers of teacher views, student views and videos.
     """
-    digest = hashlib.sha256()
+    name, (g, v, b) = type(objective).__name__, shapes
+    form = f"{name}.forward must return lib.objectives.Result(loss, terms, teacher 'g b k', student 'v b k')"
+    if not isinstance(result, Result):
+        raise TypeError(f"{form}; it returned {type(result).__name__}")
+    if not isinstance(result.terms, dict) or RESERVED & result.terms.keys():
+        raise TypeError(f"{form}; terms is a dict of scalars to log, none of them called {', '.join(sorted(RESERVED))}")
+    if result.loss.ndim or not result.loss.requires_grad:
+        raise ValueError(f"{form}; the loss must be a scalar that depends on the student's outputs")
+    for role, tensor, expected in (("teacher", result.teacher, (g, b)), ("student", result.student, (v, b))):
+        if tensor.ndim != 3 or tensor.shape[:2] != expected:
+            raise ValueError(f"{form}; {role} has shape {tuple(tensor.shape)}, not {expected} and concepts")
+
+
+def fingerprint(objective: nn.Module) -> str:
+    """Twelve hex digits over an objective of your own: they tell its run from others in the same folder.
+
+    Over the source of its classes, the functions and plain values of their module that methods refer to, its plain
+    attributes and its initial state. Raises OSError if a class has no source: define it in a file or cell.
+    """
+    digest, seen = hashlib.sha256(), set()
     for name, module in objective.named_modules():
         for cls in type(module).__mro__:
             if cls.__module__.partition(".")[0] not in ("torch", "builtins"):
-                methods = [value for value in vars(cls).values() if inspect.isfunction(value)]
-                digest.update("".join([cls.__qualname__, *map(inspect.getsource, methods)]).encode())
-        plain = {
-            key: value
-            for key, value in vars(module).items()
-            if key != "training" and isinstance(value, int | float | str | tuple)
-        }
+                digest.update(cls.__qualname__.encode())
+                for method in filter(inspect.isfunction, vars(cls).values()):
+                    digest.update("".join(_sources(method, seen)).encode())
+        plain = {key: value for key, value in vars(module).items() if key[0] != "_" and isinstance(value, PLAIN)}
         digest.update(f"{name} {sorted(plain.items())}".encode())
     for name, tensor in objective.state_dict().items():
         digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _sources(function: Callable, seen: set[Callable]) -> Iterator[str]:
+    """The source of a function, and of the functions and plain values of its module that it refers to."""
+    seen.add(function)
+    yield inspect.getsource(function)
+    variables = inspect.getclosurevars(function)
+    for name, value in sorted((variables.nonlocals | variables.globals).items()):
+        if isinstance(value, PLAIN):
+            yield f"{name} = {value!r}"
+        elif inspect.isfunction(value) and value.__module__ == function.__module__ and value not in seen:
+            yield from _sources(value, seen)

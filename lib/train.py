@@ -194,6 +194,12 @@ class Run:
             )
         return indices, [len(rows) for rows, _ in shares]
 
+    def drop_results(self) -> None:
+        """From here on the models in the folder are neither complete nor evaluated."""
+        if distributed.rank() == 0:
+            for name in ("metrics.json", "adapt.json"):
+                (self.folder / name).unlink(missing_ok=True)
+
     def update(self, result: Result, momentum: float) -> float:
         """Optimiser step on the gradients of `result`, then the teacher's. Returns the norm of the gradient."""
         loss = result.loss.item()
@@ -249,9 +255,6 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
 
-    if distributed.rank() == 0:  # from here on the models in the folder are neither complete nor evaluated
-        for name in ("metrics.json", "adapt.json"):
-            (folder / name).unlink(missing_ok=True)
     run = Run(params, folder, student, teacher, objective.to(device), videos, labels.to(device), length.steps, record)
     num_outputs = getattr(objective, "num_outputs", None) or len(concepts)
     collapse_warnings = _train(run, num_outputs) if run.steps else []
@@ -273,6 +276,7 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     with (
         distributed.stop_requests()
     ):  # a stop that arrives after the last step does not keep the models from being saved
+        run.drop_results()
         if distributed.rank() == 0:
             for name, model in (("student", student), ("teacher", teacher)):
                 save_model(model, tokenizer, folder / name, card=model_card(record, name), adapt=record)
@@ -323,6 +327,8 @@ def _train(run: Run, num_outputs: int) -> list[str]:
 
             # update of student and teacher
             norm = run.update(result, momentum)
+            if run.step == first_step:  # not before: an objective that fails leaves an earlier result as it is
+                run.drop_results()
 
             # log
             line = {"epoch": run.step / plan.batches_per_epoch, "videos": len(indices), "gradient_norm": norm}

@@ -1,12 +1,13 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
 from lib.losses import concept_alignment, pairwise_cross_entropy, self_training
-from lib.objectives import Objective, Result, fingerprint, make_objective
+from lib.objectives import Objective, Result, check_result, fingerprint, make_objective
 
 # all that the objective without language reads of a model
 WIDTH_7 = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(hidden_size=7)))
@@ -116,9 +117,17 @@ class Own(Objective):
         return Result(loss, {"size": loss}, torch.full((2, 5, 4), 0.25), torch.zeros(3, 5, 4))
 
 
+FACTOR = 1.0
+
+
+def helper(x):
+    return FACTOR * x
+
+
 class OwnToo(Own):
     def forward(self, teacher, student, labels):
-        return super().forward(teacher, student[:1], labels)
+        result = Own.forward(self, teacher, student[:1], labels)
+        return result._replace(loss=helper(result.loss))
 
 
 def test_the_fingerprint_of_an_own_objective_covers_source_attributes_and_state():
@@ -126,3 +135,37 @@ def test_the_fingerprint_of_an_own_objective_covers_source_attributes_and_state(
     with_weight = Own()
     with_weight.weight = torch.nn.Parameter(torch.zeros(()))
     assert len({fingerprint(objective) for objective in (Own(), Own(2.0), OwnToo(), with_weight)}) == 4
+
+
+def test_the_fingerprint_covers_constants_and_functions_that_a_method_refers_to(monkeypatch):
+    before = fingerprint(OwnToo())
+    monkeypatch.setattr(f"{__name__}.FACTOR", 2.0)
+    changed = fingerprint(OwnToo())
+    monkeypatch.setattr(f"{__name__}.helper", lambda x: x + 1.0)
+    assert len({before, changed, fingerprint(OwnToo())}) == 3
+    listed = OwnToo()
+    listed.weights = [1.0, 2.0]
+    assert fingerprint(listed) != fingerprint(OwnToo())
+
+
+def result_with(**changes):
+    loss = torch.zeros((), requires_grad=True)
+    return Result(loss, {"size": loss}, torch.zeros(2, 5, 4), torch.zeros(3, 5, 4))._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    "result, error",
+    [
+        (torch.zeros(()), r"Own\.forward must return lib\.objectives\.Result\(.*it returned Tensor"),
+        (result_with(terms=[1.0]), "terms is a dict of scalars"),
+        (result_with(terms={"loss": torch.zeros(())}), "none of them called epoch, loss, "),
+        (result_with(loss=torch.zeros(3, requires_grad=True)), "the loss must be a scalar"),
+        (result_with(loss=torch.zeros(())), "depends on the student's outputs"),
+        (result_with(teacher=torch.zeros(5, 4)), r"teacher has shape \(5, 4\), not \(2, 5\) and concepts"),
+        (result_with(student=torch.zeros(2, 5, 4)), r"student has shape \(2, 5, 4\), not \(3, 5\)"),
+    ],
+)
+def test_what_an_own_objective_returns_is_checked(result, error):
+    with pytest.raises((TypeError, ValueError), match=error):
+        check_result(Own(), result, (2, 3, 5))
+    check_result(Own(), result_with(), (2, 3, 5))

@@ -427,3 +427,18 @@ def test_an_objective_of_ones_own_adapts_and_is_part_of_what_identifies_the_run(
     assert adapt(params, tmp_path, objective=Agreement(load_spaces(params))) == record  # finished: taken up
     lss = adapt(params, tmp_path)  # the same parameters, but the objective that they name
     assert "objective" not in lss["sources"] and not same(own, weights(tmp_path))
+
+
+class Broken(Agreement):
+    def forward(self, teacher, student, labels):
+        return super().forward(teacher, student, labels).loss
+
+
+def test_an_own_objective_that_fails_leaves_the_finished_run_as_it_is(tiny, tmp_path):
+    params = tiny(epochs=1)
+    record = adapt(params, tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(TypeError, match=r"Broken\.forward must return lib\.objectives\.Result"):
+        adapt(params, tmp_path, objective=Broken(load_spaces(params)))
+    assert read_json(tmp_path / "adapt.json") == record and (tmp_path / "metrics.json").exists()
+    assert adapt(params, tmp_path) == record

@@ -58,7 +58,7 @@ def load_checkpoint(
         if params_hash not in (state["params_hash"], _current_hash(state)):
             say(f"{path} was made with other parameters: it is not used")
         elif state.get("sources") != sources:
-            say(f"{path} was made with another CLIP, concepts, prompts or list of videos: it is not used")
+            say(f"{path} was made with another CLIP, concepts, prompts, list of videos or objective: it is not used")
         elif broken := not_finite(state):
             raise ValueError(
                 f"{path} holds numbers that are not finite: {listed(broken)}. The run had diverged: lower "
