@@ -333,6 +333,7 @@ def test_a_run_that_collapses_warns_in_its_record_and_names_the_cure(tiny, tmp_p
         "collapse_batch_entropy": 0.0,
         "collapse_feature_spread": 0.0,
         "collapse_concepts_used": 0.0,
+        "drift_teacher_entropy": 0.0,
         "collapse_window": 3,
     }
     assert adapt(tiny(**quiet), tmp_path / "quiet")["collapse_warnings"] == []

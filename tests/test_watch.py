@@ -60,3 +60,16 @@ def test_a_warning_comes_once_when_the_mean_crosses_the_limit_and_is_known_after
     lines = read_lines(tmp_path / "log.jsonl")
     assert [line["step"] for line in lines] == list(range(7))
     assert [line["warnings"] for line in lines if "warnings" in line] == [[text] for text in kept[0]]
+
+
+@pytest.mark.parametrize("ablation, warned", [("lss", ["step 5"]), ("no_language", [])])
+def test_a_teacher_much_surer_than_at_the_start_is_a_sign_that_clip_is_lost(tiny, tmp_path, ablation, warned):
+    """Two steps at 1 nat, then 0.6 and 0.2: a mean of 0.6, 0.4 and 0.2 of the start; the limit is 0.35."""
+    params = tiny(ablation, collapse_window=2)
+    for first_step in (0, 4):  # also after a restart, from the log
+        with Watch(params, tmp_path, steps=6, first_step=first_step, num_concepts=16) as watch:
+            for step, entropy in enumerate([1.0, 1.0, 0.6, 0.6, 0.2, 0.2]):
+                if step >= first_step:
+                    watch.step(HEALTHY | {"step": step, "teacher_entropy": entropy})
+        assert [text.split(":")[0] for text in watch.warnings] == warned
+        assert all("trained: temporal" in text and "0.20 of" in text for text in watch.warnings)

@@ -273,6 +273,7 @@ class Params(EvaluateParams):
     collapse_batch_entropy: Share
     collapse_feature_spread: Share
     collapse_concepts_used: Share
+    drift_teacher_entropy: Share
 
     @model_validator(mode="after")
     def _batch_fits_devices(self) -> "Params":

@@ -2,6 +2,8 @@
 
 Self-distillation collapses in two ways (DINO, ICCV 2021, section 5.3): the teacher's distributions become uniform, or
 the same for all videos. A lower teacher temperature works against the first, centring or a prior against the second.
+A sign of the contrary, CLIP being lost, is a teacher much surer than at the start. Agreement with the untrained CLIP
+itself is not watched: it would need a third model in every step, and is measured at evaluation.
 """
 
 import math
@@ -29,6 +31,11 @@ CURES = {
     "rates, raise uniform_prior_weight (SimSiam, figure 2: the spread is near 1 in a healthy model, 0 in a collapsed)",
     "collapse_concepts_used": f"few concepts rank first for any video. {BALANCE} (SwAV, NeurIPS 2020)",
 }
+
+DRIFT = (
+    "the teacher has become much surer than CLIP was, which in the embedded study went with losing CLIP. Measure accuracy "
+    "and agreement on stills; if they fell: lower learning_rate or epochs, raise teacher_momentum, or set trained: temporal"
+)
 
 
 def collapse_values(line: dict[str, Any], num_concepts: int) -> dict[str, float]:
@@ -64,6 +71,10 @@ class Watch:
         self.log, self.events, self.num_concepts = folder / "log.jsonl", folder / "tensorboard", num_concepts
         self.limits = {name: getattr(params, name) for name in CURES}
         self.warnings, self.ongoing, self.recent = [], set(), deque(maxlen=params.collapse_window)
+        self.start_entropies = []  # the teacher's, in nats, of the first window
+        self.drift_limit = (
+            0.0 if params.objective == "feature" else params.drift_teacher_entropy
+        )  # a head's say nothing
         self.writes = distributed.rank() == 0
         description = dict(desc=f"adapting {folder.parent.name}", unit="clip", unit_scale=params.batch_size)
         self.bar = tqdm(total=steps, initial=first_step, disable=not self.writes, **description)
@@ -112,6 +123,12 @@ class Watch:
         self.recent.append(line)
         full = len(self.recent) == self.recent.maxlen
         crossed = signs(self.limits, self.recent, self.num_concepts) if full else {}
+        if len(self.start_entropies) < self.recent.maxlen:
+            self.start_entropies.append(line["teacher_entropy"])
+        start, now = sum(self.start_entropies), sum(step["teacher_entropy"] for step in self.recent)
+        if full and now < self.drift_limit * start:
+            ratio = f"the teacher's entropy is {now / start:.2f} of that of the first steps"
+            crossed["drift_teacher_entropy"] = f"{ratio}, the limit {self.drift_limit}: {DRIFT}"
         new = [f"step {line['step']}: {text}" for name, text in crossed.items() if name not in self.ongoing]
         self.ongoing = set(crossed)
         self.warnings += new
