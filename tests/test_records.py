@@ -37,7 +37,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
     )
     assert subprocess.run(["sha256sum", "-c", newest.name + ".sha256"], cwd=tmp_path).returncode == 0
     assert found() == found(load(profile="paper", data_kinetics400="/moved", workers=1)) == [10]
-    assert found(load(profile="paper", epochs=10)) is None and "made with other parameters" in capsys.readouterr().out
+    assert found(load(profile="paper", epochs=11)) is None and "made with other parameters" in capsys.readouterr().out
     assert (
         found(concepts="edited") is None
         and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
