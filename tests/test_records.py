@@ -40,7 +40,7 @@ def test_the_newest_two_checkpoints_stay_and_the_newest_whole_one_of_the_paramet
     assert found(load(profile="paper", epochs=11)) is None and "made with other parameters" in capsys.readouterr().out
     assert (
         found(concepts="edited") is None
-        and "another CLIP, concepts, prompts or list of videos" in capsys.readouterr().out
+        and "another CLIP, concepts, prompts, list of videos or objective" in capsys.readouterr().out
     )
     newest.write_bytes(newest.read_bytes()[:-1])
     assert found() == [6] and f"{newest} is not whole" in capsys.readouterr().out
