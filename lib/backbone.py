@@ -17,6 +17,7 @@ Tensors are named by einops axes: b videos, c channels, t frames, f frames of al
 token first), w features, r rows.
 """
 
+import copy
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -371,3 +372,16 @@ class VideoCLIP(PreTrainedModel):
 def is_temporal(parameter_name: str) -> bool:
     """Whether a parameter of `VideoCLIP` is one that its image CLIP does not have (for the optimiser's groups)."""
     return "temporal_" in parameter_name
+
+
+def in_precision(visual: VideoTransformer, precision: str) -> VideoTransformer:
+    """The model itself for "float32"; for "bfloat16" a copy with bfloat16 weights before its final norm.
+
+    Norms and softmax compute in float32 inside their kernels, and everything after the last block is float32.
+    """
+    if precision == "float32":
+        return visual
+    working = copy.deepcopy(visual)
+    for part in (working.patch_embedding, working.pre_norm, working.blocks):
+        part.to(torch.bfloat16)
+    return working

@@ -8,7 +8,6 @@ Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021)
 since CLIP has neither batch statistics nor random layers. The price of micro-batches is a second forward pass.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lib.backbone import VideoCLIP, VideoCLIPOutput, VideoTransformer, is_temporal
+from lib.backbone import VideoCLIP, VideoCLIPOutput, VideoTransformer, in_precision, is_temporal
 from lib.objectives import Result, check_result
 from lib.run import distributed
 from lib.run.fields import Params
@@ -36,19 +35,6 @@ def forward_views(visual: nn.Module, views: list[Tensor]) -> list[VideoCLIPOutpu
         members = [i for i, view in enumerate(views) if view.shape[-2:] == size]
         outputs.update(zip(members, visual([views[i] for i in members])))
     return [outputs[i] for i in range(len(views))]
-
-
-def in_precision(visual: VideoTransformer, precision: str) -> VideoTransformer:
-    """The model itself for "float32"; for "bfloat16" a copy with bfloat16 weights before its final norm.
-
-    Norms and softmax compute in float32 inside their kernels, and everything after the last block is float32.
-    """
-    if precision == "float32":
-        return visual
-    working = copy.deepcopy(visual)
-    for part in (working.patch_embedding, working.pre_norm, working.blocks):
-        part.to(torch.bfloat16)
-    return working
 
 
 class Passes:

@@ -11,9 +11,9 @@ from test_train import run_with
 from test_views import svt_settings
 from transformers import CLIPConfig, CLIPModel
 
-from lib.backbone import VideoCLIP
+from lib.backbone import VideoCLIP, in_precision
 from lib.evaluation.evaluate import evaluate
-from lib.gradients import Passes, in_precision, pass_settings
+from lib.gradients import Passes, pass_settings
 from lib.train import adapt
 from lib.video.cut import Uncut, cut_views
 from lib.video.views import CLIP_STD, draw_augmentations, training_views

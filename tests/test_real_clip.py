@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from lib.backbone import VideoCLIP
+from lib.backbone import VideoCLIP, in_precision
 from lib.concepts import ConceptSpace, category_space, encode_texts
-from lib.gradients import activation_bytes, forward_views, in_precision
+from lib.gradients import activation_bytes, forward_views
 from lib.language.vocabulary import read_prompts, read_vocabulary
 from lib.run.clip_files import CONTEXT, normalisation
 from lib.run.files import read_lines

@@ -14,11 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lib.backbone import VideoCLIP
+from lib.backbone import VideoCLIP, in_precision
 from lib.datasets.lists import Video, VideoList
 from lib.datasets.loader import batches_of
 from lib.datasets.samples import EvaluationViews
-from lib.gradients import in_precision
 from lib.run.code import code_hash, commit
 from lib.run.files import file_hash, read_json, whole_file, write_json
 from lib.video.views import EvalView
