@@ -50,10 +50,10 @@ def test_weights_are_mixed_and_exact_at_both_ends():
             assert alpha == 0.25 or torch.equal(weight, own[name] if alpha else first[name])
 
 
-def test_agreement_is_the_chance_that_a_draw_from_one_model_is_the_draw_from_the_others_mean():
-    sharp, flat, wrong = (np.array([row]) for row in ([1.0, 0.0], [0.5, 0.5], [0.2, 0.8]))
-    found = evaluation.agreements({0.0: flat, 0.5: sharp, 1.0: wrong})
-    assert found == pytest.approx({0.0: 0.5, 0.5: 0.35, 1.0: 0.2 * 0.75 + 0.8 * 0.25})
+def test_agreement_is_how_often_the_first_class_is_that_of_the_mean_over_alphas():
+    before, between, after = np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.7, 0.3], [0.4, 0.6]], [[0.2, 0.8], [0.1, 0.9]]])
+    found = evaluation.agreements({0.0: before, 0.5: between, 1.0: after})  # the mean prefers class 0, then class 1
+    assert found == {0.0: 0.5, 0.5: 1.0, 1.0: 0.5}
     assert evaluation.agreements({}) == {}
 
 

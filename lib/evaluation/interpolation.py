@@ -83,12 +83,10 @@ def interpolate(
 
 
 def agreements(probabilities: dict[float, np.ndarray]) -> dict[float, float]:
-    """How well each alpha agrees with the others, weighted by confidence: the mean over clips of the probability that a
-    class drawn from its distribution is the one drawn from the mean of the other alphas'. Labels are not used.
+    """How often the first class of each alpha is that of the mean over all alphas; of equal ones the lowest is chosen.
 
-    probabilities: alpha -> 'n c'. Confidence alone would always choose the sharpest model, agreement of first classes
-    always the middle (LOG.md).
+    probabilities: alpha -> 'n c'. Labels are not used. Measures that count confidence choose models that have learned
+    to be confident, right or wrong; this one stays near the middle, which WiSE-FT recommends (LOG.md).
     """
-    total = sum(probabilities.values())
-    others = max(len(probabilities) - 1, 1)
-    return {alpha: float(np.mean(np.sum(own * (total - own) / others, axis=1))) for alpha, own in probabilities.items()}
+    consensus = sum(probabilities.values()).argmax(axis=1) if probabilities else None
+    return {alpha: float(np.mean(own.argmax(axis=1) == consensus)) for alpha, own in probabilities.items()}
