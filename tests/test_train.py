@@ -363,7 +363,7 @@ def test_a_checkpoint_of_another_list_of_videos_is_not_taken(tiny, tmp_path, cap
     adapt(params, tmp_path / "run")
     next((tmp_path / "world" / "train").rglob("*.mp4")).unlink()
     adapt(params, tmp_path / "run")
-    assert "list of videos: it is not used" in capsys.readouterr().out
+    assert "list of videos or objective: it is not used" in capsys.readouterr().out
 
 
 def test_a_run_that_other_code_goes_on_with_lists_both_commits(tiny, tmp_path, capsys):
