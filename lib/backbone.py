@@ -59,7 +59,8 @@ class VideoCLIPConfig(CLIPConfig):
             raise ValueError(f"temporal_positions must be at least 1, not {self.temporal_positions}")
         if not is_rgb(self.image_mean, 0, 1) or not is_rgb(self.image_std, 1e-6, 1e6):
             raise ValueError(
-                f"image_mean and image_std must be three numbers in 0..1 and above 0, not {self.image_mean}, {self.image_std}"
+                "image_mean and image_std must be three numbers in 0..1 and above 0, "
+                f"not {self.image_mean}, {self.image_std}"
             )
         for name in ("image_size", "patch_size"):
             value = getattr(self.vision_config, name)
@@ -115,7 +116,7 @@ class Reorder(torch.autograd.Function):
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection and torch's fused kernel, within sequences of rows.
 
-    Queries are computed only for every `stride`-th token; the output has one row per query. CLIP trains without dropout.
+    Queries are computed only for every `stride`-th token; the output has one row per query. There is no dropout.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -125,7 +126,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, sequences: Sequence[tuple[int, int]], stride: int = 1) -> Tensor:
-        """Rows 'r w' -> '(r / stride) w'. sequences: runs of (number of sequences, tokens of each), in the order of rows."""
+        """Rows 'r w' -> '(r / stride) w'. sequences: runs of (count, tokens of each), in the order of rows."""
         # Cut along the last axis: along an axis of its own for the three, their gradient would be copied twice.
         runs = [self.qkv(x).chunk(3, dim=-1)]
         if len(sequences) > 1:

@@ -30,7 +30,7 @@ from lib.run.params import FOLDER
 def encode_texts(
     model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:
-    """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError` as `token_ids` does."""
+    """L2-normalised text embeddings 'n d', float32, on the model's device. Raises `ConceptError`, as `token_ids`."""
     ids, embeddings = token_ids(texts, tokenizer, model.config.text_config), []
     for start in tqdm(
         range(0, len(ids), batch_size), desc="texts", unit="batch", leave=False, disable=len(ids) <= batch_size
@@ -48,7 +48,7 @@ def encode_texts(
 
 
 class ConceptSpace(nn.Module):
-    """Unit directions `vectors`, frozen, '(k m) d', m = `rows_per_label` consecutive rows for each of the k `labels`."""
+    """Unit directions `vectors`, frozen, '(k m) d', m = `rows_per_label` consecutive rows per label."""
 
     vectors: Tensor
 

@@ -226,7 +226,7 @@ def schedule_area(
 
 
 def blocks_above(name: str, num_blocks: int) -> int:
-    """How many blocks lie above a weight of CLIP's visual tower: 0 for the last block, all of them for the embeddings."""
+    """How many blocks lie above a weight of CLIP's visual tower: 0 for the last block, all for the embeddings."""
     if name.startswith("blocks."):
         return num_blocks - 1 - int(name.split(".")[1])
     return num_blocks if "embedding" in name or name.startswith("pre_norm") else 0

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 def own_view(num_teacher_views: int, num_student_views: int, device: torch.device | None = None) -> Tensor:
     """Which pairs (teacher view g, student view v) are one view compared with itself: 'g v' bool, true for v == g.
 
-    The others are the pairs of the losses: 18 for 2 teacher and 10 student views. Raises ValueError if the student misses
-    a teacher view, or if there is no pair.
+    The others are the pairs of the losses: 18 for 2 teacher and 10 student views. Raises ValueError if the student
+    misses a teacher view, or if there is no pair.
     """
     if num_student_views < max(num_teacher_views, 2):
         raise ValueError(
@@ -50,7 +50,8 @@ def pairwise_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
     if teacher.shape[1:] != student.shape[1:]:
         shapes = f"teacher {tuple(teacher.shape)} and student {tuple(student.shape)}"
         raise ValueError(f"{shapes} differ in the number of videos or concepts: expected 'g b k' and 'v b k'")
-    # All pairs of a video by one matrix product: as elementwise products, those of 65536 prototypes would need gigabytes.
+    # All pairs of a video by one matrix product: as elementwise products, those of 65536 prototypes would need
+    # gigabytes.
     pairs = torch.einsum("g b k, v b k -> b g v", teacher.detach(), F.log_softmax(student, dim=-1))
     return -mean_over_pairs(pairs)
 
@@ -138,7 +139,8 @@ class UniformPrior(nn.Module):
 
 
 class FairnessPrior(UniformPrior):
-    """MUST's fairness regularisation (ICLR 2023): KL(uniform || mean of p_s), zero where all concepts are equally frequent.
+    """MUST's fairness regularisation (ICLR 2023): KL(uniform || mean of p_s), zero where all concepts are equally
+    frequent.
 
     The reverse of the uniform distribution prior: a concept that is never used costs without bound. MUST takes the mean
     over 1,024 images, of 512 classes or more a moving average; here the `queue_size` videos before the batch count too.
@@ -165,7 +167,8 @@ def sinkhorn(logits: Tensor, n_iterations: int) -> Tensor:
 class SinkhornBalance(nn.Module):
     """Teacher probabilities, balanced by Sinkhorn-Knopp over the batch and the `queue_size` videos before it.
 
-    The queue holds logits times temperature (cosines, for a concept space), so it stays valid if the temperature changes.
+    The queue holds logits times temperature (cosines, for a concept space), so it stays valid if the temperature
+    changes.
     """
 
     def __init__(self, num_concepts: int, *, global_views: int, n_iterations: int, queue_size: int):

@@ -66,7 +66,8 @@ def space_logits(space: ConceptSpace, views: list[VideoCLIPOutput], temperature:
 class ConceptObjective(Objective):
     """LSS: distillation within each concept space, alignment across the two, and the uniform distribution prior.
 
-    target_normalisation: "sinkhorn" (over `queue_size` videos) or "centring" keeps the teacher from collapsing; or "none".
+    target_normalisation: "sinkhorn" (over `queue_size` videos) or "centring" keeps the teacher from collapsing; or
+    "none".
     """
 
     def __init__(

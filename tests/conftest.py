@@ -1,5 +1,5 @@
-"""Fixtures of several test files: recorded clips laid out as data sets, small videos made on the spot, a tiny world, and
-what a checkpoint of the hub has."""
+"""Fixtures of several test files: recorded clips laid out as data sets, small videos made on the spot, a tiny world,
+and what a checkpoint of the hub has."""
 
 import gzip
 import json
@@ -54,7 +54,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def laid_out(tmp_path_factory) -> Callable[..., Path]:
-    """laid_out("ucf101") -> a folder with the recorded clips as that data set (`layouts`), made once; not to be changed."""
+    """laid_out("ucf101") -> a folder with the recorded clips as that data set (`layouts`), made once; not to be
+    changed."""
     root = tmp_path_factory.mktemp("laid_out")
 
     def folder(dataset: str, *form: str) -> Path:
@@ -66,8 +67,8 @@ def laid_out(tmp_path_factory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def made_bpe(tmp_path_factory) -> Path:
-    """A file of byte-pair merges in the form and length of OpenAI's: learned from the shipped vocabularies, then filled up
-    with letters that no text here has."""
+    """A file of byte-pair merges in the form and length of OpenAI's: learned from the shipped vocabularies, then
+    filled up with letters that no text here has."""
     vocabularies = [read_yaml(FOLDER / "concepts" / f"{name}.yaml") for name in ("kinetics400", "ucf101", "hmdb51")]
     texts = [
         text
@@ -100,7 +101,8 @@ def clip_bpe(request) -> Path:
 
 
 def small_hub_config(architecture: Architecture, **vision: int) -> dict:
-    """The `config.json` of a checkpoint of the hub with both towers made small; fields, activation and token ids stay."""
+    """The `config.json` of a checkpoint of the hub with both towers made small; fields, activation and token ids
+    stay."""
     config = hub_config(architecture)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
     config["text_config"].update(sizes)

@@ -98,7 +98,8 @@ def kinetics400(root: Path, form: str = "csv") -> Path:
 
 
 def kinetics600(root: Path, form: str = "csv") -> Path:
-    """The validation part: clips of the zero-shot splits, and one of a class of Kinetics-400. form: as of `kinetics400`."""
+    """The validation part: clips of the zero-shot splits, and one of a class of Kinetics-400. form: as of
+    `kinetics400`."""
     shown = {row["class"]: row["clips"].split() for row in _rows("params/splits/kinetics600.csv")}
     names = [(name, shown[name][number].split("@")) for number in range(6) for name in KINETICS600]
     names[22] = ("yoga", ["-gmdcsa2422", "22"])

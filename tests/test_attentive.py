@@ -18,7 +18,8 @@ TRAINING = {"epochs": 30, "batch_size": 32, "weight_decay": 0.01}
 
 
 def clips(count, seed):
-    """Tokens 'n 6 16' of which one, marked in the last dimension, has the class; the others have random ones, larger."""
+    """Tokens 'n 6 16' of which one, marked in the last dimension, has the class; the others have random ones,
+    larger."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(3, size=count)
     tokens = 0.1 * generator.normal(size=(count, 6, 16))

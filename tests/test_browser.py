@@ -31,7 +31,8 @@ RUN_ALL = """async () => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """What `make lab` starts, in a repository that has all of this one committed: its address, the repository's folder."""
+    """What `make lab` starts, in a repository that has all of this one committed: its address, the repository's
+    folder."""
     root, place = tmp_path_factory.mktemp("a repository"), tmp_path_factory.mktemp("settings")
     for name in ("lib", "workflow", "notebooks", "params", "outputs/embedded/clip/0", ".gitignore"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

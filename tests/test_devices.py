@@ -17,7 +17,8 @@ SAY = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'
 
 @pytest.fixture
 def lend(tmp_path):
-    """Starts a command that says which devices it sees and waits for a line, in a copy of `lib` with locks of its own."""
+    """Starts a command that says which devices it sees and waits for a line, in a copy of `lib` with locks of its
+    own."""
     shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     started = []
 
@@ -62,7 +63,8 @@ def test_no_two_processes_hold_the_same_device_and_a_killed_one_frees_its_own(le
 
 def test_many_that_want_several_all_get_them_and_never_the_same(lend, tmp_path):
     claim = (
-        "import os; names = os.environ['CUDA_VISIBLE_DEVICES'].split(','); [open('held-' + name, 'x') for name in names]; "
+        "import os; names = os.environ['CUDA_VISIBLE_DEVICES'].split(','); "
+        "[open('held-' + name, 'x') for name in names]; "
         "print(*names); [os.remove('held-' + name) for name in names]"
     )
     processes = [lend(2, [sys.executable, "-c", claim]) for _ in range(5)]

@@ -81,7 +81,10 @@ def small_disk():
     ],
 )
 def test_where_there_is_no_room_the_error_says_where_and_how_much_and_nothing_stays(tmp_path, small_disk, write):
-    words = rf"the disk of {tmp_path} is full \(File too large\): features needs 20,000 bytes, and has [\d,]+ bytes free\. Make room"
+    words = (
+        rf"the disk of {tmp_path} is full \(File too large\): "
+        r"features needs 20,000 bytes, and has [\d,]+ bytes free\. Make room"
+    )
     with pytest.raises(DiskError, match=words), whole_file(tmp_path / "features", size=20_000) as partial:
         write(partial)
     with (
@@ -156,7 +159,10 @@ def test_results_of_videos_from_another_place_lie_beside_those_of_the_profile():
 
 
 def test_two_processes_are_never_at_work_in_one_folder(tmp_path):
-    code = "import sys; from pathlib import Path; from lib.run.files import alone_in\nwith alone_in(Path(sys.argv[1])): print('in', flush=True)"
+    code = (
+        "import sys; from pathlib import Path; from lib.run.files import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True)"
+    )
     with alone_in(tmp_path / "run"):
         other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
         assert (

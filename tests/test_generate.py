@@ -1,4 +1,5 @@
-"""The generator of descriptions: a scripted writer for what is done with texts, a real (random) model for the writing."""
+"""The generator of descriptions: a scripted writer for what is done with texts, a real (random) model for the
+writing."""
 
 import json
 
@@ -30,7 +31,8 @@ SETTINGS = {"writer": "scripted", "seed": 0, "attempts": 2, "batch_size": 2}
 def answer(name: str) -> str:
     rest = "while the other hand lies still on the knee beside it."
     return (
-        f"Here they are:\n1. For {name}, one palm strokes forward and back {rest}\n2. With {name}, the fur bends {rest}\n"
+        f"Here they are:\n1. For {name}, one palm strokes forward and back {rest}\n"
+        f"2. With {name}, the fur bends {rest}\n"
         f"3) In {name}, a sofa stands in a room {rest}\n4: As {name} goes on, ears turn {rest}\n\nAction: more"
     )
 

@@ -279,7 +279,8 @@ def test_features_that_point_everywhere_have_spread_one():
     assert diagnostics["teacher_entropy"] == pytest.approx(math.log(4))
 
 
-# Self-training ---------------------------------------------------------------------------------------------------------
+# Self-training
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_self_training_is_the_cross_entropy_with_confident_first_concepts_of_other_views():

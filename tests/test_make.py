@@ -1,4 +1,5 @@
-"""`make` as a user calls it: values as they were typed, two calls at once, publishing, freeing what can be made again."""
+"""`make` as a user calls it: values as they were typed, two calls at once, publishing, freeing what can be made
+again."""
 
 import contextlib
 import json

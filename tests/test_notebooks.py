@@ -286,7 +286,8 @@ def test_errors_of_ours_are_short_and_all_others_whole(tmp_path):
     for text, message in zip(
         shown,
         (
-            "^ParamsError: sed: unknown parameter; the nearest valid name is 'seed'; this notebook has seed\n.notebook.py:\\d+.$",
+            "^ParamsError: sed: unknown parameter; the nearest valid name is 'seed'; this notebook has seed\n"
+            ".notebook.py:\\d+.$",
             "^ParamsError: .*embedde.yaml: no such file; did you mean 'embedded'.\n.(params.py:\\d+(, )?)+.$",
             "^ValueError: mine$",
         ),

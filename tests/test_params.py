@@ -220,7 +220,8 @@ def test_an_unknown_profile_names_the_nearest(tmp_path):
         ("embedded", {"balance_temperature": 0.5}, set()),
         ("paper", {"local_span": 0.3}, {AdaptParams, EvaluateParams}),
         ("paper", {"num_frames_draw": "independent"}, {AdaptParams, EvaluateParams}),
-        # real data know nothing of the rendered world, nor of the CLIP that is trained on it; nor of the disk they lie on
+        # real data know nothing of the rendered world, nor of the CLIP that is trained on it; nor of the disk they
+        # lie on
         ("paper", {"world_seed": 1, "world_difficulty": 0.9}, {WorldParams, ClipParams}),
         ("ucf101", {"clip_epochs": 3}, {ClipParams}),
         ("paper", {"data_kinetics400": "elsewhere", "data_hmdb51": "elsewhere", "lists_ucf101": "elsewhere"}, set()),

@@ -73,7 +73,8 @@ def test_a_folder_per_class_a_flat_folder_and_a_list_are_found(folder):
         (
             ".",
             FileNotFoundError,
-            r"no videos; expected <video> or <folder>/<video>, .*\n  jump/one/: 1 video, one level too deep; move them up\n",
+            r"no videos; expected <video> or <folder>/<video>, .*\n"
+            r"  jump/one/: 1 video, one level too deep; move them up\n",
         ),
     ],
 )
@@ -233,7 +234,7 @@ def test_clips_of_one_film_are_never_on_both_sides(model, folder, rows):
     assert (counts.drop("push_up/broken.mp4") == 2).all()
     with pytest.raises(
         TooFewClips,
-        match="it takes 6 films of every class that can be decoded, JumpingJack has 5, push_up has 5: add some, or lower",
+        match="it takes 6 films of every class that can be decoded, JumpingJack has 5, push_up has 5: add some",
     ):
         few_shot_probe(videos, rows, shots=6, same_source=r"_c\d$")
 

@@ -1,5 +1,5 @@
-"""What a researcher runs on real data, on recorded clips laid out as the data sets of the field: every suite of every profile
-is planned, and one of each kind of profile runs from `make reproduce` to its tables, figures and report.
+"""What a researcher runs on real data, on recorded clips laid out as the data sets of the field: every suite of every
+profile is planned, and one of each kind of profile runs from `make reproduce` to its tables, figures and report.
 
 The embedded profile does so in test_workflow.
 """
@@ -117,7 +117,8 @@ def results(copy: Copy) -> Path:
 
 
 def table_of(place: Path, name: str) -> pd.DataFrame:
-    """Accuracies of a table by run, data set (without what is said of its size) and protocol; each a share in percent."""
+    """Accuracies of a table by run, data set (without what is said of its size) and protocol; each a share in
+    percent."""
     table = pd.read_csv(place / "tables" / f"{name}.csv")
     table = table.assign(dataset=table["dataset"].str.split().str[0])[["run", "dataset", "protocol", "metric", "mean"]]
     table = (
@@ -443,7 +444,8 @@ def test_a_folder_of_ones_own_and_charades_run_to_their_tables(laid_out, hub_cli
 
 
 def test_the_notebooks_for_real_clips_run_on_them(laid_out, hub_clip, made_bpe, tmp_path):
-    """One's own videos, and the rehearsal of the paper's profile up to its plan; both at once, as papermill is called by hand."""
+    """One's own videos, and the rehearsal of the paper's profile up to its plan; both at once, as papermill is called
+    by hand."""
     copy = Copy(tmp_path)
     given = {
         "20_your_videos": {

@@ -95,7 +95,10 @@ def test_the_installed_package_is_this_repository(tmp_path):
 
 
 def test_a_plan_is_made_without_the_libraries_that_take_seconds_to_load():
-    code = "import lib.datasets.check, lib.study.suites, lib.study.tables, sys; print(*{'torch', 'sklearn', 'transformers'} & sys.modules.keys())"
+    code = (
+        "import lib.datasets.check, lib.study.suites, lib.study.tables, sys; "
+        "print(*{'torch', 'sklearn', 'transformers'} & sys.modules.keys())"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         == "\n"
@@ -125,13 +128,14 @@ def test_a_module_is_short(path):
 
 
 def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
-    """Also B023 in the Snakefile, as the Python that Snakemake makes of it: a command that is filled in after the loop around
-    its rule would have the last value of the loop's variable."""
+    """Also B023 in the Snakefile, as the Python that Snakemake makes of it: a command that is filled in after the
+    loop around its rule would have the last value of the loop's variable."""
     snakefile = subprocess.run(
         [sys.executable, "-m", "snakemake", "--print-compilation"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     (tmp_path / "snakefile.py").write_text(snakefile.stdout)
-    own = 'builtins=["ancient", "config", "expand", "shell", "update", "workflow"]'  # Snakemake's; `input` is its argument
+    # Snakemake's; `input` is its argument
+    own = 'builtins=["ancient", "config", "expand", "shell", "update", "workflow"]'
     for what in (
         ["lib", "workflow", "tests", "notebooks"],
         [

@@ -132,7 +132,8 @@ def fresh(tmp_path_factory) -> Copy:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Copy, subprocess.CompletedProcess, subprocess.CompletedProcess]:
-    """The tiny suite after `make reproduce` that was killed while a run trained, and called again: the copy, Snakemake's
+    """The tiny suite after `make reproduce` that was killed while a run trained, and called again: the copy,
+    Snakemake's
     call after the kill, and the one with partial=1. SIGKILL takes the workflow alone: the jobs that it began go on, and
     write where those of the second call do. (What a run does that is killed itself is in test_train.)"""
     # as a user may call a folder; with a colon there is no virtual environment

@@ -22,7 +22,7 @@ SOURCES = {
     "ucf101": "https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
     "hmdb51": "https://serre.lab.brown.edu/hmdb51.html (hmdb51_org.rar, one archive per class in it)",
     "kinetics400": "https://github.com/cvdfoundation/kinetics-dataset (k400_downloader.sh)",
-    "kinetics600": "https://github.com/cvdfoundation/kinetics-dataset (k600_downloader.sh; the validation part is enough)",
+    "kinetics600": "https://github.com/cvdfoundation/kinetics-dataset (k600_downloader.sh; validation alone)",
     "ssv2": "https://www.qualcomm.com/developer/software/something-something-v-2-dataset (videos and labels)",
     "charades": "https://prior.allenai.org/projects/charades (480p videos, and the annotations)",
     "folder": "your own videos: {train,test}/<class>/<video>",

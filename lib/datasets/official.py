@@ -1,4 +1,5 @@
-"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400 and -600, SSv2, Charades, and folders of your own videos.
+"""The data sets as they lie on disk: UCF-101, HMDB-51, Kinetics-400 and -600, SSv2, Charades, and folders of your own
+videos.
 
 Every reader walks the folder once and returns all parts of the data set as `VideoList`s, which also hold the listed
 clips without a file and the files without a listed clip. Contradictory sources are an error.

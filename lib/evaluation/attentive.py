@@ -1,4 +1,5 @@
-"""Attentive probe (V-JEPA's protocol): one cross-attention layer with a learned query on frozen features, and a classifier.
+"""Attentive probe (V-JEPA's protocol): one cross-attention layer with a learned query on frozen features, and a
+classifier.
 
 The tokens are the class features of every frame (before the projection) of all probe views, not V-JEPA's patches: these
 would take hundreds of times the disk. No positions are added: what the probe knows of order is what the backbone's
@@ -73,7 +74,8 @@ def fit_attentive_probe(
 ) -> AttentiveProbe:
     """The probe of training clips 'n t w' with labels 'n', all decoded.
 
-    The share `held_out` of the clips (whole `groups`) chooses among `learning_rates`, the smallest of equally good ones.
+    The share `held_out` of the clips (whole `groups`) chooses among `learning_rates`, the smallest of equally good
+    ones.
     training: of `train_probes`. Raises ProbeError if no rate gives finite scores, ValueError for too few clips
     (`hold_out`).
     """

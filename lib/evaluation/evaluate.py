@@ -41,7 +41,8 @@ def evaluate(params: Params, folder: Path) -> dict:
     """Evaluates the model that `train.adapt` left under `folder`; waits while another process is at work there.
 
     Returns the record, which is also `folder/metrics.json` (only when the evaluation is complete); the correctness of
-    every clip is in `correct.safetensors`, the answers of zero-shot and the linear and attentive probes in `answers.csv`.
+    every clip is in `correct.safetensors`, the answers of zero-shot and the linear and attentive probes in
+    `answers.csv`.
     Raises FileNotFoundError without an adapted model or data set, DataError for missing or undecodable files unless
     `allow_missing`, ValueError for what `preflight.check_run` finds or a damaged checkpoint, and ProbeError if a probe
     does not converge. An earlier `metrics.json` stays if the error comes before features are computed.

@@ -92,7 +92,8 @@ def extract(
 ) -> Features:
     """Decodes every video once and runs all its views through the model.
 
-    view_names: as `EvalView.parse` reads them; frame_views: those whose frames are kept too, "<view>/frames" 'n (v t) w'; precision: float32 or bfloat16; loader_timeout: seconds.
+    view_names: as `EvalView.parse` reads them; frame_views: those whose frames are kept too, "<view>/frames" 'n (v t)
+    w'; precision: float32 or bfloat16; loader_timeout: seconds.
     """
     views = {name: EvalView.parse(name) for name in view_names}
     sizes = {"features": model.config.vision_config.hidden_size, "embedding": model.config.projection_dim}

@@ -46,7 +46,8 @@ def start_of_run(params: Params, adapted: VideoCLIP, sources: dict[str, str]) ->
 
 
 def unlabelled(params: Params, dataset: str, parts: Parts) -> Parts:
-    """The part that alpha is chosen on, by name: up to `CHOICE_CLIPS` evenly spaced clips of the validation part, or of the
+    """The part that alpha is chosen on, by name: up to `CHOICE_CLIPS` evenly spaced clips of the validation part, or
+    of the
     training part where there is none. Empty if the data set has only parts that are reported on: no alpha is chosen.
     """
     tests = test_parts(params, dataset)

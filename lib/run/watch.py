@@ -33,8 +33,9 @@ CURES = {
 }
 
 DRIFT = (
-    "the teacher has become much surer than CLIP was, which in the embedded study went with losing CLIP. Measure accuracy "
-    "and agreement on stills; if they fell: lower learning_rate or epochs, raise teacher_momentum, or set trained: temporal"
+    "the teacher has become much surer than CLIP was, which in the embedded study went with losing CLIP. Measure "
+    "accuracy and agreement on stills; if they fell: lower learning_rate or epochs, raise teacher_momentum, or set "
+    "trained: temporal"
 )
 
 

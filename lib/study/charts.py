@@ -222,7 +222,7 @@ def shots(points: pd.DataFrame) -> Figure:
 
 @styled
 def interpolation(points: pd.DataFrame) -> Figure:
-    """Zero-shot accuracy against what is kept on stills, a line per run through its alphas (means over seeds of world 0).
+    """Zero-shot accuracy against what is kept on stills, a line per run through its alphas (means over seeds, world 0).
 
     points: of `interpolation.points`. Filled points have the alpha that was chosen without labels for most seeds.
     """

@@ -50,8 +50,8 @@ def chosen(runs: Sequence[Run]) -> list[str]:
 def points(runs: Sequence[Run], values: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """A row per finished interpolated run and alpha, in `COLUMNS`: accuracies and agreement in percent.
 
-    chosen: whether this alpha was chosen without labels. values: of `results.collect`. Agreement is NaN without a run of
-    the image CLIP.
+    chosen: whether this alpha was chosen without labels. values: of `results.collect`. Agreement is NaN without a run
+    of the image CLIP.
     """
     rows = []
     for run, of_datasets in records(runs):

@@ -59,8 +59,8 @@ class _Operations(TorchDispatchMode):
 def count_operations(params: Params, *, micro_batches: int = 1, seed: int = 0) -> pd.DataFrame:
     """Operations of one step by name and kind, views aside, with the depth and views that `params` names.
 
-    Counted are refresh, forward and backward passes, losses, clipping of gradients, optimiser and teacher; not decoding,
-    cutting of views and the log. micro_batches: passes with gradient that a step is cut into.
+    Counted are refresh, forward and backward passes, losses, clipping of gradients, optimiser and teacher; not
+    decoding, cutting of views and the log. micro_batches: passes with gradient that a step is cut into.
     Returns columns kind, operation, count. Raises ValueError unless `params.clip` is one of the hub's (`HUB`).
     """
     if params.clip not in HUB:

@@ -34,8 +34,8 @@ NOTES = {
 
 
 def tables_of_rows(runs: list[Run]) -> dict[str, str]:
-    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`, `interpolation`
-    only if some has several `interpolate`."""
+    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`,
+    `interpolation` only if some has several `interpolate`."""
     few = {"few_labels": "linear probe on few labels"} if any(run.params.probe_shots for run in runs) else {}
     between = {"interpolation": "weights between CLIP and the adapted model"} if interpolated(runs) else {}
     return PROTOCOLS | few | between

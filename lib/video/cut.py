@@ -29,8 +29,8 @@ def cut_views(videos: list[Uncut], device: torch.device) -> list[Tensor]:
     """The views of a batch, 'b c t h w' each, globals first; equal to those of `training_views` up to rounding.
 
     A view has the same number of frames in all videos. `CHUNK` videos are cut at a time. Memory peaks at the views, the
-    decoded frames of a chunk and, for every frame of its views of one size, 15 bytes per pixel of the largest crop, h w,
-    plus 4 size h + 16 size w bytes; then at twice the views. 64 videos of 256 x 455 and SVT's views take 2.7 GiB.
+    decoded frames of a chunk and, for every frame of its views of one size, 15 bytes per pixel of the largest crop, h
+    w, plus 4 size h + 16 size w bytes; then at twice the views. 64 videos of 256 x 455 and SVT's views take 2.7 GiB.
     """
     sizes = [augmentation.image_size for augmentation in videos[0].augmentations]
     chunks = []
@@ -98,7 +98,8 @@ def _resize_matrices(length: Tensor, largest: int, size: int) -> Tensor:
 
 
 def _colour_weights(augmentation: Augmentation) -> list[list[float]]:
-    """For each operation of the jitter and for grey, the weights of a pixel, of its grey, and of the view's mean grey."""
+    """For each operation of the jitter and for grey, the weights of a pixel, of its grey, and of the view's mean
+    grey."""
     weights = []
     for operation, factor in [*augmentation.jitter, *[("none", 1.0)] * (JITTER - len(augmentation.jitter))]:
         rest = 1 - factor
