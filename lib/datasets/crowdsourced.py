@@ -55,8 +55,8 @@ def list_ssv2(root: Path, lists: Path | None) -> dict[str, VideoList]:
     """Something-Something v2 (Goyal et al. 2017): numbered videos ("74225.webm") at any depth, 174 templates.
 
     `validation.json` and, for a part train with files, `train.json` (or "something-something-v2-validation.json") lie
-    in `lists`, else in `root`, `root/labels` or `root/annotations`. Labels number the templates alphabetically. Clips of
-    `test.json`, which have no label, are not used.
+    in `lists`, else in `root`, `root/labels` or `root/annotations`. Labels number the templates alphabetically. Clips
+    of `test.json`, which have no label, are not used.
     """
     vocabulary = read_yaml(FOLDER / "concepts" / "ssv2.yaml")
     classes = [label for label in vocabulary if label != "confusable_pairs"]
