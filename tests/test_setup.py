@@ -145,7 +145,7 @@ def test_no_name_hides_another_in_lib_and_tests_nor_in_the_snakefile(tmp_path):
             "--extend-select",
             "B023",
             "--ignore",
-            "A002,I001",
+            "A002,I001,E501",
             "--config",
             own,
         ],

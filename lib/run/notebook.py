@@ -111,7 +111,10 @@ def _show_error(
     shell: Any, kind: type[Exception], error: Exception, trace: TracebackType, tb_offset: int | None = None
 ) -> None:
     """Shows an error raised by this repository as its message, any other with its traceback."""
-    frames = [(frame.f_globals["__name__"], Path(frame.f_code.co_filename), n) for frame, n in traceback.walk_tb(trace)]
+    frames = [
+        (frame.f_globals.get("__name__", ""), Path(frame.f_code.co_filename), n)
+        for frame, n in traceback.walk_tb(trace)
+    ]
     module, path, line = frames[-1]
     if module.split(".")[0] in ("__main__", "lib") and linecache.getline(str(path), line).lstrip().startswith("raise "):
         calls = [f"{path.name}:{line}" for module, path, line in frames if module.startswith("lib.")]
