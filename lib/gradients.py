@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lib.backbone import VideoCLIP, VideoCLIPOutput, VideoTransformer, in_precision, is_temporal
 from lib.objectives import Result, check_result
 from lib.run import distributed
+from lib.run.clip_files import checkpoint_name
 from lib.run.fields import Params
 
 MEMORY_SHARE = 0.8  # of the free memory that `micro_batch: auto` gives to activations; the rest is for temporaries
@@ -192,7 +193,13 @@ def _split(views: list[Tensor], size: int) -> list[list[Tensor]]:
     return [list(part) for part in zip(*(view.split(size) for view in views))]
 
 
-# Trained weights, optimiser, schedules --------------------------------------------------------------------------------
+# Start, trained weights, optimiser, schedules -------------------------------------------------------------------------
+
+
+def start_model(params: Params) -> VideoCLIP:
+    """The model that an adaptation starts from: the image CLIP with new temporal weights."""
+    settings = {name: getattr(params, name) for name in ("temporal", "temporal_positions", "seed")}
+    return VideoCLIP.from_image_clip(checkpoint_name(params.clip), **settings)
 
 
 def let_learn(params: Params, student: VideoCLIP) -> None:

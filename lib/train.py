@@ -37,6 +37,7 @@ from lib.gradients import (
     make_optimizer,
     pass_settings,
     set_schedules,
+    start_model,
     update_teacher,
 )
 from lib.language.vocabulary import Concept, class_concepts, read_concepts
@@ -230,8 +231,7 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     videos = training_videos(params, lists[params.dataset])
     length = length_of(params, len(videos))
     distributed.say("\n".join([*(length.warnings or [length.text]), *warnings_of(params, lists)]))
-    settings = {name: getattr(params, name) for name in ("temporal", "temporal_positions", "seed")}
-    student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), **settings).to(device)
+    student = start_model(params).to(device)
     tokenizer = load_tokenizer(checkpoint_name(params.clip), student.config.text_config)
     check_model(params, student.config, tokenizer, lists, adapt=True)
 
@@ -273,9 +273,7 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
         "memory_gb": round(memory_gb(device), 3),
         **run.record,
     }
-    with (
-        distributed.stop_requests()
-    ):  # a stop that arrives after the last step does not keep the models from being saved
+    with distributed.stop_requests():  # a stop after the last step does not keep the models from being saved
         run.drop_results()
         if distributed.rank() == 0:
             for name, model in (("student", student), ("teacher", teacher)):

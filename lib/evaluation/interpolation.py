@@ -17,7 +17,7 @@ from lib.backbone import VideoCLIP
 from lib.datasets.parts import Parts, probe_part, test_parts
 from lib.evaluation.features import Features
 from lib.evaluation.protocols import EvaluationSet, EvaluationSettings, Record, Scorer, zero_shot
-from lib.run.clip_files import checkpoint_name
+from lib.gradients import start_model
 from lib.run.fields import Params
 from lib.run.records import sources_of
 
@@ -29,8 +29,7 @@ def start_of_run(params: Params, adapted: VideoCLIP, sources: dict[str, str]) ->
 
     Raises ValueError if the CLIP is another one than that of the adaptation, or has weights of another shape.
     """
-    settings = {name: getattr(params, name) for name in ("temporal", "temporal_positions", "seed")}
-    start = VideoCLIP.from_image_clip(checkpoint_name(params.clip), **settings)
+    start = start_model(params)
     shapes, own = ({name: tuple(w.shape) for name, w in m.visual.state_dict().items()} for m in (start, adapted))
     if differing := sorted(name for name in shapes | own if shapes.get(name) != own.get(name)):
         name = differing[0]
@@ -46,9 +45,10 @@ def start_of_run(params: Params, adapted: VideoCLIP, sources: dict[str, str]) ->
 
 
 def unlabelled(params: Params, dataset: str, parts: Parts) -> Parts:
-    """The part that alpha is chosen on, by name: up to `CHOICE_CLIPS` evenly spaced clips of the validation part, or
-    of the
-    training part where there is none. Empty if the data set has only parts that are reported on: no alpha is chosen.
+    """The part that alpha is chosen on, by name: up to `CHOICE_CLIPS` evenly spaced clips.
+
+    They are of the validation part, or of the training part where there is none. Empty if the data set has only parts
+    that are reported on: no alpha is chosen.
     """
     tests = test_parts(params, dataset)
     names = [name for name in ("validation", probe_part(tests[0])) if name in parts and name not in tests]

@@ -23,9 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.backbone import VideoCLIP, VideoCLIPConfig
 from lib.concepts import ConceptSpace
 from lib.datasets.samples import view_settings
-from lib.gradients import Passes, forward_views, let_learn, make_optimizer, pass_settings, update_teacher
+from lib.gradients import Passes, forward_views, let_learn, make_optimizer, pass_settings, start_model, update_teacher
 from lib.objectives import make_objective
-from lib.run.clip_files import checkpoint_name
 from lib.run.fields import Params
 from lib.run.random_clip import HUB, hub_config
 from lib.train import largest_micro_batch
@@ -43,7 +42,7 @@ KINDS = {
 WIDTH = 64
 
 
-class _Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):
     """Counts every operation but views, by name."""
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ def count_operations(params: Params, *, micro_batches: int = 1, seed: int = 0) -
         student = VideoCLIP(config)
         views = _views(params, max(micro_batches, 2), global_size=2 * patch, local_size=patch, seed=seed)
         step, _ = _training_step(params, student, views)
-    for operations in (_Operations(), _Operations()):  # the first step also makes the optimiser's state
+    for operations in (Operations(), Operations()):  # the first step also makes the optimiser's state
         with operations:
             step()
     table = pd.DataFrame(operations.counts.items(), columns=["operation", "count"])
@@ -125,7 +124,7 @@ def matrix_rate(device: str) -> float:
 
 def video_flops(params: Params) -> int:
     """FLOPs that a step needs for a video: the student's passes and the teacher's, no pass for a second time."""
-    visual = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal).visual.to("meta")
+    visual = start_model(params).visual.to("meta")
     views = _views(params, 1, global_size=params.image_size, local_size=params.local_image_size)
     views = [view.to("meta") for view in views]
     with FlopCounterMode(display=False) as counter:
@@ -143,7 +142,7 @@ def profile_step(params: Params, repeats: int = 3) -> tuple[pd.DataFrame, dict[s
     """
     device = torch.device(params.device)
     on_gpu = device.type == "cuda"
-    student = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal=params.temporal).to(device)
+    student = start_model(params).to(device)
     views = _views(params, params.batch_size, global_size=params.image_size, local_size=params.local_image_size)
     step, passes = _training_step(params, student, [view.to(device) for view in views])
     if params.micro_batch == "auto":

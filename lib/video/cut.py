@@ -32,6 +32,8 @@ def cut_views(videos: list[Uncut], device: torch.device) -> list[Tensor]:
     decoded frames of a chunk and, for every frame of its views of one size, 15 bytes per pixel of the largest crop, h
     w, plus 4 size h + 16 size w bytes; then at twice the views. 64 videos of 256 x 455 and SVT's views take 2.7 GiB.
     """
+    if not videos:  # of several processes, one may have none that can be decoded
+        return []
     sizes = [augmentation.image_size for augmentation in videos[0].augmentations]
     chunks = []
     for first in range(0, len(videos), CHUNK):
