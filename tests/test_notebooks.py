@@ -308,6 +308,13 @@ def test_a_page_of_the_gallery_is_whole_without_network_and_names_no_place_of_th
     assert "9%\noutputs/run" in shown and not re.search(r"bar</pre>|1%|<script|<link", shown)
 
 
+def test_make_gallery_executes_a_notebook_and_writes_page_picture_and_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "FOLDER", tmp_path)
+    gallery.main(["01_concepts"])
+    assert {path.name for path in tmp_path.iterdir()} == {"01_concepts.html", "01_concepts.png", "README.md"}
+    assert "data:image/png" in (tmp_path / "01_concepts.html").read_text()
+
+
 @pytest.mark.parametrize("name", gallery.SHOWN)
 def test_the_gallery_is_committed_small_and_linked(name):
     page = (gallery.FOLDER / f"{name}.html").read_text()

@@ -329,3 +329,9 @@ def test_yaml_with_a_byte_order_mark_is_read_and_another_encoding_refused_by_nam
     else:
         with pytest.raises(ParamsError, match="mine.yaml: not valid YAML: "):
             read_yaml(tmp_path / "mine.yaml")
+
+
+def test_a_micro_batch_that_cannot_be_measured_is_refused():
+    with pytest.raises(ParamsError, match="micro_batch: auto cannot measure activation_checkpointing; set a number"):
+        load(profile="paper", activation_checkpointing=True)
+    assert load(profile="paper", activation_checkpointing=True, micro_batch=8).micro_batch == 8

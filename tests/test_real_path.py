@@ -559,6 +559,12 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
             "concepts/descriptions.csv",
             {"vocabulary", "label", "own", "nearest", "cosine", "right"},
         ),
+        (
+            "checks/93_checkpoints",
+            {"configurations": ["openai/clip-vit-base-patch32"], "frames": [1], "repeats": 1},
+            "speed/checkpoints.csv",
+            {"configuration", "deviation", "spread", "bfloat16", "weights"},
+        ),
         ("checks/94_zoo", {"count": 10}, "speed/fuzz.csv", {"source", "exact", "error", "differs", "crashed"}),
         (
             "checks/95_speed",
@@ -594,10 +600,12 @@ def inputs_of(notebook: str, laid_out: Callable[..., Path], folder: Path) -> dic
     ],
 )
 def test_a_notebook_that_measures_reaches_its_table(
-    measured, laid_out, tmp_path, notebook, parameters, written, columns
+    measured, laid_out, made_bpe, tmp_path, notebook, parameters, written, columns
 ):
     """On a few clips: its numbers mean nothing here."""
     parameters = parameters | inputs_of(notebook, laid_out, tmp_path / "inputs")
+    if notebook == "checks/93_checkpoints":
+        parameters |= {"bpe": str(made_bpe)}
     command = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(tmp_path / "executed.ipynb")]
     done = subprocess.run(
         [*command, "-k", "python3", "-y", json.dumps(parameters)],

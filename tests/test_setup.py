@@ -119,7 +119,7 @@ def test_rooms_import_downwards():
 
 
 # How long they still are; none may grow, and no other may pass 320 lines.
-LONG = {"lib/backbone.py": 391, "lib/run/fields.py": 352, "lib/train.py": 440}
+LONG = {"lib/backbone.py": 388, "lib/run/fields.py": 350, "lib/train.py": 436}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -276,7 +276,7 @@ class Params(EvaluateParams):
     drift_teacher_entropy: Share
 
     @model_validator(mode="after")
-    def _batch_fits_devices(self) -> "Params":
+    def _passes_fit(self) -> "Params":
         if self.batch_size % self.devices:
             raise ValueError(
                 f"batch_size, {self.batch_size}, is over all devices: make it a multiple of {self.devices}"
@@ -284,10 +284,8 @@ class Params(EvaluateParams):
         if self.micro_batch != "auto" and self.micro_batch * self.devices > self.batch_size:
             micro_batches = f"{self.micro_batch} videos on each of {self.devices} devices"
             raise ValueError(f"micro_batch: {micro_batches} exceed batch_size, {self.batch_size}")
-        return self
-
-    @model_validator(mode="after")
-    def _graphs_need_static_shapes(self) -> "Params":
+        if self.micro_batch == "auto" and self.activation_checkpointing:
+            raise ValueError("micro_batch: auto cannot measure activation_checkpointing; set a number of videos")
         if self.cuda_graphs and not (self.compile and self.num_frames_draw == "stratified"):
             raise ValueError("cuda_graphs needs compile: true and num_frames_draw: stratified")
         return self
