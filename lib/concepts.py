@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lib.backbone import VideoCLIP
 from lib.language.tokens import token_ids
-from lib.language.vocabulary import Concept, ConceptError, read_prompts
+from lib.language.vocabulary import Concept, ConceptError, prompt_texts, read_prompts
 from lib.run.fields import Params
 from lib.run.params import FOLDER
 
@@ -85,12 +85,22 @@ class ConceptSpace(nn.Module):
 
 
 def category_space(
-    model: VideoCLIP, tokenizer: PreTrainedTokenizerBase, concepts: Sequence[Concept], templates: Sequence[str]
+    model: VideoCLIP,
+    tokenizer: PreTrainedTokenizerBase,
+    concepts: Sequence[Concept],
+    templates: Sequence[str],
+    *,
+    num_descriptions: int = 0,
 ) -> ConceptSpace:
-    """Row k = L2(mean over templates of L2(text(template with class_name_k))): CLIP's prompt ensemble, 'k d'."""
-    texts = [template.replace("{}", concept.class_name) for concept in concepts for template in templates]
+    """Row k = L2(mean over templates of L2(text(template with class_name_k))): CLIP's prompt ensemble, 'k d'.
+
+    num_descriptions: of templates with {description}, each of which stands for so many texts.
+    """
+    texts = [
+        text for concept in concepts for text in prompt_texts(concept, templates, num_descriptions=num_descriptions)
+    ]
     each = encode_texts(model, tokenizer, texts)
-    rows = reduce(each, "(k m) d -> k d", "mean", m=len(templates))
+    rows = reduce(each, "(k m) d -> k d", "mean", k=len(concepts))
     return ConceptSpace([concept.label for concept in concepts], F.normalize(rows, dim=-1))
 
 
@@ -132,7 +142,9 @@ def concept_spaces(
     spaces = {}
     if "category" in names:
         templates = read_prompts(FOLDER / "prompts" / f"{prompts}.yaml")
-        spaces["category"] = category_space(model, tokenizer, concepts, templates)
+        spaces["category"] = category_space(
+            model, tokenizer, concepts, templates, num_descriptions=params.num_descriptions
+        )
     if "description" in names:
         spaces["description"] = description_space(
             model, tokenizer, concepts, num_descriptions=params.num_descriptions, axes=params.description_axes

@@ -155,6 +155,17 @@ def test_a_category_row_is_the_normalised_mean_of_its_normalised_prompts(model_a
     torch.testing.assert_close(space.vectors[1], expected, atol=1e-5, rtol=0)
 
 
+def test_a_row_of_rephrased_class_names_is_the_mean_over_the_descriptions(model_and_tokenizer):
+    """Beside the name alone: neither the category row nor the description row, nor the mean of both."""
+    templates = ["{}: {description}"]
+    space = category_space(*model_and_tokenizer, CONCEPTS, templates, num_descriptions=2)
+    texts = ["lunges: one knee bends", "lunges: the back leg is straight"]
+    expected = F.normalize(sum(one_text(model_and_tokenizer, text) for text in texts) / 2, dim=-1)
+    torch.testing.assert_close(space.vectors[1], expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="JumpRope: the prompt .* needs descriptions"):
+        category_space(*model_and_tokenizer, CONCEPTS, templates)
+
+
 def test_a_description_row_is_the_normalised_mean_of_its_first_descriptions(model_and_tokenizer):
     space = description_space(*model_and_tokenizer, CONCEPTS, num_descriptions=2)
     first, second = (one_text(model_and_tokenizer, text) for text in CONCEPTS[2].descriptions[:2])

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 from lib.backbone import VideoCLIP, in_precision
 from lib.concepts import ConceptSpace, category_space, encode_texts
 from lib.gradients import activation_bytes, forward_views
-from lib.language.vocabulary import read_prompts, read_vocabulary
+from lib.language.vocabulary import prompt_texts, read_prompts, read_vocabulary
 from lib.run.clip_files import CONTEXT, normalisation
 from lib.run.files import read_lines
 from lib.run.params import FOLDER, ROOT, load
@@ -240,9 +240,8 @@ def texts_of(vocabulary: str) -> list[str]:
     concepts = read_vocabulary(FOLDER / "concepts" / f"{vocabulary}.yaml", num_descriptions=4)
     assert len(concepts) == LABELS[vocabulary]
     templates = [t for path in sorted((FOLDER / "prompts").glob("*.yaml")) for t in read_prompts(path)]
-    return [t.replace("{}", c.class_name) for c in concepts for t in templates] + [
-        text for c in concepts for text in c.descriptions
-    ]
+    texts = [text for c in concepts for text in prompt_texts(c, templates, num_descriptions=4)]
+    return texts + [text for c in concepts for text in c.descriptions]
 
 
 def words(text: str) -> list[str]:

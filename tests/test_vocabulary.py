@@ -8,6 +8,7 @@ from lib.language.vocabulary import (
     ConceptError,
     class_concepts,
     guideline_problems,
+    prompt_texts,
     read_concepts,
     read_confusable_pairs,
     read_merge,
@@ -133,7 +134,7 @@ def test_prompts_are_read_in_their_order(tmp_path):
 
 def test_every_problem_of_a_prompt_file_is_listed_with_its_line(tmp_path):
     path = tmp_path / "prompts.yaml"
-    path.write_text("templates:\n- a photo\n- '{} and {}'\n- a {}\n- A  {}\n- {}\n")
+    path.write_text("templates:\n- a photo\n- '{} and {}'\n- a {}\n- A  {}\n- {}\n- '{}: {descriptions}'\n")
     with pytest.raises(ConceptError) as caught:
         read_prompts(path)
     assert caught.value.problems == [
@@ -142,7 +143,17 @@ def test_every_problem_of_a_prompt_file_is_listed_with_its_line(tmp_path):
         "line 5: the template 'A {}' stands already in line 4",
         "line 6: the template must be a text, not a list or mapping",
         "line 6: template '' must contain '{}' exactly once",
+        "line 7: template '{}: {descriptions}' has ['{descriptions}']; known is {description}",
     ]
+
+
+def test_a_template_with_a_description_is_a_text_for_each_of_the_first_ones():
+    clap = Concept("Clap", "clap", ("Two hands meet.", "Palms are empty.", "Not read."))
+    texts = prompt_texts(clap, ["{}", "{}. {description}", "a {}"], num_descriptions=2)
+    assert texts == ["clap", "clap. Two hands meet.", "clap. Palms are empty.", "a clap"]
+    for concept, count in ((clap, 4), (clap, 0), (Concept("Clap", "clap", ()), 0)):
+        with pytest.raises(ValueError, match="Clap: the prompt '{}. {description}' needs descriptions; here are"):
+            prompt_texts(concept, ["{}. {description}"], num_descriptions=count)
 
 
 @pytest.mark.parametrize(

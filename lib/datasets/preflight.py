@@ -15,7 +15,15 @@ from lib.datasets.draws import HALVES, WAY_OUT, hold_out, in_class_half
 from lib.datasets.lists import VideoList
 from lib.datasets.parts import Parts, groups_of, list_dataset, probe_part, read_parts, test_parts, training_videos
 from lib.language.tokens import token_ids
-from lib.language.vocabulary import Concept, ConceptError, class_concepts, read_concepts, read_prompts, readable_name
+from lib.language.vocabulary import (
+    Concept,
+    ConceptError,
+    class_concepts,
+    prompt_texts,
+    read_concepts,
+    read_prompts,
+    readable_name,
+)
 from lib.run.fields import Params
 from lib.run.files import read_json
 from lib.run.params import FOLDER, ROOT
@@ -170,7 +178,8 @@ def check_model(
     for dataset in params.evaluate_on:
         for concept in concepts_of(params, dataset, lists[dataset]):
             if "category" in params.score_spaces:
-                texts += [template.replace("{}", concept.class_name) for template in templates]
+                with _about(f"{dataset}: zero_shot_prompts: {params.zero_shot_prompts}"):
+                    texts += prompt_texts(concept, templates, num_descriptions=params.num_descriptions)
             if "description" in params.score_spaces:
                 texts += concept.descriptions[: params.num_descriptions]
     token_ids(texts, tokenizer, config.text_config)

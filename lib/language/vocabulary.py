@@ -19,6 +19,7 @@ from lib.run.params import FOLDER, no_such_file
 WORDS = (8, 25)  # of a description; GUIDELINE.md
 MERGE = FOLDER / "concepts" / "merge.yaml"
 TOKENS = 77  # of CLIP's text tower, its two special tokens included
+DESCRIPTION = "{description}"  # in a prompt template
 PAIRS = "confusable_pairs"  # key of a vocabulary file: pairs of labels that are hard to tell apart
 UNSEEN = set(  # what no picture shows
     "sound sounds noise noisy loud loudly hear heard hears silently aloud want wants wanting hope hopes hoping intends "
@@ -166,7 +167,8 @@ def read_confusable_pairs(path: str | Path) -> list[tuple[str, str]]:
 def read_prompts(path: str | Path) -> list[str]:
     """Reads a YAML file of `templates: [text, ...]`, each with '{}' exactly once, where the class name goes.
 
-    Raises `ConceptError`, which lists every problem with its line.
+    A template may contain '{description}' too (`prompt_texts`). Raises `ConceptError`, which lists every problem with
+    its line.
     """
     file, templates = _File(path), []
     entries = file.mapping(file.root)
@@ -177,10 +179,31 @@ def read_prompts(path: str | Path) -> list[str]:
             templates.append(file.text(item, "template"))
             if templates[-1].count("{}") != 1:
                 file.problem(item, f"template {templates[-1]!r} must contain '{{}}' exactly once")
+            elif other := set(re.findall(r"{\w+}", templates[-1])) - {DESCRIPTION}:
+                file.problem(item, f"template {templates[-1]!r} has {sorted(other)}; known is {DESCRIPTION}")
     if not templates and not file.problems:
         file.problem(file.root, "no templates")
     file.check()
     return templates
+
+
+def prompt_texts(concept: Concept, templates: Sequence[str], *, num_descriptions: int) -> list[str]:
+    """The class name in every template; one with '{description}' gives a text for each of the first descriptions.
+
+    Raises ValueError for a template that needs descriptions where there are too few.
+    """
+    texts = []
+    for template in templates:
+        text = template.replace("{}", concept.class_name)
+        if DESCRIPTION not in template:
+            texts.append(text)
+            continue
+        descriptions = concept.descriptions[:num_descriptions]
+        if not descriptions or len(descriptions) < num_descriptions:
+            count = f"{len(descriptions)} descriptions of {num_descriptions or 1}"
+            raise ValueError(f"{concept.label}: the prompt {template!r} needs descriptions; here are {count}")
+        texts += [text.replace(DESCRIPTION, description) for description in descriptions]
+    return texts
 
 
 def read_merge(path: Path = MERGE) -> dict[tuple[str, str], str]:
