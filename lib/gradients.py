@@ -248,7 +248,8 @@ def make_optimizer(params: Params, student: nn.Module, objective: nn.Module) -> 
     named = [(name, p) for module in (student, objective) for name, p in module.named_parameters() if p.requires_grad]
     new = {id(p) for p in objective.parameters()}
     new |= {id(p) for name, p in student.named_parameters() if is_temporal(name)}
-    scale = params.feature_learning_rate_scale if params.objective == "feature" else 1.0
+    scale = params.learning_rate_scale
+    scale *= params.feature_learning_rate_scale if params.objective == "feature" else 1.0
     groups = {}
     for name, p in named:
         decayed = p.ndim >= 2 and "position" not in name

@@ -55,6 +55,8 @@ def test_the_optimiser_treats_clip_new_weights_and_biases_apart(tiny):
     model.requires_grad_(False).visual.requires_grad_(True)
     of_lss = make_optimizer(tiny(**rates), model.visual, torch.nn.Identity())
     assert {group["peak"] for group in of_lss.param_groups} == {0.2, 0.4}  # the scale is the baseline's alone
+    scaled = make_optimizer(tiny(learning_rate_scale=0.25, **rates), model.visual, torch.nn.Identity())
+    assert {group["peak"] for group in scaled.param_groups} == {0.05, 0.1}
     params = tiny("no_language", **rates)
     optimizer = make_optimizer(params, model.visual, make_objective(params, model, {}))
     group_of = {id(p): (group["peak"], group["decayed"]) for group in optimizer.param_groups for p in group["params"]}

@@ -17,6 +17,7 @@ from lib.run.params import ROOT, lists_of, place_of
 from lib.video import manifest
 
 Parts = dict[str, VideoList]
+HELD_OUT_SHARE = 5  # no more than a fifth of a training part is held out, however small it is
 
 
 class DataError(ValueError):
@@ -31,6 +32,8 @@ def train_part(params: Params) -> str:
 def test_parts(params: Params, dataset: str) -> list[str]:
     """The parts that results are reported on; for Kinetics-400 and SSv2, whose test labels are not
     public, the validation part."""
+    if "held_out" in params.evaluate_parts:
+        return held_out_parts(params, dataset)
     if dataset in ("ucf101", "hmdb51", "kinetics600"):
         return [f"test-{split}" for split in params.evaluate_splits]
     parts = {"kinetics400": ["validation"], "ssv2": ["validation"], "charades": ["test"]}
@@ -39,7 +42,14 @@ def test_parts(params: Params, dataset: str) -> list[str]:
 
 def probe_part(test_part: str) -> str:
     """The part that probes are fitted on before they are tested on `test_part`."""
-    return test_part.replace("test", "train") if "-" in test_part else "train"
+    return "-".join(["train", *test_part.split("-")[1:]])
+
+
+def held_out_parts(params: Params, dataset: str) -> list[str]:
+    """The names of the parts that `held_out_videos` takes from the training parts."""
+    if dataset not in ("ucf101", "hmdb51"):
+        return ["held_out"]
+    return [f"held_out-{split}" for split in ([params.split] if dataset == params.dataset else params.evaluate_splits)]
 
 
 def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
@@ -81,7 +91,8 @@ def list_dataset(params: Params, dataset: str, *, read: Callable[..., Parts] = r
     """The parts of a data set. read: `read_parts`, or a cached version of it.
 
     Raises FileNotFoundError and ListError like `list_videos`; DataError if a part that the run reads does not exist or,
-    unless `allow_missing`, if files are missing, left out, or broken according to the manifest.
+    unless `allow_missing`, if files are missing, left out, or broken according to the manifest. With `held_out_videos`
+    the training parts lack the clips of `held_out_parts`.
     """
     parts = read(dataset, place_of(params, dataset), lists_of(params, dataset), manifest_of(params, dataset))
     check_parts(params, dataset, parts)
@@ -90,14 +101,30 @@ def list_dataset(params: Params, dataset: str, *, read: Callable[..., Parts] = r
         lines = [f"{dataset} is incomplete (make check-data lists everything):"]
         lines += [f"{heading}: {examples(names, 5)}" for heading, names in problems.items()]
         raise DataError("\n  ".join([*lines, "`allow_missing: true` runs without them, and the results say so"]))
+    for part in held_out_parts(params, dataset) if params.held_out_videos else ():
+        if (train := probe_part(part)) in parts:
+            size = min(params.held_out_videos, len(parts[train]) // HELD_OUT_SHARE)
+            divided = _divided(parts[train], groups_of(dataset, parts[train]), size)
+            parts = parts | dict(zip((part, train), divided))  # a new mapping: what `read` returns may be shared
     return parts
+
+
+def _divided(videos: VideoList, groups: np.ndarray | None, size: int) -> tuple[VideoList, VideoList]:
+    """The same random `size` clips in every run, and the others; no group is in both, so they may be a few less."""
+    groups = np.arange(len(videos)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order, sizes = np.random.default_rng(0).permutation(groups.max(initial=-1) + 1), np.bincount(groups)
+    held_out = np.isin(groups, order[: np.searchsorted(sizes[order].cumsum(), size, side="right")])
+    first, second = (_subset(videos, np.flatnonzero(chosen).tolist()) for chosen in (held_out, ~held_out))
+    return replace(first, missing=[]), second
 
 
 def check_parts(params: Params, dataset: str, parts: Parts) -> None:
     """Raises DataError if the data set lacks a part that the run reads."""
     tests = test_parts(params, dataset) if dataset in params.evaluate_on else []
+    learnt_from = [probe_part(part) for part in tests]  # held-out clips are still among these
     required = [train_part(params)] if dataset == params.dataset else []
-    required += tests + ([probe_part(part) for part in tests] if dataset in params.probe_on else [])
+    required += learnt_from if "held_out" in params.evaluate_parts else tests
+    required += learnt_from if dataset in params.probe_on else []
     if absent := [part for part in dict.fromkeys(required) if part not in parts]:
         raise DataError(
             f"{dataset}: {place_of(params, dataset)} has no part {', '.join(absent)}, only {', '.join(parts)}: "
@@ -137,9 +164,9 @@ def training_videos(params: Params, parts: Parts) -> VideoList:
     videos = parts[train_part(params)]
     if params.train_videos > len(videos):
         raise ValueError(f"train_videos is {params.train_videos}, but there are only {len(videos)}")
-    if params.train_videos:
+    if size := params.train_videos or (params.max_train_videos < len(videos) and params.max_train_videos):
         order = np.random.default_rng([params.seed, 5]).permutation(len(videos))
-        videos = _subset(videos, order[: params.train_videos].tolist())
+        videos = _subset(videos, order[:size].tolist())
     return long_tailed(videos, imbalance=params.imbalance, seed=params.seed) if params.imbalance > 1 else videos
 
 

@@ -66,6 +66,13 @@ def check_run(params: Params, *, adapt: bool, read: Callable[..., Parts] = read_
 def _check_adaptation(params: Params, parts: Parts) -> None:
     videos, dataset = training_videos(params, parts), params.dataset
     broken = sum(bool(video.broken) for video in videos.videos)
+    if params.epochs and (steps := length_of(params, len(videos)).steps) < params.min_steps:
+        needed = -(-params.min_steps // params.epochs) * params.batch_size
+        besides = " beside those held out" * (params.held_out_videos > 0)
+        raise ValueError(
+            f"{dataset}: {len(videos)} training clips make {steps} steps of {params.batch_size}, and min_steps is "
+            f"{params.min_steps}: it needs {needed}{besides}, or a smaller batch_size"
+        )
     if params.epochs and len(videos) < params.batch_size:
         batch_size = params.batch_size
         raise ValueError(f"{dataset}: {len(videos)} training videos make no batch of {batch_size}; lower batch_size")

@@ -93,6 +93,8 @@ class AdaptParams(WorldParams, ClipParams):
     lists_charades: str
     split: Split
     train_videos: Count
+    max_train_videos: Annotated[Count, Neutral(0)]
+    held_out_videos: Annotated[Count, Neutral(0)]
     imbalance: Annotated[float, Field(ge=1)]
     seed: Count
 
@@ -161,6 +163,7 @@ class AdaptParams(WorldParams, ClipParams):
     learning_rate: Amount
     temporal_learning_rate: Amount
     layer_decay: Annotated[float, Field(gt=0, le=1), Neutral(1.0)]
+    learning_rate_scale: Annotated[Amount, Neutral(1.0)]
     feature_learning_rate_scale: Amount
     final_learning_rate: Amount
     weight_decay: Amount
@@ -194,7 +197,7 @@ class AdaptParams(WorldParams, ClipParams):
 class EvaluateParams(AdaptParams):
     evaluate_model: Literal["student", "teacher"]
     evaluate_on: Annotated[list[DataSet], Field(min_length=1), Once]
-    evaluate_parts: Annotated[list[Literal["validation", "test"]], Field(min_length=1), Once]
+    evaluate_parts: Annotated[list[Literal["validation", "test", "held_out"]], Field(min_length=1), Once]
     evaluate_splits: Annotated[list[Split], Field(min_length=1), Once]
     zero_shot_protocols: Annotated[list[Literal["split", "full", "half"]], Field(min_length=1), Once]
     zero_shot_prompts: str
@@ -244,6 +247,8 @@ class EvaluateParams(AdaptParams):
         only_split = sorted(set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"})
         if only_split and "split" not in self.zero_shot_protocols:
             raise ValueError(f"zero_shot_protocols: {only_split} would have no zero-shot; add split")
+        if "held_out" in self.evaluate_parts and (len(self.evaluate_parts) > 1 or not self.held_out_videos):
+            raise ValueError("evaluate_parts: held_out stands alone, and held_out_videos says how many clips it has")
         if 1.0 not in self.interpolate:
             raise ValueError("interpolate needs 1.0, the adapted weights, which probes and tables use: add it")
         if self.balance_predictions and self.average_views != "features":
@@ -256,6 +261,7 @@ class Params(EvaluateParams):
 
     allow_missing: bool
     max_bad_videos: Count
+    min_steps: Count
     manifests: str
     device: str
     devices: Positive

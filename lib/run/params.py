@@ -90,6 +90,8 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
         for key, value in merged.items()  # ~/videos
         if isinstance(value, str) and key.startswith(("data_", "lists_", "clip", "manifests"))
     }
+    if merged.get("evaluate_on") == ["{dataset}"]:
+        merged["evaluate_on"] = [merged["dataset"]]
     try:
         params = Params.model_validate(merged)
     except ValidationError as error:
