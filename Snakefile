@@ -19,7 +19,7 @@ from lib.datasets.check import absent, datasets_of
 from lib.datasets.parts import manifest_of
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
 from lib.run.files import results_folder
-from lib.run.params import ParamsError, elsewhere
+from lib.run.params import ParamsError, elsewhere, is_made_here, world_folder
 from lib.study.suites import folder_of, outdated_records, read_suite, runs_of, runs_of_table, state_of
 from lib.study.tables import summary, tables_of_rows
 from workflow.make import PUBLISHED
@@ -60,7 +60,12 @@ TABLE_FILES = [expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=
 
 def clip_record(params):
     """The record of the CLIP that a run starts from, if it is one that the workflow makes."""
-    return f"{params.clip}/record.json" if params.clip.startswith("outputs/embedded/clip/") else None
+    return f"{params.clip}/record.json" if is_made_here(params.clip) else None
+
+
+def world_record(params):
+    """The record of the rendered data sets that a run reads, if it reads any."""
+    return str((world_folder(params) / "world.json").relative_to(ROOT)) if params.rendered else None
 
 
 def path_of(run):
@@ -68,8 +73,7 @@ def path_of(run):
 
 
 by_folder = {path_of(run): run for run in runs}
-worlds = {f"{run.params.data_embedded}/world.json": run for run in runs
-          if "embedded" in (run.params.dataset, *run.params.evaluate_on)}
+worlds = {record: run for run in runs if (record := world_record(run.params))}
 clips = {record: run for run in runs if (record := clip_record(run.params))}
 
 problems = list(dict.fromkeys(problem for run in runs for problem in absent(run.params, profile=PROFILE))) if not PARTIAL else []
@@ -80,7 +84,7 @@ for record, run in clips.items():
     made_by = json.loads((ROOT / record).read_text())["params_hash"] if (ROOT / record).exists() else None
     if made_by not in (None, run.params.stage_hash(ClipParams)):
         stop(f"{run.params.clip}: this CLIP was made with other parameters (hash {made_by}). Restore the clip_* and world_* "
-             "parameters, or give the other one a place of its own: in the profile, clip: outputs/embedded/clip/<name>-{world_seed}")
+             f"parameters, or give the other one a place of its own: in the profile, clip: outputs/{Path(run.params.clip).parts[1]}/clip/<name>-{{world_seed}}")
 
 
 def arguments(**parameters):
@@ -127,7 +131,7 @@ for record, run in worlds.items():
 
     rule:
         name: f"world_{run.world_seed}"
-        output: update(record)  # lib/world/render.py wants to see whose world it is
+        output: update(record)  # lib/world/build.py wants to see whose world it is
         log: f"{OUT}/worlds/{run.world_seed}/11_world.log"
         params:
             notebook="11_world",
@@ -193,7 +197,7 @@ def plan_what_is_not_done(run):
 def inputs_of_adapt(wildcards):
     p = by_folder[wildcards.folder].params
     plan_what_is_not_done(by_folder[wildcards.folder])
-    made = [f"{p.data_embedded}/world.json"] if "embedded" in (p.dataset, *p.evaluate_on) else []
+    made = [world_record(p)] if p.rendered else []
     made += [clip_record(p)] if clip_record(p) else []
     made += [ancient(manifest_path(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
     return made + ["params/concepts/merge.yaml", *(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]

@@ -23,7 +23,8 @@ from lib.run.fields import Params
 from lib.run.params import FOLDER, load, read_yaml
 from lib.run.random_clip import HUB, Architecture, clip_tokenizer, hub_config
 from lib.video.views import CLIP_MEAN, CLIP_STD, ViewSettings
-from lib.world import pretrain, render
+from lib.world import pretrain
+from lib.world.build import build_world
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -234,6 +235,6 @@ def tiny(tmp_path_factory) -> Callable[..., Params]:
         sizes = {name: size for name, size in TINY.items() if name not in own}
         return load(profile="embedded", ablation=ablation, **sizes | places | overrides)
 
-    render.build(params())
+    build_world(params())
     pretrain.pretrain(params())
     return lambda ablation=None, **overrides: params(ablation, **{"workers": 0} | overrides)

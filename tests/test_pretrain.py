@@ -2,9 +2,10 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from lib.world.actions import ACTIONS
-from lib.world.pretrain import PHRASES, caption, pretrain, stills, train_tokenizer
+from lib.world.definition import read_world
+from lib.world.pretrain import caption, pretrain, stills, train_tokenizer
 
+WORLD = read_world("embedded")
 FACTS = {
     "action": "wave",
     "shirt": "red",
@@ -17,17 +18,20 @@ FACTS = {
 
 
 def captions(params, count=4000):
-    return [caption(FACTS, params, np.random.default_rng(i)) for i in range(count)]
+    return [caption(FACTS, WORLD, params, np.random.default_rng(i)) for i in range(count)]
 
 
 def test_captions_name_the_action_as_often_and_as_rightly_as_asked(tiny):
     params = tiny(clip_action_named=0.6, clip_action_wrong=0.25)
     texts = captions(params)
     words = [f" {text} ".replace(",", " ") for text in texts]
-    named = [[label for label, phrases in PHRASES.items() if any(f" {p} " in text for p in phrases)] for text in words]
+    named = [
+        [label for label, action in WORLD.actions.items() if any(f" {p} " in text for p in action.phrases)]
+        for text in words
+    ]
     share = sum(bool(labels) for labels in named) / len(texts)
     right = sum("wave" in labels for labels in named) / max(sum(bool(labels) for labels in named), 1)
-    assert abs(share - 0.6) < 0.03 and abs(right - (0.75 + 0.25 / len(ACTIONS))) < 0.03
+    assert abs(share - 0.6) < 0.03 and abs(right - (0.75 + 0.25 / len(WORLD.actions))) < 0.03
 
 
 def test_attributes_are_mostly_right(tiny):

@@ -29,7 +29,7 @@ from lib.run.params import FOLDER, ROOT, load
 from lib.run.random_clip import HUB, clip_tokenizer, hub_config, random_clip
 from lib.train import adapt
 from lib.video.views import CLIP_MEAN, CLIP_STD
-from lib.world.actions import ACTIONS
+from lib.world.definition import read_world
 from lib.world.pretrain import normalise
 from lib.world.render import render
 
@@ -310,10 +310,10 @@ def test_in_bfloat16_embeddings_turn_by_less_than_a_thousandth_and_predictions_s
     """The embedded CLIP, whose weights are trained, on rendered videos: a bfloat16 copy against float32."""
     folder = ROOT / "outputs" / "embedded" / "clip" / "0"
     model, tokenizer = VideoCLIP.from_image_clip(folder), AutoTokenizer.from_pretrained(folder)
-    rng = np.random.default_rng(0)
+    rng, world = np.random.default_rng(0), read_world("embedded")
     videos = [
-        render(action, rng, size=64, num_frames=24, fps=12, still=False, difficulty=0.2)[0][::4]
-        for action in ACTIONS
+        render(world, action, rng, size=64, num_frames=24, fps=12, still=False, difficulty=0.2)[0][::4]
+        for action in world.actions
         for _ in range(4)
     ]
     frames = rearrange(torch.from_numpy(np.stack(videos)), "b t h w c -> (b t) c h w").float() / 255

@@ -7,14 +7,18 @@ import pytest
 from lib.datasets.lists import list_folder
 from lib.run.fields import WorldParams
 from lib.video.decode import decode
-from lib.world import render
-from lib.world.actions import ACTIONS
+from lib.world.build import build_world
+from lib.world.definition import read_world
+from lib.world.render import render
+
+WORLD = read_world("embedded")
+ACTIONS = WORLD.actions
 
 SMALL = {"size": 32, "num_frames": 8, "fps": 12}
 
 
 def rendered(action="walk", seed=0, *, still=False, difficulty=0.5):
-    return render.render(action, np.random.default_rng(seed), **SMALL, still=still, difficulty=difficulty)
+    return render(WORLD, action, np.random.default_rng(seed), **SMALL, still=still, difficulty=difficulty)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -41,7 +45,7 @@ def test_harder_videos_are_darker_and_noisier():
 
 def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, tmp_path):
     params = tiny(workers=2, data_embedded=str(tmp_path / "world"))
-    record = render.build(params)
+    record = build_world(params)
     assert (record["train"], record["validation"], record["test"]) == (80, 16, 32)
 
     def digest(folder="world"):
@@ -59,18 +63,18 @@ def test_the_world_on_disk_is_whole_balanced_decodable_and_the_same_again(tiny, 
     first = digest()
     assert len(set(first.values())) == 80  # no two videos alike
     time = (tmp_path / "world" / "world.json").stat().st_mtime_ns
-    render.build(params)
+    build_world(params)
     assert (tmp_path / "world" / "world.json").stat().st_mtime_ns == time  # it was there: nothing is rendered again
-    render.build(tiny(workers=2, data_embedded=str(tmp_path / "again")))
+    build_world(tiny(workers=2, data_embedded=str(tmp_path / "again")))
     assert digest("again") == first
 
 
 def test_worlds_of_other_parameters_lie_side_by_side_and_replace_none(tiny, tmp_path):
     small, large = (tiny(data_embedded=str(tmp_path / "{world}"), world_test=count) for count in (16, 32))
     assert Path(small.data_embedded).name == f"0-{small.stage_hash(WorldParams)[:6]}"
-    assert [render.build(p)["test"] for p in (small, large)] == [16, 32]
+    assert [build_world(p)["test"] for p in (small, large)] == [16, 32]
     with pytest.raises(FileExistsError, match="a world with other parameters .* end `data_embedded` in {world}"):
-        render.build(large.model_copy(update={"data_embedded": small.data_embedded}))
+        build_world(large.model_copy(update={"data_embedded": small.data_embedded}))
     assert len(list_folder(Path(small.data_embedded) / "test")) == 16
 
 
@@ -78,5 +82,5 @@ def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "video.mp4").write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="files other than a rendered world"):
-        render.build(tiny(data_embedded=str(tmp_path / "mine")))
+        build_world(tiny(data_embedded=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"

@@ -20,7 +20,8 @@ from lib.run.clip_files import checkpoint_name, load_tokenizer
 from lib.run.devices import DeviceError, check_count, usable_device
 from lib.run.fields import AdaptParams
 from lib.run.files import read_json
-from lib.run.params import ROOT, elsewhere, place_of
+from lib.run.params import ROOT, elsewhere, is_made_here, world_folder
+from lib.run.values import RENDERED
 from lib.study.suites import Run, read_suite, runs_of, state_of
 
 
@@ -45,17 +46,16 @@ def problems_of(runs: list[Run], *, here: bool = True) -> list[str]:
                 check_count(params.devices if adapt else 1)
         except (ValueError, DeviceError) as error:
             problems.setdefault(str(error), []).append(run.ablation)
-        used = (params.dataset, *params.evaluate_on)
-        if "embedded" in used and not (place_of(params, "embedded") / "world.json").exists():
+        if params.rendered and not (world_folder(params) / "world.json").exists():
             continue
         try:
             lists = check_run(params, adapt=adapt, read=read)
-            if (ROOT / params.clip).exists() or not params.clip.startswith("outputs/embedded/clip/"):
+            if (ROOT / params.clip).exists() or not is_made_here(params.clip):
                 check_model(params, *_image_clip(params.clip), lists, adapt=adapt)
         except (ValueError, FileNotFoundError) as error:
             problems.setdefault(str(error), []).append(run.ablation)
     for (dataset, *_), parts in listed.items():
-        if dataset != "embedded" and runs[0].params.allow_missing and (missing := defects(parts)):
+        if dataset not in RENDERED and runs[0].params.allow_missing and (missing := defects(parts)):
             print(f"{dataset}: runs without what is missing: {'; '.join(missing)}", flush=True)
     return [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in problems.items()]
 

@@ -15,7 +15,19 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from lib.datasets.official import OFFICIAL, list_videos
 from lib.datasets.parts import Parts, check_parts, defects, examples, manifest_of, with_manifest
 from lib.run.fields import Params
-from lib.run.params import ROOT, ParamsError, absent_files, elsewhere, layers, lists_of, load, place_of, read_yaml
+from lib.run.params import (
+    ROOT,
+    ParamsError,
+    absent_files,
+    elsewhere,
+    is_made_here,
+    layers,
+    lists_of,
+    load,
+    place_of,
+    read_yaml,
+)
+from lib.run.values import RENDERED
 from lib.video import manifest
 
 SOURCES = {
@@ -30,8 +42,8 @@ SOURCES = {
 
 
 def datasets_of(params: Params) -> list[str]:
-    """The data sets that a run reads, without the embedded world, which is rendered by the workflow."""
-    return [name for name in dict.fromkeys([params.dataset, *params.evaluate_on]) if name != "embedded"]
+    """The data sets that a run reads, without those that the workflow renders."""
+    return [name for name in dict.fromkeys([params.dataset, *params.evaluate_on]) if name not in RENDERED]
 
 
 def absent(params: Params, *, profile: str) -> list[str]:
@@ -42,8 +54,7 @@ def absent(params: Params, *, profile: str) -> list[str]:
             setting = setting_of(f"data_{dataset}", profile)
             setting += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
             problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {setting}")
-    is_pretrained_here = params.clip.startswith("outputs/embedded/clip/")  # by the workflow
-    if not is_pretrained_here and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
+    if not is_made_here(params.clip) and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
         problems.append(
             f"clip: {params.clip} is neither a folder nor available from the Hugging Face hub\n"
             f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
@@ -124,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if not datasets:
-        print(f"{options.profile} reads only the embedded world, which the workflow renders")
+        print(f"{options.profile} reads only rendered videos, which the workflow makes")
     return 0 if all(complete) or params.allow_missing else 1
 
 

@@ -31,6 +31,7 @@ from lib.datasets.lists import (
     strays,
 )
 from lib.run.params import FOLDER
+from lib.run.values import RENDERED
 
 SPLITS = [f"{part}-{split}" for split in (1, 2, 3) for part in ("train", "test")]
 # Sizes of the official lists; those of Kinetics are from 2017, and copies have shrunk since.
@@ -46,6 +47,9 @@ OWN_PARTS = {"train": ("train", "training"), "validation": ("validation", "val",
 MARKS = {"0": "unused", "1": "train", "2": "test"}
 LAYOUTS = {
     "embedded": "the folders train and test, each with a folder per class",
+    "rendered_k": "the folders train, validation and test, each with a folder per class",
+    "rendered_u": "a folder per class, and lists",
+    "rendered_h": "a folder per class, and lists",
     "folder": "the folders train and test, each with a folder per class",
     "ucf101": "a folder per class, e.g. ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
     "hmdb51": "a folder per class, e.g. brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
@@ -66,6 +70,9 @@ def list_videos(dataset: str, root: str | Path, *, lists: str | Path | None = No
     readers = {
         "embedded": partial(_list_own, compare=False),
         "folder": _list_own,
+        "rendered_k": partial(_list_own, compare=False),
+        "rendered_u": partial(_list_splits, "rendered_u"),
+        "rendered_h": partial(_list_splits, "rendered_h"),
         "ucf101": partial(_list_splits, "ucf101"),
         "hmdb51": partial(_list_splits, "hmdb51"),
         "kinetics400": list_kinetics400,
@@ -143,6 +150,7 @@ def _list_splits(dataset: str, root: Path, lists: Path | None) -> dict[str, Vide
     Labels number the classes that have a folder, in official order. File names are matched without case or, failing
     that, without punctuation (`#` and brackets in HMDB's names). HMDB's part "all" includes the clips in no split.
     """
+    lists = root / "lists" if dataset in RENDERED else lists
     marks = READ_SPLITS[dataset](lists)  # "class/stem" -> a digit of MARKS for each split
     contents, official = walk(root), list(dict.fromkeys(name.split("/")[0] for name in marks))
     recognise = recogniser(official)
@@ -196,7 +204,7 @@ def _ucf101_splits(lists: Path | None) -> dict[str, str]:
     """ucfTrainTestlist, or the same from the number of clips in each of the 25 groups of a class: the test part of
     split s holds the groups 7s-6 to 7s."""
     if lists:
-        return _marks("ucf101", lists, _ucf101_lines(lists))
+        return _marks(lists, _ucf101_lines(lists), OFFICIAL["ucf101"])
     marks = {}
     for _, row in read_rows(FOLDER / "splits" / "ucf101.csv", "class"):
         name = row.pop("class")
@@ -231,7 +239,7 @@ def _hmdb51_splits(lists: Path | None) -> dict[str, str]:
     """testTrainMulti_7030_splits ("<class>_test_split<n>.txt" with lines "<clip>.avi <0, 1 or 2>"), or the same from
     the shipped list."""
     if lists:
-        return dict(sorted(_marks("hmdb51", lists, _hmdb51_lines(lists)).items()))
+        return dict(sorted(_marks(lists, _hmdb51_lines(lists), OFFICIAL["hmdb51"]).items()))
     rows = read_rows(FOLDER / "splits" / "hmdb51.csv", "class", "clip", "splits")
     return {f"{row['class']}/{row['clip']}": row["splits"] for _, row in rows}
 
@@ -247,10 +255,15 @@ def _hmdb51_lines(lists: Path) -> Iterator[tuple[str, str, int, str]]:
             yield where, f"{class_name}/{fields[1].rsplit('.', 1)[0]}", int(split), fields[2]
 
 
-READ_SPLITS = {"ucf101": _ucf101_splits, "hmdb51": _hmdb51_splits}
+READ_SPLITS = {
+    "ucf101": _ucf101_splits,
+    "hmdb51": _hmdb51_splits,
+    "rendered_u": lambda lists: _marks(lists, _ucf101_lines(lists), {}),
+    "rendered_h": lambda lists: _marks(lists, _hmdb51_lines(lists), {}),
+}
 
 
-def _marks(dataset: str, lists: Path, lines: Iterable[tuple[str, str, int, str]]) -> dict[str, str]:
+def _marks(lists: Path, lines: Iterable[tuple[str, str, int, str]], official: dict[str, int]) -> dict[str, str]:
     """The mark of every clip in the three splits. Raises ListError unless the splits have their official sizes."""
     marks, seen = {}, {}
     for where, name, split, mark in lines:
@@ -261,11 +274,11 @@ def _marks(dataset: str, lists: Path, lines: Iterable[tuple[str, str, int, str]]
     for part in SPLITS:
         kind, split = part.split("-")
         size = sum(MARKS[splits[int(split) - 1]] == kind for splits in marks.values())
-        if size != OFFICIAL[dataset][part]:
-            wrong[part] = f"{size}, not {OFFICIAL[dataset][part]}"
+        if official and size != official[part]:
+            wrong[part] = f"{size}, not {official[part]}"
     if wrong:
         raise ListError(
-            f"{lists}: not {dataset}'s official lists; clips listed: {wrong}. "
-            f"Leave lists_{dataset} empty to use the shipped ones"
+            f"{lists}: not the data set's official lists; clips listed: {wrong}. "
+            "Leave lists_ucf101 or lists_hmdb51 empty to use the shipped ones"
         )
     return marks

@@ -14,6 +14,7 @@ from lib.datasets.official import list_videos
 from lib.run.code import code_hash
 from lib.run.fields import Params
 from lib.run.params import ROOT, lists_of, place_of
+from lib.run.values import RENDERED, WITH_SPLITS
 from lib.video import manifest
 
 Parts = dict[str, VideoList]
@@ -26,7 +27,7 @@ class DataError(ValueError):
 
 def train_part(params: Params) -> str:
     """The part of `params.dataset` that the model is adapted to."""
-    return f"train-{params.split}" if params.dataset in ("ucf101", "hmdb51") else "train"
+    return f"train-{params.split}" if params.dataset in WITH_SPLITS else "train"
 
 
 def test_parts(params: Params, dataset: str) -> list[str]:
@@ -34,7 +35,7 @@ def test_parts(params: Params, dataset: str) -> list[str]:
     public, the validation part."""
     if "held_out" in params.evaluate_parts:
         return held_out_parts(params, dataset)
-    if dataset in ("ucf101", "hmdb51", "kinetics600"):
+    if dataset in (*WITH_SPLITS, "kinetics600"):
         return [f"test-{split}" for split in params.evaluate_splits]
     parts = {"kinetics400": ["validation"], "ssv2": ["validation"], "charades": ["test"]}
     return parts.get(dataset, params.evaluate_parts)
@@ -55,9 +56,9 @@ def held_out_parts(params: Params, dataset: str) -> list[str]:
 def groups_of(dataset: str, videos: VideoList) -> np.ndarray | None:
     """The source film of each clip, 'n', if names contain it: probes hold out all clips of a film together."""
     names = [video.name for video in videos.videos]
-    if dataset == "ucf101":
+    if dataset in ("ucf101", "rendered_u"):
         return np.array([re.sub(r"_c\d+$", "", name) for name in names])
-    if dataset == "hmdb51":  # "<class>/<film>_<class>_<visible body parts>_..."
+    if dataset in ("hmdb51", "rendered_h"):  # "<class>/<film>_<class>_<visible body parts>_..."
         classes = [videos.classes[video.label] for video in videos.videos]
         return np.array([name.split("/")[1].split(f"_{label}_")[0] for name, label in zip(names, classes)])
     return None
@@ -96,7 +97,7 @@ def list_dataset(params: Params, dataset: str, *, read: Callable[..., Parts] = r
     """
     parts = read(dataset, place_of(params, dataset), lists_of(params, dataset), manifest_of(params, dataset))
     check_parts(params, dataset, parts)
-    problems = defects(parts) if dataset != "embedded" and not params.allow_missing else {}
+    problems = defects(parts) if dataset not in RENDERED and not params.allow_missing else {}
     if problems:
         lines = [f"{dataset} is incomplete (make check-data lists everything):"]
         lines += [f"{heading}: {examples(names, 5)}" for heading, names in problems.items()]

@@ -27,6 +27,7 @@ from lib.language.vocabulary import (
 from lib.run.fields import Params
 from lib.run.files import read_json
 from lib.run.params import FOLDER, ROOT
+from lib.run.values import RENDERED, WITH_SPLITS
 from lib.video.views import EvalView
 
 # In the embedded study 50 steps gave a third of the gain and 150 most of it (LOG.md); in fewer steps than
@@ -213,13 +214,13 @@ def length_of(params: Params, num_videos: int) -> Length:
 def warnings_of(params: Params, lists: dict[str, Parts]) -> list[str]:
     """Caveats of a run's numbers, whatever they will be."""
     record, warnings = ROOT / params.clip / "record.json", []  # of lib/world/pretrain.py
-    real = [dataset for dataset in params.evaluate_on if dataset != "embedded"]
+    real = [dataset for dataset in params.evaluate_on if dataset not in RENDERED]
     if real and record.exists() and "stills" in read_json(record):
         caveat = "the embedded CLIP has seen only rendered people: results on real videos are near chance by design"
         warnings.append(f"{', '.join(real)}: {caveat}")
     for dataset in params.evaluate_on:
         others = [str(split) for split in params.evaluate_splits if split != params.split]
-        if dataset == params.dataset and dataset in ("ucf101", "hmdb51") and params.epochs and others:
+        if dataset == params.dataset and dataset in WITH_SPLITS and params.epochs and others:
             caveat = f"share clips with split {params.split}, which the model was adapted to"
             warnings.append(f"{dataset}: the test parts of {' and '.join(others)} {caveat}")
         if dataset == "ssv2":

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lib.run.values import (
+    RENDERED,
+    WITH_SPLITS,
     Above0,
     Amount,
     Choices,
@@ -35,6 +37,7 @@ from lib.run.values import (
 
 class SceneParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    world: Annotated[str, Neutral("embedded")]
     world_seed: Count
     world_size: Positive
     world_frames: Annotated[int, Field(ge=8)]
@@ -46,6 +49,7 @@ class WorldParams(SceneParams):
     world_train: Count
     world_validation: Count
     world_test: Count
+    world_clips_per_film: Annotated[Count, Neutral(0)]
 
 
 class ClipParams(SceneParams):
@@ -73,11 +77,14 @@ class ClipParams(SceneParams):
     clip_words_weight: Amount
     clip_warmup: Share
     clip_weight_decay: Amount
+    clip_crop_scale: Annotated[Range, Neutral([0.7, 1.0])]
+    clip_keep_epochs: Annotated[list[Positive], Once, Neutral([])]
 
 
 class AdaptParams(WorldParams, ClipParams):
     dataset: DataSet
     data_embedded: str
+    data_rendered: str
     data_folder: str
     data_ucf101: str
     data_hmdb51: str
@@ -231,6 +238,11 @@ class EvaluateParams(AdaptParams):
     bootstrap_resamples: Positive
 
     @property
+    def rendered(self) -> bool:
+        """Whether a data set of the run is rendered by the workflow."""
+        return not {self.dataset, *self.evaluate_on}.isdisjoint(RENDERED)
+
+    @property
     def label_vocabularies(self) -> list[str]:
         """`class_vocabularies`, then those of the data sets that have one of their own."""
         own = [name for name in (self.dataset, *self.evaluate_on) if name in ("kinetics600", "ssv2")]
@@ -244,7 +256,7 @@ class EvaluateParams(AdaptParams):
             raise ValueError("probe_on: the probe of multi-label Charades is not part of this project")
         if "charades" in self.evaluate_on and self.score_spaces != ["category"]:
             raise ValueError("evaluate_on: no descriptions of classes of charades; set score_spaces to [category]")
-        only_split = sorted(set(self.evaluate_on) - {"ucf101", "hmdb51", "charades"})
+        only_split = sorted(set(self.evaluate_on) - {*WITH_SPLITS, "charades"})
         if only_split and "split" not in self.zero_shot_protocols:
             raise ValueError(f"zero_shot_protocols: {only_split} would have no zero-shot; add split")
         if "held_out" in self.evaluate_parts and (len(self.evaluate_parts) > 1 or not self.held_out_videos):
@@ -349,8 +361,8 @@ def _unused(values: Mapping[str, Any], stage: type[SceneParams]) -> set[str]:
     prefixes += ["attentive_"] * (not values.get("attentive_epochs"))
     prefixes += ["balance_temperature"] * (not values.get("balance_predictions", False))
     unused = {name for name in stage.model_fields if name.startswith(tuple(prefixes))}
-    if "embedded" not in _datasets(values, stage):
+    if _datasets(values, stage).isdisjoint(RENDERED):
         unused |= WorldParams.model_fields.keys()
-    if values["dataset"] != "embedded":
+    if values["dataset"] not in RENDERED:
         unused |= ClipParams.model_fields.keys() - SceneParams.model_fields.keys() - {"clip"}
     return unused

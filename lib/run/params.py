@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from lib.run.fields import EvaluateParams, Params, WorldParams
+from lib.run.values import RENDERED
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "params"
@@ -101,7 +102,7 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
         "{world_seed}": str(params.world_seed),
         "{world}": f"{params.world_seed}-{params.stage_hash(WorldParams)[:6]}",
     }
-    places = {key: getattr(params, key) for key in ("clip", "data_embedded")}
+    places = {key: getattr(params, key) for key in ("clip", "data_embedded", "data_rendered")}
     for key, (name, value) in itertools.product(places, world.items()):
         places[key] = places[key].replace(name, value)
     return params.model_copy(update=places)
@@ -125,7 +126,19 @@ def absent_files(params: Params) -> list[str]:
 
 def place_of(params: Params, dataset: str) -> Path:
     """The folder of a data set."""
+    if dataset.startswith("rendered_"):
+        return ROOT / params.data_rendered / dataset
     return ROOT / getattr(params, f"data_{dataset}")
+
+
+def world_folder(params: Params) -> Path:
+    """The folder of the rendered data sets, with their `world.json`."""
+    return ROOT / (params.data_embedded if params.world == "embedded" else params.data_rendered)
+
+
+def is_made_here(clip: str) -> bool:
+    """Whether the workflow pre-trains this CLIP."""
+    return clip.startswith(("outputs/embedded/clip/", "outputs/rendered/clip/"))
 
 
 def lists_of(params: Params, dataset: str) -> Path | None:
@@ -142,7 +155,7 @@ def elsewhere(profile: str, folder: str) -> dict[str, str]:
     if not folder:
         return {}
     params = load(profile=profile)
-    if params.dataset == "embedded":
+    if params.dataset in RENDERED:
         raise ParamsError(
             f"DATA={folder}: profile {profile!r} renders its videos and reads no others. Name a profile that reads "
             "them: PROFILE=ucf101 for classes of UCF-101, or one with `dataset: folder` (README, your own videos)"

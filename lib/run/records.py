@@ -18,7 +18,11 @@ from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, Params, Scen
 from lib.run.files import file_hash
 from lib.run.params import FOLDER, ROOT
 
-MODULES = {EvaluateParams: "evaluation.evaluate", AdaptParams: "train", ClipParams: "world.pretrain"}  # else: render
+MODULES = {
+    EvaluateParams: "evaluation.evaluate",
+    AdaptParams: "train",
+    ClipParams: "world.pretrain",
+}  # else: world.build
 METHODS = {
     "concept": "self-distillation in language-based action concept spaces (LSS)",
     "feature": "self-distillation of features with SVT's head, without language",
@@ -35,6 +39,7 @@ def sources_of(params: Params, videos: str) -> dict[str, str]:
     names = dict.fromkeys(["merge", *params.concepts, *params.class_vocabularies])
     files = [FOLDER / "concepts" / f"{name}.yaml" for name in names]
     files += [FOLDER / "prompts" / f"{params.prompts}.yaml"]
+    files += [FOLDER / "worlds" / f"{params.world}.yaml"] * (params.rendered and params.world != "embedded")
     clip = ROOT / params.clip
     files += sorted([*clip.glob("*.safetensors"), *clip.glob("*.bin")])
     hashes = {f"{path.parent.name}/{path.name}": file_hash(path) for path in files}
@@ -48,7 +53,7 @@ def provenance(params: Params, stage: type[SceneParams]) -> dict[str, str]:
     """Commit and hash of the code, parameters' hash, versions, hardware, start (UTC)."""
     device = usable_device(params.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    module = next((name for kind, name in MODULES.items() if issubclass(stage, kind)), "world.render")
+    module = next((name for kind, name in MODULES.items() if issubclass(stage, kind)), "world.build")
     return {
         "commit": commit(),
         "code": code_hash(module),

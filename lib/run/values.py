@@ -53,6 +53,8 @@ Once = AfterValidator(once)
 Names = Annotated[list[str], Field(min_length=1), Once]
 Split = Annotated[int, Field(ge=1, le=3)]
 Spaces = Annotated[list[Literal["category", "description"]], Field(min_length=1), Once]
-DataSet = Literal["embedded", "folder", "ucf101", "hmdb51", "kinetics400", "kinetics600", "ssv2", "charades"]
+RENDERED = "embedded", "rendered_k", "rendered_u", "rendered_h"  # the workflow makes them
+WITH_SPLITS = "ucf101", "hmdb51", "rendered_u", "rendered_h"  # three official ones
+DataSet = Literal[*RENDERED, "folder", "ucf101", "hmdb51", "kinetics400", "kinetics600", "ssv2", "charades"]
 ViewName = Annotated[str, AfterValidator(view)]  # frames x clips x crops @ pixels
 EvalViews = Annotated[list[ViewName], Field(min_length=1), Once]

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from lib.run.files import read_json, read_lines
 from lib.run.params import ROOT
+from lib.run.values import RENDERED
 from lib.study.suites import Run, state_of
 
 PROTOCOLS = {"zero_shot": "zero-shot", "linear_probe": "linear probe"}
@@ -59,8 +60,8 @@ class Difference(NamedTuple):
 
 def dataset_name(dataset: str, world_seed: int, num_classes: int | None) -> str:
     """`embedded`, `embedded-1` for another world; a subset of an official data set is named as one."""
-    if dataset == "embedded":
-        return f"embedded-{world_seed}" if world_seed else "embedded"
+    if dataset in RENDERED:
+        return f"{dataset}-{world_seed}" if world_seed else dataset
     if num_classes not in (None, CLASSES.get(dataset)) and dataset in CLASSES:
         return f"{dataset} ({num_classes} of {CLASSES[dataset]} classes)"
     return dataset

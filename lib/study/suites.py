@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from lib.run.fields import AdaptParams, EvaluateParams, Params
 from lib.run.files import read_json, results_folder, run_folder, whole_folder
 from lib.run.params import FOLDER, ROOT, ParamsError, layers, load, read_yaml
+from lib.run.values import RENDERED
 
 Replica = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 Replicas = Annotated[list[Replica], Field(min_length=1)]
@@ -92,8 +93,8 @@ def read_suite(name: str) -> Suite:
 def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> list[Run]:
     """The runs of all tables of a suite, each once, row by row.
 
-    A row without training does not depend on the seed: it runs once per world, with seed 0. Only the embedded world has
-    several worlds; other data sets run the replicas of world 0.
+    A row without training does not depend on the seed: it runs once per world, with seed 0. Only rendered
+    data have several worlds; other data sets run the replicas of world 0.
 
     Raises ParamsError for the first row that has invalid parameters, changes nothing here or repeats another.
     """
@@ -106,7 +107,7 @@ def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> li
         _check_row(row, profile, plain, load(profile=profile, ablation=row, **overrides), seen)
         for world_seed, seed in dict.fromkeys(map(tuple, replicas[row])):
             params = load(profile=profile, ablation=row, **overrides, world_seed=world_seed, seed=seed)
-            if params.dataset != "embedded" and world_seed:
+            if params.dataset not in RENDERED and world_seed:
                 continue
             if params.epochs == 0:
                 params, seed = params.model_copy(update={"seed": 0}), 0
@@ -115,7 +116,7 @@ def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> li
     tables = {"the suite": Table(title="", rows=suite.rows, replicas=suite.replicas), **suite.comparisons}
     for name, table in tables.items():
         if not runs_of_table(list(runs.values()), table.rows, table.replicas):
-            raise ParamsError(f"profile {profile!r} is not of the embedded world: {name} needs a replica of world 0")
+            raise ParamsError(f"profile {profile!r} is not of a rendered world: {name} needs a replica of world 0")
     return list(runs.values())
 
 

@@ -9,6 +9,7 @@ The model never sees a video.
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -26,67 +27,52 @@ from lib.run.fields import ClipParams, Params
 from lib.run.params import ROOT
 from lib.run.records import provenance
 from lib.video.views import CLIP_MEAN, CLIP_STD
-from lib.world.actions import ACTIONS, POSTURES
-from lib.world.render import COLOURS, SCENES, TROUSERS, render
+from lib.world.definition import World, read_world
+from lib.world.render import COLOURS, TROUSERS, render
+from lib.world.skeleton import POSTURES
 
 CONTEXT = 77  # CLIP's
 
-# descriptions of an action; the first is the class name
-PHRASES = {
-    "sit down": ["sitting down", "sitting down on a chair", "taking a seat"],
-    "stand up": ["standing up", "standing up from a chair", "getting up from a seat"],
-    "raise arms": ["raising both arms", "lifting the arms", "raising the hands"],
-    "lower arms": ["lowering both arms", "bringing the arms down", "lowering the hands"],
-    "pick up": ["picking up a box", "picking something up from the floor", "lifting a box"],
-    "put down": ["putting down a box", "putting something down on the floor", "setting down a box"],
-    "walk": ["walking", "walking along", "going for a walk"],
-    "run": ["running", "running fast", "jogging"],
-    "jumping jack": ["doing jumping jacks", "jumping with arms and legs apart", "doing star jumps"],
-    "squat": ["doing squats", "squatting", "doing a deep squat"],
-    "wave": ["waving a hand", "waving", "waving hello"],
-    "clap": ["clapping hands", "clapping", "applauding"],
-    "punch": ["punching", "boxing", "throwing punches"],
-    "kick": ["kicking", "kicking with one leg", "doing a high kick"],
-    "push up": ["doing push ups", "doing press ups", "pushing up from the floor"],
-    "jump rope": ["jumping rope", "skipping rope", "jumping over a rope"],
-}
 PERSONS = ["a person", "someone", "a man", "a woman", "photo of someone", ""]
 OPENINGS = ["a photo of a person", "a picture of a person", *PERSONS]
 
 
-def caption(facts: dict, params: ClipParams, rng: np.random.Generator) -> str:
+def caption(facts: dict, world: World, params: ClipParams, rng: np.random.Generator) -> str:
     """A web-like caption of a still from the facts that `render` returns."""
+    synonyms = world.scenes | world.objects | world.postures
 
     def mention(value: str, choices: list[str]) -> list[str]:
         if rng.random() >= params.clip_attribute_named:
             return []
-        return [str(rng.choice(choices))] if rng.random() < params.clip_attribute_wrong else [value]
+        value = str(rng.choice(choices)) if rng.random() < params.clip_attribute_wrong else value
+        words = [value, *synonyms.get(value, [])]
+        return [words[rng.integers(len(words))] if len(words) > 1 else value]
 
     words = [OPENINGS[rng.integers(len(OPENINGS))]]
     if rng.random() < params.clip_action_named:
         wrong = rng.random() < params.clip_action_wrong
-        action = str(rng.choice(list(PHRASES))) if wrong else facts["action"]
-        words.append(PHRASES[action][rng.integers(len(PHRASES[action]))])
+        phrases = world.actions[str(rng.choice(list(world.actions))) if wrong else facts["action"]].phrases
+        words.append(phrases[rng.integers(len(phrases))])
     words += [f"in a {colour} shirt" for colour in mention(facts["shirt"], list(COLOURS))]
     words += [f"and {colour} trousers" for colour in mention(facts["trousers"], list(TROUSERS))]
-    words += [f"in the {place}" for place in mention(facts["scene"], list(SCENES))]
+    words += [f"in the {place}" for place in mention(facts["scene"], list(world.scenes))]
     if facts["object"]:
-        words += [f"with a {name}" for name in mention(facts["object"], ["chair", "box", "rope"])]
+        words += [f"with a {name}" for name in mention(facts["object"], list(world.objects))]
     words += [f"seen from the {view}" for view in mention(facts["view"], ["front", "side", "back"])]
     postures = [mentioned for posture in facts["postures"] for mentioned in mention(posture, POSTURES)]
     return " ".join(filter(None, [*words, ", ".join(postures)]))
 
 
 def _still(index: int, params: Params, part: int) -> tuple[np.ndarray, dict, str]:
-    rng = np.random.default_rng([params.world_seed, 100 + part, index])
-    action = index % len(ACTIONS)
+    rng, world = np.random.default_rng([params.world_seed, 100 + part, index]), read_world(params.world)
+    action = index % len(world.actions)
     if part == 0:
-        weight = (1.0 + np.arange(len(ACTIONS))) ** -params.clip_action_skew
-        order = np.random.default_rng([params.world_seed, 99]).permutation(len(ACTIONS))  # which actions are rare
-        action = order[rng.choice(len(ACTIONS), p=weight / weight.sum())]
+        weight = (1.0 + np.arange(len(world.actions))) ** -params.clip_action_skew
+        order = np.random.default_rng([params.world_seed, 99]).permutation(len(world.actions))  # which actions are rare
+        action = order[rng.choice(len(weight), p=weight / weight.sum())]
     video = {"size": params.world_size, "num_frames": params.world_frames, "fps": params.world_fps}
-    frames, facts = render(list(ACTIONS)[action], rng, **video, still=True, difficulty=0.0)
-    return frames[0], facts, caption(facts, params, rng)
+    frames, facts = render(world, list(world.actions)[action], rng, **video, still=True)
+    return frames[0], facts, caption(facts, world, params, rng)
 
 
 def stills(params: Params, *, held_out: bool) -> tuple[Tensor, list[dict], list[str]]:
@@ -129,10 +115,10 @@ def _model(params: ClipParams, tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection))
 
 
-def _augment(pictures: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Random crops of 70-100 % of the area and flips: 'b c h w' uint8 -> 'b c size size', normalised."""
+def _augment(pictures: Tensor, size: int, scale: list[float], rng: np.random.Generator) -> Tensor:
+    """Random crops of a share `scale` of the area, and flips: 'b c h w' uint8 -> 'b c size size', normalised."""
     b = len(pictures)
-    side = np.sqrt(rng.uniform(0.7, 1.0, b))
+    side = np.sqrt(rng.uniform(*scale, b))
     theta = np.zeros((b, 2, 3), np.float32)
     theta[:, 0, 0], theta[:, 1, 1] = side * rng.choice([-1, 1], b), side
     theta[:, :, 2] = rng.uniform(-1, 1, (b, 2)) * (1 - side)[:, None]
@@ -182,13 +168,15 @@ def pretrain(params: Params) -> dict:
     tokenizer = train_tokenizer(captions, params.clip_vocabulary)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = _model(params, tokenizer).train()
-    steps = _train(model, pictures, tokens["input_ids"], tokens["attention_mask"], params)
+    keep = partial(_keep, model, tokenizer, params, origin)
+    steps = _train(model, pictures, tokens["input_ids"], tokens["attention_mask"], params, keep)
     record = {
         "params": {name: getattr(params, name) for name in ClipParams.model_fields},
         "steps": steps,
         "parameters": model.num_parameters(),
         "stills": name_stills(model.eval(), tokenizer, params),
-        "command": f"papermill notebooks/10_embedded_clip.ipynb out.ipynb -k python3 -p world_seed {params.world_seed}",
+        "command": "papermill notebooks/10_embedded_clip.ipynb out.ipynb -k python3 "
+        f"-p profile {params.world} -p world_seed {params.world_seed}",
         "seconds": round(time.time() - started),
         **origin,
     }
@@ -196,10 +184,21 @@ def pretrain(params: Params) -> dict:
     return record
 
 
-def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, params: Params) -> int:
+def _keep(model: CLIPModel, tokenizer: CLIPTokenizer, params: Params, origin: dict, epoch: int) -> None:
+    """Saves the unfinished CLIP beside `params.clip`."""
+    record = {"params": {name: getattr(params, name) for name in ClipParams.model_fields}, "epoch": epoch, **origin}
+    target = ROOT / f"{params.clip}-epoch{epoch}"
+    save_model(model.eval(), tokenizer, target, record=record | {"stills": name_stills(model, tokenizer, params)})
+    model.train()
+
+
+def _train(
+    model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, params: Params, keep: Callable[[int], None]
+) -> int:
     """Minimises CLIP's contrastive loss plus a bag-of-words loss; returns the number of steps.
 
-    pictures: 'b c h w' uint8; ids, masks: 'b l', the tokens of their captions.
+    pictures: 'b c h w' uint8; ids, masks: 'b l', the tokens of their captions. keep: called after the epochs of
+    `clip_keep_epochs`.
     """
     rng = np.random.default_rng([params.world_seed, 98])
     vocabulary = model.config.text_config.vocab_size
@@ -212,12 +211,12 @@ def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, param
     steps = params.clip_epochs * batches
     optimizers, schedulers = _optimizers(params, [*model.named_parameters(), *words.named_parameters()], steps)
     progress = tqdm(total=steps, desc="pre-training CLIP", unit="step")
-    for _ in range(params.clip_epochs):
+    for epoch in range(1, params.clip_epochs + 1):
         order = torch.from_numpy(rng.permutation(params.clip_stills))[: batches * params.clip_batch_size]
         for batch in order.split(params.clip_batch_size):
             length = int(masks[batch].sum(1).max())
             text = {"input_ids": ids[batch, :length], "attention_mask": masks[batch, :length]}
-            views = _augment(pictures[batch], params.clip_image_size, rng)
+            views = _augment(pictures[batch], params.clip_image_size, params.clip_crop_scale, rng)
             output = model(pixel_values=views, **text, return_loss=True)
             logits = words(output.vision_model_output.pooler_output)
             word_losses = F.binary_cross_entropy_with_logits(logits, bags[batch].float(), reduction="none")
@@ -234,6 +233,8 @@ def _train(model: CLIPModel, pictures: Tensor, ids: Tensor, masks: Tensor, param
             progress.update()
             losses = {"contrastive": f"{output.loss.item():.3f}", "words": f"{word_loss.item():.2f}"}
             progress.set_postfix(losses, refresh=False)
+        if epoch in params.clip_keep_epochs:
+            keep(epoch)
     progress.close()
     return steps
 
@@ -245,8 +246,8 @@ def name_stills(model: CLIPModel, tokenizer: CLIPTokenizer, params: Params) -> d
     A still cannot show the direction of a movement, so `up_to_direction` accepts both (sit down / stand up, ...).
     """
     pictures, facts, _ = stills(params, held_out=True)
-    labels, size = list(ACTIONS), params.clip_image_size
-    sentences = [f"a photo of a person {PHRASES[label][0]}." for label in labels]
+    actions, size = read_world(params.world).actions, params.clip_image_size
+    labels, sentences = list(actions), [f"a photo of a person {each.phrases[0]}." for each in actions.values()]
     texts = tokenizer(sentences, padding=True, return_tensors="pt")
     text = F.normalize(model.get_text_features(**texts).pooler_output, dim=-1)
     predicted = []

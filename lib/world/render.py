@@ -1,24 +1,20 @@
-"""The embedded world, the default data set: rendered people performing actions, as H.264 files.
+"""Draws people who perform actions: stills with facts for captions, and videos.
 
-*Stills*, which the embedded CLIP is trained on, resemble pictures on the web: a sharp, well-lit, centred person seen
+*Stills*, which the small CLIPs are trained on, resemble pictures on the web: a sharp, well-lit, centred person seen
 from the front or the side. *Videos* deviate from them with `world_difficulty`: arbitrary viewpoints, smaller people,
 clutter, occluders, a moving camera, dim and tinted light, blur, noise and compression.
 """
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
 
-from lib.run.fields import Params, WorldParams
-from lib.run.files import alone_in, read_json, whole_folder, write_json
-from lib.run.params import ROOT
-from lib.world.actions import ACTIONS, Array, Rng, perform, postures, skeleton, telling_frame
+from lib.world.definition import Action, Crew, World
+from lib.world.movements import perform, telling_frame
+from lib.world.objects import objects
+from lib.world.poses import Rng
+from lib.world.skeleton import Array, postures, skeleton
 
 COLOURS = {
     "red": (205, 45, 45),
@@ -44,16 +40,23 @@ SCENES = {
     "gym": ((170, 175, 185), (190, 150, 100)),
     "park": ((165, 205, 235), (95, 150, 70)),
     "street": ((185, 165, 150), (110, 110, 115)),
+    "beach": ((150, 205, 240), (225, 205, 150)),
+    "kitchen": ((225, 225, 210), (165, 155, 150)),
+    "stage": ((95, 35, 45), (110, 75, 50)),
+    "pool": ((190, 215, 225), (70, 150, 205)),
+    "snow": ((170, 195, 230), (240, 243, 248)),
 }  # wall or sky, ground
 OVERSAMPLING = 2  # drawn at this scale and averaged down, because Pillow does not anti-alias lines
 MARGIN = 0.25  # of the backdrop above the frame, in frame heights
-BOX_FACE = [(-0.1, -0.07), (0.1, -0.07), (0.1, 0.07), (-0.1, 0.07), (-0.1, -0.07)]  # y, z relative to the centre
+THIN = {"rope", "bow", "hoop", "javelin", "rake", "boat"}  # drawn with thin lines
 
 
-def _look(still: bool, difficulty: float, rng: Rng) -> dict[str, float]:
-    """Camera, light and sensor of one clip. difficulty: 0 for the easiest videos, 1 for the hardest."""
-    d = 0.0 if still else difficulty
-    return {
+def _look(still: bool, difficulty: float, crew: Crew | None, rng: Rng) -> dict[str, float]:
+    """Camera, light and sensor of one clip. difficulty: 0 for the easiest videos, 1 for the hardest; `crew` may set
+    it, and what follows from it."""
+    crew = None if still else crew
+    d = 0.0 if still else rng.uniform(*crew.difficulty) if crew else difficulty
+    look = {
         "yaw": rng.uniform(-1, 1) * (75 if still else 75 + 105 * d),  # degrees; 0: the person faces the camera
         "pitch": rng.uniform(0, 6 + 20 * d),
         "height": rng.uniform(0.80 - 0.35 * d, 0.94 - 0.22 * d),  # of the person, in frame heights
@@ -71,7 +74,15 @@ def _look(still: bool, difficulty: float, rng: Rng) -> dict[str, float]:
         "occluders": int(rng.random() < 0.65 * d),
         "vignette": rng.uniform(0, 0.5 * d),
         "tempo": float(np.exp(rng.normal(0, 0.15 + 0.15 * d))),
+        "zoom": 1.0,
     }
+    if crew:
+        look |= {name: rng.uniform(*span) for name in ("gain", "zoom") if (span := getattr(crew, name))}
+        look["yaw"] = rng.choice([-1, 1]) * rng.uniform(*crew.yaw) if crew.yaw else look["yaw"]
+        look["pan"] = rng.normal(0, crew.pan) if crew.pan is not None else look["pan"]
+        look["shake"] = look["shake"] if crew.shake is None else crew.shake
+        look["clutter"] = rng.integers(*crew.clutter, endpoint=True) if crew.clutter else look["clutter"]
+    return look
 
 
 class Camera(NamedTuple):
@@ -120,45 +131,37 @@ def _backdrop(size: int, horizon: float, scene: str, clutter: int, rng: Rng) -> 
             box(x, y, 0.05, horizon - y, np.array((100, 70, 45)))
             crown = (x - 0.1, y - 0.25, x + 0.15, y + 0.05)
             draw.ellipse([edge * size for edge in crown], fill=(60, 120, 55))
-        else:  # houses
+        elif scene == "street":  # houses
             y = horizon - rng.uniform(0.25, 0.65)
             box(x, y, 0.42, horizon - y, wall * rng.uniform(0.6, 0.95))
+        elif scene == "beach":  # the sea
+            box(0, horizon - 0.14, 2, 0.14, np.array((45, 110, 190)))
+        elif scene == "kitchen":  # cupboards
+            box(x, horizon - 0.62, 0.4, 0.22, np.array((190, 140, 90)))
+            box(x, horizon - 0.2, 0.45, 0.2, np.array((120, 120, 125)))
+        elif scene == "stage":  # curtains
+            box(x, 0, 0.2, horizon, wall * 1.5)
+        elif scene == "pool":  # lanes
+            box(0, horizon + 0.08 + 0.2 * x, 2, 0.02, np.array((235, 235, 235)))
+        else:  # snowy mountains
+            peak = horizon - rng.uniform(0.3, 0.6)
+            edges = [(x - 0.2, horizon), (x + 0.15, peak), (x + 0.5, horizon)]
+            draw.polygon([(across * size, down * size) for across, down in edges], fill=(205, 215, 232))
     for _ in range(clutter):
         width, height = rng.uniform(0.05, 0.2, 2)
         box(rng.uniform(0.4, 1.5), horizon + rng.uniform(-0.35, 0.08), width, height, rng.uniform(30, 230, 3))
     return image
 
 
-def _object(action: str, joints: dict[str, Array], progress: Array, frame: int) -> list[Array]:
-    """The action's object in one frame, as polylines 'p 3' in world coordinates."""
-    kind, hands = ACTIONS[action][2], (joints["hand_l"] + joints["hand_r"]) / 2
-    if kind == "chair":  # stands where the person sits, which may be before or after the clip
-        x, z = joints["pelvis"][:, 0].min() if np.ptp(joints["pelvis"][:, 0]) > 0.1 else -0.22, 0.22
-        legs = [[(x - 0.1, y, 0), (x - 0.1, y, z), (x + 0.13, y, z), (x + 0.13, y, 0)] for y in (-0.11, 0.11)]
-        back = [(x - 0.1, -0.11, z), (x - 0.13, -0.11, z + 0.28), (x - 0.13, 0.11, z + 0.28), (x - 0.1, 0.11, z)]
-        return [np.array(line, dtype=float) for line in (*legs, back, [(x + 0.13, -0.11, z), (x + 0.13, 0.11, z)])]
-    if kind == "box":  # in the hands before it is put down or after it is picked up, else on the floor
-        down = int(np.abs(progress - 0.5).argmin())
-        in_hands = progress[frame] > 0.5 if action == "pick up" else progress[frame] < 0.5
-        x, y, z = hands[frame] if in_hands else (hands[down][0], hands[down][1], 0.07)
-        face = np.array([(x, y + dy, max(z, 0.07) + dz) for dy, dz in BOX_FACE])
-        return [face, face + (0.1, 0, 0)]
-    if kind == "rope":  # an arc from hand to hand that turns around the body once per cycle
-        angle, along = 2 * np.pi * progress[frame] + np.pi, np.linspace(0, 1, 9)[:, None]
-        middle = joints["pelvis"][frame] + 0.62 * np.array([np.sin(angle), 0, np.cos(angle)])
-        line = (1 - along) * joints["hand_l"][frame] + along * joints["hand_r"][frame]
-        line = line + 4 * along * (1 - along) * (middle - hands[frame])
-        return [np.maximum(line, [-np.inf, -np.inf, 0.0])]
-    return []
-
-
-def _facts(action: str, yaw: float, rng: Rng) -> dict:
+def _facts(name: str, action: Action, scenes: list[str], yaw: float, rng: Rng) -> dict:
     """What a caption may mention, except the postures."""
-    _, _, object_name, usual_scene = ACTIONS[action]
-    scene = usual_scene if rng.random() < 0.4 else list(SCENES)[rng.integers(len(SCENES))]
+    if action.only or rng.random() < 0.4:
+        scene = action.place
+    else:
+        scene = scenes[rng.integers(len(scenes))]
     shirt, trousers = (list(colours)[rng.integers(len(colours))] for colours in (COLOURS, TROUSERS))
     view = "front" if abs(yaw) < 35 else "side" if abs(yaw) < 125 else "back"
-    return dict(action=action, shirt=shirt, scene=scene, object=object_name, trousers=trousers, view=view)
+    return dict(action=name, shirt=shirt, scene=scene, object=action.object, trousers=trousers, view=view)
 
 
 def _limbs(shirt: Array, trousers: Array, sleeve: Array) -> list[tuple[str, str, Array, float]]:
@@ -188,62 +191,110 @@ def _draw_head(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, yaw: flo
     draw.ellipse([x - r, y - r, x + r, y + r], fill=_colour(skin))
 
 
+class Shot(NamedTuple):
+    """One camera setting, from a frame on."""
+
+    start: int
+    camera: Camera
+    backdrop: Image.Image
+
+
+def _shot(start: int, look: dict[str, float], target: Array, shift: Array, scene: str, canvas: int, rng: Rng) -> Shot:
+    height = look["height"] * look["zoom"]
+    floor = 0.5 + look["height"] / 2 + look["shift_y"] + 0.95 * (height - look["height"])  # close-ups keep the head
+    feet = ([0.5 + look["shift_x"], floor] - shift) * canvas
+    camera = Camera(np.radians(look["yaw"]), np.radians(look["pitch"]), height * canvas, target, feet)
+    horizon = 0.5 + look["height"] / 2 + look["shift_y"] - rng.uniform(0.06, 0.2)
+    return Shot(start, camera, _backdrop(canvas, horizon, scene, look["clutter"], rng))
+
+
 def render(
-    action: str, rng: Rng, *, size: int, num_frames: int, fps: float, still: bool, difficulty: float
+    world: World,
+    name: str,
+    rng: Rng,
+    *,
+    size: int,
+    num_frames: int,
+    fps: float,
+    still: bool,
+    difficulty: float = 0.0,
+    crew: Crew | None = None,
+    film: Rng | None = None,
+    action: Action | None = None,
 ) -> tuple[Array, dict]:
     """Renders one person performing an action for `num_frames`; a still is a single frame of such a clip.
 
-    size: height and width in pixels. difficulty: 0..1, how far videos deviate from stills (unused for stills).
-    Returns frames 't h w c' uint8 and the facts that a caption may mention (postures are those of the first frame).
+    size: height and width in pixels. difficulty: 0..1, how far videos deviate from stills (unused for stills and where
+    a crew has one). film: draws person, place and camera instead of `rng`, so that clips of a film share them. action:
+    of the world, unless another is given. Returns frames 't h w c' uint8 and the facts that a caption may mention
+    (postures are those of the first frame).
     """
-    look = _look(still, difficulty, rng)
-    pose, progress = perform(action, np.arange(num_frames) / fps, rng, speed=look["tempo"])
-    joints = skeleton(pose, {"limb": rng.uniform(0.9, 1.1), "broad": rng.uniform(0.85, 1.2)})
+    action, film = action or world.actions[name], film or rng
+    look = _look(still, difficulty, crew, film)
+    pose, progress = perform(action.movement, np.arange(num_frames) / fps, rng, speed=look["tempo"])
+    joints = skeleton(pose, {"limb": film.uniform(0.9, 1.1), "broad": film.uniform(0.85, 1.2)})
     frames = [telling_frame(pose, rng)] if still else list(range(num_frames))
-    facts = _facts(action, look["yaw"], rng) | {"postures": postures(joints, frames[0])}
+    facts = _facts(name, action, list(world.scenes), look["yaw"], film) | {"postures": postures(joints, frames[0])}
 
     shift = np.cumsum(rng.normal(0, look["shake"], (num_frames, 2)), axis=0)
     shift[:, 0] += look["pan"] * np.linspace(-0.5, 0.5, num_frames)
     shift = np.clip(shift, -0.2, 0.2)  # of the camera, in frame widths
-    canvas, floor = size * OVERSAMPLING, 0.5 + look["height"] / 2 + look["shift_y"]
-    unit, feet = look["height"] * canvas, ([0.5 + look["shift_x"], floor] - shift) * canvas
-    yaw, pitch = np.radians(look["yaw"]), np.radians(look["pitch"])
-    camera = Camera(yaw, pitch, unit, joints["pelvis"][frames].mean(axis=0), feet)
-    backdrop = _backdrop(canvas, floor - rng.uniform(0.06, 0.2), facts["scene"], look["clutter"], rng)
+    canvas, target = size * OVERSAMPLING, joints["pelvis"][frames].mean(axis=0)
+    shots = [_shot(0, look, target, shift, facts["scene"], canvas, film)]
+    if crew and not still and rng.random() < crew.cut:
+        start = int(rng.integers(num_frames // 4, 3 * num_frames // 4))
+        shots.append(_shot(start, _look(still, difficulty, crew, rng), target, shift, facts["scene"], canvas, rng))
     occluders = []  # x, width, y, colour
     for _ in range(look["occluders"]):
         occluders.append((*rng.uniform((0.1, 0.06, 0), (0.9, 0.14, 0.6)), rng.uniform(20, 200, 3)))
-
-    shirt, trousers = np.array(COLOURS[facts["shirt"]]), np.array(TROUSERS[facts["trousers"]])
-    skin, hair = (np.array(colours[rng.integers(len(colours))]) for colours in (SKINS, HAIRS))
-    limbs = _limbs(shirt, trousers, skin if rng.random() < 0.5 else shirt * 0.85)
-    thickness, object_colour = rng.uniform(0.85, 1.25), rng.uniform(40, 170, 3)
-    line_width = (0.02 if facts["object"] == "rope" else 0.035) * unit
+    person = _person(facts, film)
+    person["thickness"], person["object colour"] = film.uniform(0.85, 1.25), film.uniform(40, 170, 3)
 
     pictures = []
     for frame in frames:
+        shot = [each for each in shots if each.start <= frame][-1]
         left, top = (0.5 + shift[frame, 0]) * canvas, (MARGIN + shift[frame, 1]) * canvas
-        image = backdrop.transform((canvas, canvas), Image.Transform.AFFINE, (1, 0, left, 0, 1, top))
+        image = shot.backdrop.transform((canvas, canvas), Image.Transform.AFFINE, (1, 0, left, 0, 1, top))
         draw = ImageDraw.Draw(image)
-        at = {name: camera.project(joint[frame], frame) for name, joint in joints.items()}
-        strokes = [
-            (at[a][2] + at[b][2], [at[a], at[b]], colour, w * thickness * unit, False) for a, b, colour, w in limbs
-        ]
-        torso = [at[name] for name in ("shoulder_l", "shoulder_r", "hip_r", "hip_l", "shoulder_l")]
-        strokes.append((at["neck"][2] + at["pelvis"][2], torso, shirt, 0.09 * thickness * unit, True))
-        for line in (camera.project(line, frame) for line in _object(action, joints, progress, frame)):
-            strokes.append((2 * line[:, 2].mean(), line, object_colour, line_width, False))
-        strokes.append((2 * at["head"][2], [], hair, 0.0, False))
-        for _, points, *style in sorted(strokes, key=lambda stroke: stroke[0]):  # nearest last
-            if len(points):
-                _draw_stroke(draw, points, *style)
-            else:
-                _draw_head(draw, *at["head"][:2], 0.068 * unit, yaw, skin, hair)
+        lines = objects(action.object, action.movement, joints, progress, frame)
+        _draw(draw, shot.camera, {joint: each[frame] for joint, each in joints.items()}, lines, frame, person)
         for x, width, y, colour in occluders:  # closer than the person, so they move faster
             x = x - shift[frame, 0] * 1.3
             draw.rectangle([x * canvas, y * canvas, (x + width) * canvas, canvas], fill=_colour(colour))
         pictures.append(image.filter(ImageFilter.BoxBlur(look["blur"])).reduce(OVERSAMPLING))
     return _develop(np.stack([np.asarray(picture) for picture in pictures]), look, rng), facts
+
+
+def _person(facts: dict, rng: Rng) -> dict:
+    """Colours of clothes, skin and hair, and whether the sleeves are long."""
+    shirt, trousers = np.array(COLOURS[facts["shirt"]]), np.array(TROUSERS[facts["trousers"]])
+    skin, hair = (np.array(colours[rng.integers(len(colours))]) for colours in (SKINS, HAIRS))
+    limbs = _limbs(shirt, trousers, skin if rng.random() < 0.5 else shirt * 0.85)
+    width = 0.02 if facts["object"] in THIN else 0.035
+    return {"shirt": shirt, "skin": skin, "hair": hair, "limbs": limbs, "object width": width}
+
+
+def _draw(
+    draw: ImageDraw.ImageDraw, camera: Camera, joints: dict[str, Array], lines: list[Array], frame: int, person: dict
+) -> None:
+    """Draws a person and the lines of an object, the nearest last."""
+    at = {name: camera.project(joint, frame) for name, joint in joints.items()}
+    unit = camera.unit
+    strokes = [
+        (at[a][2] + at[b][2], [at[a], at[b]], colour, width * person["thickness"] * unit, False)
+        for a, b, colour, width in person["limbs"]
+    ]
+    torso = [at[name] for name in ("shoulder_l", "shoulder_r", "hip_r", "hip_l", "shoulder_l")]
+    depth = at["neck"][2] + at["pelvis"][2]
+    strokes.append((depth, torso, person["shirt"], 0.09 * person["thickness"] * unit, True))
+    for line in (camera.project(line, frame) for line in lines):
+        strokes.append((2 * line[:, 2].mean(), line, person["object colour"], person["object width"] * unit, False))
+    strokes.append((2 * at["head"][2], [], person["hair"], 0.0, False))
+    for _, points, *style in sorted(strokes, key=lambda stroke: stroke[0]):
+        if len(points):
+            _draw_stroke(draw, points, *style)
+        else:
+            _draw_head(draw, *at["head"][:2], 0.068 * unit, camera.yaw, person["skin"], person["hair"])
 
 
 def _develop(frames: Array, look: dict[str, float], rng: Rng) -> Array:
@@ -259,60 +310,3 @@ def _develop(frames: Array, look: dict[str, float], rng: Rng) -> Array:
     pixels = pixels + look["haze"] * (pixels.mean() - pixels)
     pixels += np.float32(look["noise"]) * rng.standard_normal(pixels.shape, dtype=np.float32)
     return pixels.clip(0, 255).astype(np.uint8)
-
-
-def _write_video(path: Path, frames: Array, fps: int, crf: int) -> None:
-    """Writes frames 't h w c' as H.264 in MP4, byte for byte reproducibly."""
-    with av.open(str(path), "w") as container:
-        # one thread and the fastest preset: x264's code for slower presets is not deterministic on frames this small
-        options = {"crf": str(crf), "preset": "ultrafast", "bf": "2", "threads": "1"}
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def _render_file(task: tuple[Path, str, int, int, Params]) -> None:
-    path, action, part, index, p = task
-    rng = np.random.default_rng([p.world_seed, 1 + part, index])
-    frame_settings = {"size": p.world_size, "num_frames": p.world_frames, "fps": p.world_fps}
-    frames, _ = render(action, rng, **frame_settings, still=False, difficulty=p.world_difficulty)
-    _write_video(path, frames, p.world_fps, crf=20 + round(rng.uniform(0, 16 * p.world_difficulty)))
-
-
-def build(params: Params) -> dict:
-    """Renders train, validation and test under `params.data_embedded`, one folder per class, unless they exist.
-
-    Classes are balanced. Returns the record in `world.json`: the hash of the parameters and the counts. Raises
-    FileExistsError if the folder holds other files, or a world with other parameters.
-    """
-    root = ROOT / params.data_embedded
-    counts = {"train": params.world_train, "validation": params.world_validation, "test": params.world_test}
-    record = {"params_hash": params.stage_hash(WorldParams), **counts}
-    with alone_in(root.parent):
-        if not root.exists() or not any(root.iterdir()):
-            with whole_folder(root) as partial:
-                _render_parts(partial, counts, params)
-                write_json(partial / "world.json", record)
-            return record
-    if not (root / "world.json").is_file():
-        raise FileExistsError(f"{root} holds files other than a rendered world: choose another `data_embedded`")
-    if (existing := read_json(root / "world.json")) != record:
-        raise FileExistsError(
-            f"{root} holds a world with other parameters (hash {existing.get('params_hash')}): end `data_embedded` "
-            "in {world} to keep worlds side by side"
-        )
-    return record
-
-
-def _render_parts(folder: Path, counts: dict[str, int], params: Params) -> None:
-    labels, tasks = list(ACTIONS), []
-    for part, (name, count) in enumerate(counts.items()):
-        for label in labels:
-            (folder / name / label).mkdir(parents=True)
-        for i in range(count):
-            label = labels[i % len(labels)]
-            tasks.append((folder / name / label / f"{i:05d}.mp4", label, part, i, params))
-    with ProcessPoolExecutor(params.workers or os.cpu_count()) as pool:
-        list(tqdm(pool.map(_render_file, tasks, chunksize=16), total=len(tasks), desc="rendering", unit="video"))
