@@ -204,7 +204,7 @@ def _ucf101_splits(lists: Path | None) -> dict[str, str]:
     """ucfTrainTestlist, or the same from the number of clips in each of the 25 groups of a class: the test part of
     split s holds the groups 7s-6 to 7s."""
     if lists:
-        return _marks(lists, _ucf101_lines(lists), OFFICIAL["ucf101"])
+        return _marks("ucf101", lists, _ucf101_lines(lists))
     marks = {}
     for _, row in read_rows(FOLDER / "splits" / "ucf101.csv", "class"):
         name = row.pop("class")
@@ -239,7 +239,7 @@ def _hmdb51_splits(lists: Path | None) -> dict[str, str]:
     """testTrainMulti_7030_splits ("<class>_test_split<n>.txt" with lines "<clip>.avi <0, 1 or 2>"), or the same from
     the shipped list."""
     if lists:
-        return dict(sorted(_marks(lists, _hmdb51_lines(lists), OFFICIAL["hmdb51"]).items()))
+        return dict(sorted(_marks("hmdb51", lists, _hmdb51_lines(lists)).items()))
     rows = read_rows(FOLDER / "splits" / "hmdb51.csv", "class", "clip", "splits")
     return {f"{row['class']}/{row['clip']}": row["splits"] for _, row in rows}
 
@@ -258,12 +258,12 @@ def _hmdb51_lines(lists: Path) -> Iterator[tuple[str, str, int, str]]:
 READ_SPLITS = {
     "ucf101": _ucf101_splits,
     "hmdb51": _hmdb51_splits,
-    "rendered_u": lambda lists: _marks(lists, _ucf101_lines(lists), {}),
-    "rendered_h": lambda lists: _marks(lists, _hmdb51_lines(lists), {}),
+    "rendered_u": lambda lists: _marks("rendered_u", lists, _ucf101_lines(lists)),
+    "rendered_h": lambda lists: _marks("rendered_h", lists, _hmdb51_lines(lists)),
 }
 
 
-def _marks(lists: Path, lines: Iterable[tuple[str, str, int, str]], official: dict[str, int]) -> dict[str, str]:
+def _marks(dataset: str, lists: Path, lines: Iterable[tuple[str, str, int, str]]) -> dict[str, str]:
     """The mark of every clip in the three splits. Raises ListError unless the splits have their official sizes."""
     marks, seen = {}, {}
     for where, name, split, mark in lines:
@@ -274,11 +274,11 @@ def _marks(lists: Path, lines: Iterable[tuple[str, str, int, str]], official: di
     for part in SPLITS:
         kind, split = part.split("-")
         size = sum(MARKS[splits[int(split) - 1]] == kind for splits in marks.values())
-        if official and size != official[part]:
-            wrong[part] = f"{size}, not {official[part]}"
+        if size != (expected := OFFICIAL.get(dataset, {}).get(part, size)):
+            wrong[part] = f"{size}, not {expected}"
     if wrong:
         raise ListError(
-            f"{lists}: not the data set's official lists; clips listed: {wrong}. "
-            "Leave lists_ucf101 or lists_hmdb51 empty to use the shipped ones"
+            f"{lists}: not {dataset}'s official lists; clips listed: {wrong}. "
+            f"Leave lists_{dataset} empty to use the shipped ones"
         )
     return marks
