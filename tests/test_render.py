@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from lib.datasets.lists import list_folder
-from lib.run.fields import WorldParams
+from lib.datasets.parts import groups_of, list_dataset
+from lib.run.fields import Params, WorldParams
+from lib.run.params import FOLDER, ParamsError, load
 from lib.video.decode import decode
 from lib.world.build import build_world
 from lib.world.definition import read_world
@@ -84,3 +86,86 @@ def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
     with pytest.raises(FileExistsError, match="files other than a rendered world"):
         build_world(tiny(data_embedded=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "video.mp4").read_bytes() == b"precious"
+
+
+# ---- three benchmarks ------------------------------------------------------------------------------------------------
+
+BENCHMARKS = read_world("rendered")
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory) -> Params:
+    sizes = dict(world_size=32, world_frames=8, world_train=400, world_validation=40, world_test=40)
+    place = tmp_path_factory.mktemp("rendered") / "world"
+    params = load(profile="rendered", **sizes, world_clips_per_film=1, data_rendered=str(place), workers=2)
+    record = build_world(params)
+    assert record["rendered_u"] == 20 * 25 and record["rendered_h"] == 16 * 25
+    return params
+
+
+def test_the_benchmarks_share_actions_under_other_names():
+    actions = {name: set(BENCHMARKS.classes(name).values()) for name in BENCHMARKS.sets}
+    assert [len(each) for each in actions.values()] == [40, 20, 16]
+    assert len(actions["rendered_k"] & actions["rendered_u"]) == 12
+    assert len(actions["rendered_k"] & actions["rendered_h"]) == 8
+    assert set().union(*actions.values()) == set(BENCHMARKS.actions)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS.actions)
+def test_every_action_of_the_benchmarks_renders_for_every_crew(name):
+    stills = [
+        render(BENCHMARKS, name, np.random.default_rng(seed), size=32, num_frames=24, fps=12, still=True)[0]
+        for seed in range(2)
+    ]
+    assert all(still.shape == (1, 32, 32, 3) and still.std() > 5 for still in stills)
+    for crew in BENCHMARKS.crews.values():
+        video, facts = render(
+            BENCHMARKS, name, np.random.default_rng(0), size=32, num_frames=8, fps=12, still=False, crew=crew
+        )
+        assert video.shape == (8, 32, 32, 3) and facts["action"] == name
+
+
+def test_the_adapted_set_is_long_tailed_and_the_others_are_balanced(benchmarks):
+    parts = list_dataset(benchmarks, "rendered_k")
+    counts = {part: np.bincount([v.label for v in parts[part].videos], minlength=40) for part in parts}
+    assert {part: each.sum() for part, each in counts.items()} == {"train": 400, "validation": 40, "test": 40}
+    assert 7 <= counts["train"].max() / counts["train"].min() <= 13
+    assert np.ptp(counts["validation"]) == np.ptp(counts["test"]) == 0
+
+
+@pytest.mark.parametrize("name", ["rendered_u", "rendered_h"])
+def test_official_splits_keep_films_together(benchmarks, name):
+    parts = list_dataset(benchmarks, name)
+    assert set(parts["train-1"].classes) == set(BENCHMARKS.classes(name))
+    for split in (1, 2, 3):
+        train, test = parts[f"train-{split}"], parts[f"test-{split}"]
+        films = {part: set(groups_of(name, each)) for part, each in (("train", train), ("test", test))}
+        assert not films["train"] & films["test"] and len(films["test"]) == 7 * (20 if name == "rendered_u" else 1)
+        assert not {v.name for v in train.videos} & {v.name for v in test.videos}
+
+
+def test_clips_of_a_film_share_the_person_and_the_place():
+    crew, settings = BENCHMARKS.crews["sport"], dict(size=32, num_frames=8, fps=12, still=False)
+    facts = [
+        render(BENCHMARKS, "ski", np.random.default_rng(seed), **settings, crew=crew, film=np.random.default_rng(9))[1]
+        for seed in (1, 2)
+    ]
+    assert all(facts[0][key] == facts[1][key] for key in ("shirt", "trousers", "scene", "view"))
+
+
+def test_a_place_that_alone_tells_an_action_is_never_another():
+    def scenes(name):
+        settings = dict(size=32, num_frames=8, fps=12, still=True)
+        return {render(BENCHMARKS, name, np.random.default_rng(s), **settings)[1]["scene"] for s in range(20)}
+
+    assert scenes("walk on the beach") == {"beach"} and scenes("walk") == {"street"} and len(scenes("run")) > 4
+
+
+def test_a_world_with_an_unknown_movement_is_refused(tmp_path, monkeypatch):
+    text = (FOLDER / "worlds" / "embedded.yaml").read_text().replace("movement: walk,", "movement: waltz,")
+    (tmp_path / "worlds").mkdir()
+    (tmp_path / "worlds" / "mine.yaml").write_text(text)
+    monkeypatch.setattr("lib.world.definition.FOLDER", tmp_path)
+    monkeypatch.setattr("lib.world.definition.ROOT", tmp_path)
+    with pytest.raises(ParamsError, match="worlds/mine.yaml.*walk: no movement 'waltz'"):
+        read_world("mine")
