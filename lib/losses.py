@@ -123,9 +123,14 @@ class UniformPrior(nn.Module):
         super().__init__()
         self.queue = Queue(queue_size, num_concepts)
 
-    def forward(self, student: Tensor) -> Tensor:
-        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
+    def forward(self, student: Tensor, target: Tensor | None = None) -> Tensor:
+        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step.
+
+        target: probabilities 'k' in place of the uniform ones: KL(mean of p_s || target).
+        """
         mean = self.mean(student)
+        if target is not None:
+            return (mean * (mean.log() - target.clamp_min(torch.finfo(mean.dtype).tiny).log())).sum()
         return math.log(mean.numel()) + (mean * mean.log()).sum()
 
     def mean(self, student: Tensor) -> Tensor:
@@ -146,18 +151,26 @@ class FairnessPrior(UniformPrior):
     over 1,024 images, of 512 classes or more a moving average; here the `queue_size` videos before the batch count too.
     """
 
-    def forward(self, student: Tensor) -> Tensor:
+    def forward(self, student: Tensor, target: None = None) -> Tensor:
         """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
         mean = self.mean(student)
         return -math.log(mean.numel()) - mean.log().mean()
 
 
-def sinkhorn(logits: Tensor, n_iterations: int) -> Tensor:
+def sinkhorn(logits: Tensor, n_iterations: int, *, strength: float = 1.0) -> Tensor:
     """Sinkhorn-Knopp (Cuturi 2013; SwAV, NeurIPS 2020): logits 'n k' -> probabilities 'n k' that use concepts equally.
 
     Each iteration scales every concept to the same total over the n samples, then every sample to one. Rows sum to one;
     column sums approach n / k. Runs in log space, so that no temperature overflows.
+
+    strength: below 1, a concept's factor is that power of what would balance it (unbalanced optimal transport, Chizat
+    et al. 2018): frequent concepts stay more frequent. 0: the softmax.
     """
+    if strength < 1:
+        factor = torch.zeros_like(logits[0])  # of each concept, logarithm
+        for _ in range(n_iterations):
+            factor = -strength * (logits - (logits + factor).logsumexp(dim=1, keepdim=True)).logsumexp(dim=0)
+        return (logits + factor).softmax(dim=1)
     for _ in range(n_iterations):
         logits = logits.log_softmax(dim=0)
         logits = logits.log_softmax(dim=1)
@@ -171,9 +184,11 @@ class SinkhornBalance(nn.Module):
     changes.
     """
 
-    def __init__(self, num_concepts: int, *, global_views: int, n_iterations: int, queue_size: int):
+    def __init__(
+        self, num_concepts: int, *, global_views: int, n_iterations: int, queue_size: int, strength: float = 1.0
+    ):
         super().__init__()
-        self.n_iterations = n_iterations
+        self.n_iterations, self.strength = n_iterations, strength
         self.queue = Queue(queue_size, global_views, num_concepts)
 
     @torch.no_grad()
@@ -181,7 +196,8 @@ class SinkhornBalance(nn.Module):
         """Teacher logits 'g b k', already divided by `temperature` -> probabilities 'g b k'. Pushes the videos."""
         batch = rearrange(logits, "g b k -> b g k")
         videos = torch.cat([self.queue.recent() / temperature, batch])
-        balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.n_iterations)
+        balanced = sinkhorn(rearrange(videos, "n g k -> (n g) k"), self.n_iterations, strength=self.strength)
+        self.marginal = balanced.mean(0)  # how often the teacher uses each concept, 'k'
         balanced = rearrange(balanced, "(n g) k -> g n k", g=logits.shape[0])
         self.queue.push(batch * temperature)
         return balanced[:, len(videos) - len(batch) :]

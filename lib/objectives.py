@@ -67,7 +67,8 @@ class ConceptObjective(Objective):
     """LSS: distillation within each concept space, alignment across the two, and the uniform distribution prior.
 
     target_normalisation: "sinkhorn" (over `queue_size` videos) or "centring" keeps the teacher from collapsing; or
-    "none".
+    "none". prior_target: "uniform", or "teacher": the frequencies of concepts that a weaker Sinkhorn balance
+    (`sinkhorn_strength` below 1) leaves to the teacher.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class ConceptObjective(Objective):
         distillation_weight: float,
         alignment_weight: float,
         uniform_prior_weight: float,
+        prior_target: str,
         target_normalisation: str,
         global_views: int,
         sinkhorn_iterations: int,
+        sinkhorn_strength: float,
         queue_size: int,
         centre_momentum: float,
     ):
@@ -89,13 +92,17 @@ class ConceptObjective(Objective):
         self.spaces = nn.ModuleDict(spaces)
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.distillation_weight, self.alignment_weight = distillation_weight, alignment_weight
-        self.uniform_prior_weight = uniform_prior_weight
+        self.uniform_prior_weight, self.prior_target = uniform_prior_weight, prior_target
         self.normalisations, self.uniform_priors = nn.ModuleDict(), nn.ModuleDict()
         for name, space in spaces.items():
             k = len(space.labels)
             if target_normalisation == "sinkhorn":
                 self.normalisations[name] = SinkhornBalance(
-                    k, global_views=global_views, n_iterations=sinkhorn_iterations, queue_size=queue_size
+                    k,
+                    global_views=global_views,
+                    n_iterations=sinkhorn_iterations,
+                    queue_size=queue_size,
+                    strength=sinkhorn_strength,
                 )
             elif target_normalisation == "centring":
                 self.normalisations[name] = Centring(k, momentum=centre_momentum)
@@ -116,7 +123,8 @@ class ConceptObjective(Objective):
             )
             loss = loss + self.alignment_weight * terms["alignment"]
         for name, uniform_prior in self.uniform_priors.items():
-            terms[f"prior_{name}"] = uniform_prior(logits[name])
+            target = self.normalisations[name].marginal if self.prior_target == "teacher" else None
+            terms[f"prior_{name}"] = uniform_prior(logits[name], target)
             loss = loss + self.uniform_prior_weight * terms[f"prior_{name}"]
         first = next(iter(targets))
         return Result(loss, terms, targets[first], logits[first])
@@ -251,9 +259,11 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         distillation_weight=p.distillation_weight,
         alignment_weight=p.alignment_weight,
         uniform_prior_weight=p.uniform_prior_weight,
+        prior_target=p.prior_target,
         target_normalisation=p.target_normalisation,
         global_views=p.global_views,
         sinkhorn_iterations=p.sinkhorn_iterations,
+        sinkhorn_strength=p.sinkhorn_strength,
         queue_size=p.queue_size,
         centre_momentum=p.centre_momentum,
     )

@@ -159,6 +159,30 @@ def test_sinkhorn_rows_sum_to_one_and_its_columns_approach_equal_use():
     assert many_error < 0.5
 
 
+def test_a_weaker_sinkhorn_lies_between_softmax_and_balance():
+    logits = torch.randn(400, 5, generator=torch.Generator().manual_seed(0)) + torch.tensor([3.0, 1.0, 0.0, 0.0, -1.0])
+    torch.testing.assert_close(sinkhorn(logits, 5, strength=0.0), logits.softmax(1))
+    torch.testing.assert_close(sinkhorn(logits, 5, strength=1.0), sinkhorn(logits, 5))
+    free, half, full = (sinkhorn(logits, 50, strength=each).mean(0) for each in (0.0, 0.5, 1.0))
+    assert free[0] > half[0] > full[0] and free[4] < half[4] < full[4]
+    torch.testing.assert_close(full, torch.full((5,), 0.2), atol=1e-4, rtol=0)
+
+
+def test_one_round_of_half_strength_equals_the_hand_computation():
+    logits = torch.tensor([[2.0, 1.0], [2.0, 3.0]]).log()  # softmax: 2/3, 1/3 and 2/5, 3/5; in all 16/15 and 14/15
+    weights = torch.tensor([[2.0, 1.0], [2.0, 3.0]]) / torch.tensor([16 / 15, 14 / 15]).sqrt()
+    assert torch.allclose(sinkhorn(logits, 1, strength=0.5), weights / weights.sum(1, keepdim=True))
+
+
+def test_a_prior_with_a_target_is_the_divergence_from_it():
+    student = torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]).log()  # mean 0.6, 0.4
+    target, mean = torch.tensor([0.75, 0.25]), torch.tensor([0.6, 0.4])
+    expected = (mean * (mean / target).log()).sum()
+    torch.testing.assert_close(UniformPrior(2, queue_size=0)(student, target), expected)
+    uniform = UniformPrior(2, queue_size=0)(student, torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(uniform, UniformPrior(2, queue_size=0)(student))
+
+
 def test_sinkhorn_survives_temperatures_that_overflow_without_logarithms():
     balanced = sinkhorn(torch.tensor([[1.0, -1.0], [0.5, -1.0]]) / 1e-4, 5)
     assert torch.isfinite(balanced).all() and torch.allclose(balanced.sum(1), torch.ones(2))

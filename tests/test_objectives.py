@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
-from lib.losses import concept_alignment, pairwise_cross_entropy, self_training
+from lib.losses import concept_alignment, pairwise_cross_entropy, self_training, sinkhorn
 from lib.objectives import Objective, Result, check_result, fingerprint, make_objective
+from lib.run.params import ParamsError
 
 # all that the objective without language reads of a model
 WIDTH_7 = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(hidden_size=7)))
@@ -56,6 +57,22 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
         "prior_category",
         "prior_description",
     }
+
+
+def test_the_prior_can_follow_the_frequencies_that_a_weaker_balance_leaves(tiny):
+    settings = dict(sinkhorn_strength=0.4, prior_target="teacher", queue_size=0, alignment_weight=0.0)
+    params = tiny(**settings, concept_spaces=["category"], uniform_prior_weight=1.0)
+    concepts, teacher, student = space(0), outputs(2, 2), outputs(3, 3)
+    result = make_objective(params, None, {"category": concepts})(teacher, student, torch.zeros(5))
+    of_teacher, of_student = (
+        torch.stack([concepts.logits(view.embedding, temperature) for view in views])
+        for views, temperature in ((teacher, params.teacher_temperature), (student, params.student_temperature))
+    )
+    target = sinkhorn(of_teacher.transpose(0, 1).flatten(0, 1), params.sinkhorn_iterations, strength=0.4).mean(0)
+    mean = of_student.softmax(-1).mean((0, 1))
+    torch.testing.assert_close(result.terms["prior_category"], (mean * (mean / target).log()).sum())
+    with pytest.raises(ParamsError, match="prior_target: teacher takes"):
+        tiny(prior_target="teacher", target_normalisation="none")
 
 
 def test_only_the_student_gets_a_gradient(tiny):

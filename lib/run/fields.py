@@ -153,6 +153,8 @@ class AdaptParams(WorldParams, ClipParams):
     teacher_temperature: Above0
     target_normalisation: Literal["none", "sinkhorn", "centring"]
     uniform_prior_weight: Amount
+    prior_target: Annotated[Literal["uniform", "teacher"], Neutral("uniform")]
+    sinkhorn_strength: Annotated[Share, Neutral(1.0)]
     must_threshold: Annotated[Share, Neutral(0.5)]
     must_fairness_weight: Annotated[Amount, Neutral(1.0)]
     queue_size: Count
@@ -189,6 +191,8 @@ class AdaptParams(WorldParams, ClipParams):
             raise ValueError("trained: temporal needs temporal weights, but temporal is none")
         if self.objective == "feature" and (self.target_normalisation, self.uniform_prior_weight) != ("centring", 0):
             raise ValueError("objective: feature: set target_normalisation: centring and uniform_prior_weight: 0.0")
+        if self.prior_target == "teacher" and self.target_normalisation != "sinkhorn":
+            raise ValueError("prior_target: teacher takes the frequencies from target_normalisation: sinkhorn")
         if self.concept_labels == "dataset" and (unread := set(self.concepts) - set(self.class_vocabularies)):
             raise ValueError(f"concept_labels: dataset looks into class_vocabularies, which lack {sorted(unread)}")
         if self.epochs and self.warmup_epochs > self.epochs:
