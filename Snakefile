@@ -260,7 +260,7 @@ for name, (names, shown) in TABLES.items():
 
     rule:
         name: f"tables_{name}"
-        input: metrics_of(shown), "params/reported.csv"
+        input: metrics_of(runs), "params/reported.csv"  # of all runs: before, the notebook writes to `partial`
         output: expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES)
         log: f"{PLACE}/90_tables/{name}.log"
         params:
