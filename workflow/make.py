@@ -46,7 +46,8 @@ class Settings(NamedTuple):
                 raise ParamsError(f"{word}=: there is no such setting; did you mean {near[0]}=?")
         values = {name: environment.get(name.upper(), "") for name in cls._fields}
         values["profile"] = values["profile"] or "embedded"
-        study = "embedded" if values["profile"].split("+")[0] == "embedded" else "paper"
+        first = values["profile"].split("+")[0]
+        study = first if first in ("embedded", "rendered") else "paper"
         values["suite"] = values["suite"] or (study if target == "ablations" else "reproduce")
         for name in ("cores", "devices", "gpus"):
             if values[name] and not (values[name].isdecimal() and int(values[name])):

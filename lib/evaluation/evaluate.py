@@ -28,7 +28,7 @@ from lib.evaluation.protocols import (
     probes,
     zero_shot,
 )
-from lib.language.vocabulary import Concept, read_confusable_pairs
+from lib.language.vocabulary import Concept, read_confusable_pairs, seen_classes
 from lib.run.clip_files import load_tokenizer
 from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, EvaluateParams, Params
@@ -67,7 +67,9 @@ def _evaluate(params: Params, folder: Path) -> dict:
     (folder / "metrics.json").unlink(missing_ok=True)  # from here on the evaluation is incomplete
     record, results = Record(_confusable_pairs(params)), {}
     for dataset, parts in datasets.items():
-        scorers = zero_shot_scorers(params, model, tokenizer, concepts_of(params, dataset, parts))
+        concepts = concepts_of(params, dataset, parts)
+        record.seen[dataset] = seen_classes(params, concepts)
+        scorers = zero_shot_scorers(params, model, tokenizer, concepts)
         results[dataset] = _evaluate_dataset(params, folder, record, dataset, parts, scorers, start)
 
     size = sum(array.nbytes for array in record.correct.values())

@@ -104,6 +104,7 @@ class Record:
 
     def __init__(self, confusable_pairs: Sequence[tuple[str, str]]):
         self.confusable_pairs = confusable_pairs  # of class names
+        self.seen: dict[str, set[str]] = {}  # of a data set, the classes whose actions the adaptation had videos of
         self.metrics: list[dict[str, Any]] = []
         self.failed: set[str] = set()  # paths of the clips that cannot be decoded
         self.correct: dict[str, np.ndarray] = {}
@@ -136,6 +137,10 @@ class Record:
         if len(classes) > 5:
             self.value(key, "top5", 100 * topk_correct(scores, labels, top).mean())
         self.value(key, "prediction_entropy", summary["prediction_entropy"])
+        seen = np.isin(labels, [i for i, name in enumerate(classes) if name in self.seen.get(key.split("/")[0], ())])
+        if seen.any() and not seen.all():
+            self.value(key, "top1_seen", 100 * correct[seen].mean())
+            self.value(key, "top1_unseen", 100 * correct[~seen].mean())
         pairs = [(classes.index(a), classes.index(b)) for a, b in self.confusable_pairs if {a, b} <= set(classes)]
         if np.isin(labels, pairs).any():
             pairs_correct = pair_correct(scores, labels, pairs)

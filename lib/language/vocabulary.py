@@ -288,6 +288,15 @@ def class_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
     )
 
 
+def seen_classes(params: Params, concepts: Sequence[Concept]) -> set[str]:
+    """The labels of those concepts whose actions the data set has that a run adapts to, by its vocabulary; of others
+    the run may know the name, but has seen no videos. Empty if that data set has no vocabulary of its own."""
+    if not (FOLDER / "concepts" / f"{params.dataset}.yaml").exists():
+        return set()
+    actions = {concept.action for concept in _vocabulary(params, params.dataset)}
+    return {concept.label for concept in concepts if concept.action in actions}
+
+
 def read_concepts(params: Params, classes: Sequence[str]) -> list[Concept]:
     """The concepts that a run adapts in.
 

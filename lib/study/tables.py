@@ -19,12 +19,14 @@ ORIGIN = ["commit", "params_hash", "runs"]
 COLUMNS = ["run", "dataset", "protocol", "metric", "mean", "std", "seeds", "paper", "source", *ORIGIN]
 VARIANTS = {"zero_shot": "EP-split", "zero_shot_full": "EP-full", "zero_shot_half": "EP-half"}
 VARIANTS |= {"linear_probe": "linear", "attentive_probe": "attentive"}
-METRICS = {"top1": "top-1", "top5": "top-5", "pair_top1": "pairs", "mAP": "mAP", "agreement": "agreement"}
+METRICS = {"top1": "top-1", "top5": "top-5", "top1_seen": "seen", "top1_unseen": "unseen", "pair_top1": "pairs"}
+METRICS |= {"mAP": "mAP", "agreement": "agreement"}
 MEASURES = "Accuracies in percent on the test part, mean ± population standard deviation over seeds and official splits"
 WARNING = "warning: "  # notes with this prefix are printed in the terminal too
 CHANCE = "chance"  # in the column of runs
 NOTES = {
     "pair_top1": "pairs: the choice between the two actions of a confusable pair (chance: 50)",
+    "top1_seen": "seen, unseen: top-1 on the classes whose actions the adapted data set has, and on the others",
     "zero_shot_still": "stills: zero-shot on the middle frame of each clip alone; agreement: how often that prediction "
     "is the image CLIP's",
     "zero_shot_full": "EP-full: all clips of the data set",

@@ -130,7 +130,7 @@ def _benchmarks(world: World, params: Params) -> dict[str, list[Task]]:
             ("test", params.world_test),
         ):
             draw = np.random.default_rng([*seed, len(tasks)])
-            labels = _labels(list(world.classes(name)), count, data.imbalance if part == "train" else 1.0, draw)
+            labels = _labels(list(world.classes(name)), count, params.world_imbalance if part == "train" else 1.0, draw)
             tasks[f"{name}/{part}"] = []
             for i, label in enumerate(labels):
                 action = NO_ACTION if part == "train" and draw.random() < data.distractors else None

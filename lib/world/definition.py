@@ -33,7 +33,6 @@ class DataSetOf(Strict):
     """A data set of a world. groups: films per class, for those with official splits."""
 
     crew: str
-    imbalance: float = 1.0
     distractors: float = 0.0
     groups: int = 0
 
