@@ -1,4 +1,5 @@
 import csv
+import re
 
 import layouts
 import pytest
@@ -18,7 +19,9 @@ from lib.language.vocabulary import (
 )
 from lib.run.params import FOLDER, load
 from lib.run.random_clip import clip_tokenizer
+from lib.world.definition import read_world
 
+RENDERED = ["rendered_k", "rendered_u", "rendered_h"]
 VOCABULARY = """\
 JumpRope:
   class_name: jump rope
@@ -173,6 +176,31 @@ def test_vocabularies_have_the_labels_of_their_data_set_in_its_order(name):
     assert [concept.label for concept in concepts] == layouts.class_names(name)
 
 
+@pytest.mark.parametrize("name, count", [("rendered_k", 40), ("rendered_u", 20), ("rendered_h", 16)])
+def test_rendered_vocabularies_have_the_classes_of_their_world_and_names_of_its_captions(name, count):
+    concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
+    world = read_world("rendered")
+    classes = world.classes(name)
+    assert [concept.label for concept in concepts] == list(classes) and len(concepts) == count
+    for concept in concepts:
+        assert concept.class_name == readable_name(concept.label)
+        phrases = world.actions[classes[concept.label]].phrases
+        assert any(stems_match(concept.class_name, phrase) for phrase in phrases)
+        pattern = re.compile("|".join(rf"\b{phrase}\b" for phrase in (concept.class_name, *phrases)))
+        assert sum(bool(pattern.search(text.casefold())) for text in concept.descriptions) <= 1, concept
+
+
+def stems_match(name, phrase):
+    """Whether a phrase has every word of a name, in any form: "sit" in "sitting down"."""
+    return all(any(word.startswith(stem) for word in phrase.split()) for stem in name.split())
+
+
+def test_rendered_actions_that_only_time_tells_apart_are_pairs():
+    pairs = {name: read_confusable_pairs(FOLDER / "concepts" / f"{name}.yaml") for name in RENDERED}
+    assert [len(pairs[name]) for name in RENDERED] == [3, 0, 3]
+    assert ("sitting down", "standing up") in pairs["rendered_k"] and ("walk", "walk_backwards") in pairs["rendered_h"]
+
+
 RENAMED_IN_KINETICS600 = {
     "changing wheel (not on bike)",
     "cooking sausages (not on barbeque)",
@@ -268,7 +296,7 @@ def test_too_few_descriptions_are_named():
     ]
 
 
-@pytest.mark.parametrize("name", ["kinetics400", "kinetics600", "ucf101", "hmdb51", "ssv2", "unrelated"])
+@pytest.mark.parametrize("name", ["kinetics400", "kinetics600", "ucf101", "hmdb51", "ssv2", "unrelated", *RENDERED])
 def test_every_shipped_vocabulary_keeps_to_the_guideline(name):
     concepts = read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4)
     assert guideline_problems(concepts) == []
@@ -287,7 +315,9 @@ THREE = ["kinetics400", "ucf101", "hmdb51"]
 
 
 def test_the_merge_table_names_labels_that_there_are_and_joins_vocabularies():
-    files = {name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4) for name in THREE}
+    files = {
+        name: read_vocabulary(FOLDER / "concepts" / f"{name}.yaml", num_descriptions=4) for name in THREE + RENDERED
+    }
     known = {(name, concept.label) for name, concepts in files.items() for concept in concepts}
     merge = read_merge()
     assert set(merge) <= known
@@ -314,6 +344,14 @@ def test_an_action_of_several_vocabularies_appears_once_as_the_first_has_it():
     assert len(other_way) == 472
     # equal names merge without an entry
     assert len([concept for concept in merged if concept.class_name.casefold() == "fencing"]) == 1
+
+
+def test_merged_rendered_vocabularies_are_the_actions_of_their_world():
+    merged = read_concepts(load(profile="embedded", concepts=RENDERED), classes=[])
+    world = read_world("rendered")
+    action_of = {label: action for name in reversed(RENDERED) for label, action in world.classes(name).items()}
+    assert [action_of[concept.label] for concept in merged] == list(world.actions) and len(merged) == 56
+    assert guideline_problems(merged) == []
 
 
 def test_concepts_of_the_data_sets_classes_follow_their_order_and_unknown_ones_are_named():
