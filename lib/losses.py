@@ -70,15 +70,19 @@ def concept_alignment(
     )
 
 
+def best_match(teacher: Tensor) -> Tensor:
+    """The first concept alone: probabilities 'g b k' -> one-hot 'g b k' (HLSS's alignment takes the best text)."""
+    return F.one_hot(teacher.argmax(dim=-1), teacher.shape[-1]).to(teacher.dtype)
+
+
 def self_training(teacher: Tensor, student: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
     """MUST's self-training (ICLR 2023): cross-entropy with the teacher's first concept, where it is confident.
 
     teacher: probabilities 'g b k'; student: logits 'v b k'. Returns the mean over the pairs of views whose teacher's
     probability is above `threshold` (0 if there are none), in nats, and the share of those teacher views.
     """
-    confidence, labels = teacher.detach().max(dim=-1)
-    confident = (confidence > threshold).to(teacher.dtype)
-    targets = F.one_hot(labels, teacher.shape[-1]) * confident.unsqueeze(-1)
+    confident = (teacher.detach().amax(dim=-1) > threshold).to(teacher.dtype)
+    targets = best_match(teacher) * confident.unsqueeze(-1)
     share = confident.mean()
     return pairwise_cross_entropy(targets, student) / share.clamp_min(1 / confident.numel()), share
 
@@ -151,9 +155,14 @@ class FairnessPrior(UniformPrior):
     over 1,024 images, of 512 classes or more a moving average; here the `queue_size` videos before the batch count too.
     """
 
-    def forward(self, student: Tensor, target: None = None) -> Tensor:
-        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step."""
+    def forward(self, student: Tensor, target: Tensor | None = None) -> Tensor:
+        """Student logits 'v b k' -> scalar, in nats. Pushes the videos: call it once per training step.
+
+        target: probabilities 'k' in place of the uniform ones: KL(target || mean of p_s).
+        """
         mean = self.mean(student)
+        if target is not None:
+            return -(torch.special.entr(target) + target * mean.log()).sum()
         return -math.log(mean.numel()) - mean.log().mean()
 
 

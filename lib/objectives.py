@@ -4,9 +4,7 @@ An objective takes the outputs of teacher (global views) and student (all views,
 Its state between steps (queues, centres, SVT's head) is in its state_dict, and so in every checkpoint.
 """
 
-import hashlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -21,13 +19,13 @@ from lib.losses import (
     FeatureHead,
     SinkhornBalance,
     UniformPrior,
+    best_match,
     concept_alignment,
     pairwise_cross_entropy,
     self_training,
 )
 from lib.run.fields import Params
 
-PLAIN = (int, float, str, tuple, list, dict)
 RESERVED = {"step", "epoch", "loss", "videos", "seconds", "warnings"}  # keys of the log that a term must not take
 
 
@@ -58,9 +56,13 @@ class Objective(nn.Module):
         return ()
 
 
-def space_logits(space: ConceptSpace, views: list[VideoCLIPOutput], temperature: float) -> Tensor:
-    """The views' logits in a concept space, 'v b k'."""
-    return torch.stack([space.logits(view.embedding, temperature) for view in views])
+def space_logits(
+    space: ConceptSpace, views: list[VideoCLIPOutput], temperature: float, *, normalised: bool = False
+) -> Tensor:
+    """The views' logits in a concept space, 'v b k'. normalised: the cosines of a view have length one."""
+    if not normalised:
+        return torch.stack([space.logits(view.embedding, temperature) for view in views])
+    return F.normalize(torch.stack([space.logits(view.embedding, 1.0) for view in views]), dim=-1) / temperature
 
 
 class ConceptObjective(Objective):
@@ -79,8 +81,11 @@ class ConceptObjective(Objective):
         teacher_temperature: float,
         distillation_weight: float,
         alignment_weight: float,
+        alignment_targets: str,
         uniform_prior_weight: float,
         prior_target: str,
+        prior_divergence: str,
+        normalise_logits: bool,
         target_normalisation: str,
         global_views: int,
         sinkhorn_iterations: int,
@@ -93,6 +98,8 @@ class ConceptObjective(Objective):
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.distillation_weight, self.alignment_weight = distillation_weight, alignment_weight
         self.uniform_prior_weight, self.prior_target = uniform_prior_weight, prior_target
+        self.alignment_targets, self.normalise_logits = alignment_targets, normalise_logits
+        prior = {"forward": UniformPrior, "reverse": FairnessPrior}[prior_divergence]
         self.normalisations, self.uniform_priors = nn.ModuleDict(), nn.ModuleDict()
         for name, space in spaces.items():
             k = len(space.labels)
@@ -107,18 +114,20 @@ class ConceptObjective(Objective):
             elif target_normalisation == "centring":
                 self.normalisations[name] = Centring(k, momentum=centre_momentum)
             if uniform_prior_weight > 0:
-                self.uniform_priors[name] = UniformPrior(k, queue_size=queue_size)
+                self.uniform_priors[name] = prior(k, queue_size=queue_size)
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
         targets = {name: self._targets(name, teacher) for name in self.spaces}
-        logits = {name: space_logits(space, student, self.student_temperature) for name, space in self.spaces.items()}
+        logits = {name: self._logits(name, student, self.student_temperature) for name in self.spaces}
         terms = {f"distillation_{name}": pairwise_cross_entropy(targets[name], logits[name]) for name in targets}
         loss = self.distillation_weight * sum(terms.values())
         if self.alignment_weight > 0:
+            best = self.alignment_targets == "best"
+            aligned = {name: best_match(target) if best else target for name, target in targets.items()}
             terms["alignment"] = concept_alignment(
-                teacher_category=targets["category"],
+                teacher_category=aligned["category"],
                 student_category=logits["category"],
-                teacher_description=targets["description"],
+                teacher_description=aligned["description"],
                 student_description=logits["description"],
             )
             loss = loss + self.alignment_weight * terms["alignment"]
@@ -129,10 +138,13 @@ class ConceptObjective(Objective):
         first = next(iter(targets))
         return Result(loss, terms, targets[first], logits[first])
 
+    def _logits(self, name: str, views: list[VideoCLIPOutput], temperature: float) -> Tensor:
+        return space_logits(self.spaces[name], views, temperature, normalised=self.normalise_logits)
+
     @torch.no_grad()
     def _targets(self, name: str, teacher: list[VideoCLIPOutput]) -> Tensor:
         """The teacher's probabilities in one space, normalised, 'g b k'."""
-        logits = space_logits(self.spaces[name], teacher, self.teacher_temperature)
+        logits = self._logits(name, teacher, self.teacher_temperature)
         if name in self.normalisations:
             return self.normalisations[name](logits, self.teacher_temperature)
         return logits.softmax(-1)
@@ -258,8 +270,11 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         **temperatures,
         distillation_weight=p.distillation_weight,
         alignment_weight=p.alignment_weight,
+        alignment_targets=p.alignment_targets,
         uniform_prior_weight=p.uniform_prior_weight,
         prior_target=p.prior_target,
+        prior_divergence=p.prior_divergence,
+        normalise_logits=p.normalise_logits,
         target_normalisation=p.target_normalisation,
         global_views=p.global_views,
         sinkhorn_iterations=p.sinkhorn_iterations,
@@ -285,35 +300,3 @@ def check_result(objective: nn.Module, result: object, shapes: tuple[int, int, i
     for role, tensor, expected in (("teacher", result.teacher, (g, b)), ("student", result.student, (v, b))):
         if tensor.ndim != 3 or tensor.shape[:2] != expected:
             raise ValueError(f"{form}; {role} has shape {tuple(tensor.shape)}, not {expected} and concepts")
-
-
-def fingerprint(objective: nn.Module) -> str:
-    """Twelve hex digits over an objective of your own: they tell its run from others in the same folder.
-
-    Over the source of its classes, the functions and plain values of their module that methods refer to, its plain
-    attributes and its initial state. Raises OSError if a class has no source: define it in a file or cell.
-    """
-    digest, seen = hashlib.sha256(), set()
-    for name, module in objective.named_modules():
-        for cls in type(module).__mro__:
-            if cls.__module__.partition(".")[0] not in ("torch", "builtins"):
-                digest.update(cls.__qualname__.encode())
-                for method in filter(inspect.isfunction, vars(cls).values()):
-                    digest.update("".join(_sources(method, seen)).encode())
-        plain = {key: value for key, value in vars(module).items() if key[0] != "_" and isinstance(value, PLAIN)}
-        digest.update(f"{name} {sorted(plain.items())}".encode())
-    for name, tensor in objective.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _sources(function: Callable, seen: set[Callable]) -> Iterator[str]:
-    """The source of a function, and of the functions and plain values of its module that it refers to."""
-    seen.add(function)
-    yield inspect.getsource(function)
-    variables = inspect.getclosurevars(function)
-    for name, value in sorted((variables.nonlocals | variables.globals).items()):
-        if isinstance(value, PLAIN):
-            yield f"{name} = {value!r}"
-        elif inspect.isfunction(value) and value.__module__ == function.__module__ and value not in seen:
-            yield from _sources(value, seen)

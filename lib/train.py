@@ -40,15 +40,16 @@ from lib.gradients import (
     start_model,
     update_teacher,
 )
-from lib.language.vocabulary import Concept, class_concepts, read_concepts
+from lib.language.selection import Concept, class_concepts, read_concepts
 from lib.losses import collapse_diagnostics
-from lib.objectives import Objective, Result, fingerprint, make_objective
+from lib.objectives import Objective, Result, make_objective
 from lib.run import distributed
 from lib.run.checkpoints import check_space, load_checkpoint, save_checkpoint, save_model, take_up
 from lib.run.clip_files import checkpoint_name, load_tokenizer
 from lib.run.devices import memory_gb, rare_collections
 from lib.run.fields import AdaptParams, Params
 from lib.run.files import alone_in, run_folder, write_json
+from lib.run.fingerprint import fingerprint
 from lib.run.params import load
 from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
@@ -254,7 +255,6 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
         objective = make_objective(params, student, spaces)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
-
     run = Run(params, folder, student, teacher, objective.to(device), videos, labels.to(device), length.steps, record)
     num_outputs = getattr(objective, "num_outputs", None) or len(concepts)
     collapse_warnings = _train(run, num_outputs) if run.steps else []

@@ -12,7 +12,8 @@ from lib.datasets.parts import DataError, list_dataset
 from lib.evaluation import features
 from lib.evaluation.evaluate import evaluate
 from lib.evaluation.protocols import Record
-from lib.language.vocabulary import class_concepts, read_prompts, readable_name
+from lib.language.selection import class_concepts
+from lib.language.vocabulary import read_prompts, readable_name
 from lib.run.code import code_hash
 from lib.run.fields import EvaluateParams
 from lib.run.files import read_json, write_json

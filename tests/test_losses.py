@@ -174,6 +174,14 @@ def test_one_round_of_half_strength_equals_the_hand_computation():
     assert torch.allclose(sinkhorn(logits, 1, strength=0.5), weights / weights.sum(1, keepdim=True))
 
 
+def test_the_reverse_prior_with_a_target_is_the_reverse_divergence():
+    student = torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]).log()  # mean 0.6, 0.4
+    target, mean = torch.tensor([0.75, 0.25]), torch.tensor([0.6, 0.4])
+    fairness = FairnessPrior(2, queue_size=0)
+    torch.testing.assert_close(fairness(student, target), (target * (target / mean).log()).sum())
+    torch.testing.assert_close(fairness(student, torch.tensor([0.5, 0.5])), fairness(student))
+
+
 def test_a_prior_with_a_target_is_the_divergence_from_it():
     student = torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]).log()  # mean 0.6, 0.4
     target, mean = torch.tensor([0.75, 0.25]), torch.tensor([0.6, 0.4])

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from lib.backbone import VideoCLIPOutput
 from lib.concepts import ConceptSpace
 from lib.losses import concept_alignment, pairwise_cross_entropy, self_training, sinkhorn
-from lib.objectives import Objective, Result, check_result, fingerprint, make_objective
+from lib.objectives import Objective, Result, check_result, make_objective
+from lib.run.fingerprint import fingerprint
 from lib.run.params import ParamsError
 
 # all that the objective without language reads of a model
@@ -57,6 +58,37 @@ def test_lss_is_distillation_plus_alignment_plus_prior_with_their_weights(tiny):
         "prior_category",
         "prior_description",
     }
+
+
+def test_alignment_with_the_best_concept_alone_and_normalised_logits_equal_the_equations(tiny):
+    settings = dict(target_normalisation="none", uniform_prior_weight=0.0, distillation_weight=0.0)
+    params = tiny(**settings, alignment_targets="best", normalise_logits=True)
+    spaces = {"category": space(0), "description": space(1)}
+    teacher, student = outputs(2, 2), outputs(3, 3)
+    result = make_objective(params, None, spaces)(teacher, student, torch.zeros(5))
+
+    def logits(name, views, temperature):
+        cosines = torch.stack([F.normalize(view.embedding, dim=-1) @ spaces[name].vectors.T for view in views])
+        return cosines / cosines.norm(dim=-1, keepdim=True) / temperature
+
+    best = {name: F.one_hot(logits(name, teacher, 1.0).argmax(-1), 4).float() for name in spaces}
+    of_student = {name: logits(name, student, params.student_temperature) for name in spaces}
+    expected = concept_alignment(
+        teacher_category=best["category"],
+        student_category=of_student["category"],
+        teacher_description=best["description"],
+        student_description=of_student["description"],
+    )
+    torch.testing.assert_close(result.terms["alignment"], expected)
+
+
+def test_the_prior_of_the_objective_can_be_reversed(tiny):
+    params = tiny(prior_divergence="reverse", concept_spaces=["category"], alignment_weight=0.0, queue_size=0)
+    student = outputs(3, 3)
+    result = make_objective(params, None, {"category": space(0)})(outputs(2, 2), student, torch.zeros(5))
+    logits = torch.stack([space(0).logits(view.embedding, params.student_temperature) for view in student])
+    expected = -torch.log(torch.tensor(4.0)) - logits.softmax(-1).mean((0, 1)).log().mean()
+    torch.testing.assert_close(result.terms["prior_category"], expected)
 
 
 def test_the_prior_can_follow_the_frequencies_that_a_weaker_balance_leaves(tiny):

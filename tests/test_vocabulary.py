@@ -4,13 +4,12 @@ import re
 import layouts
 import pytest
 
+from lib.language.selection import class_concepts, read_concepts
 from lib.language.vocabulary import (
     Concept,
     ConceptError,
-    class_concepts,
     guideline_problems,
     prompt_texts,
-    read_concepts,
     read_confusable_pairs,
     read_merge,
     read_prompts,

@@ -14,16 +14,9 @@ from transformers import CLIPConfig, PreTrainedTokenizerBase
 from lib.datasets.draws import HALVES, WAY_OUT, hold_out, in_class_half
 from lib.datasets.lists import VideoList
 from lib.datasets.parts import Parts, groups_of, list_dataset, probe_part, read_parts, test_parts, training_videos
+from lib.language.selection import class_concepts, read_concepts
 from lib.language.tokens import token_ids
-from lib.language.vocabulary import (
-    Concept,
-    ConceptError,
-    class_concepts,
-    prompt_texts,
-    read_concepts,
-    read_prompts,
-    readable_name,
-)
+from lib.language.vocabulary import Concept, ConceptError, prompt_texts, read_prompts, readable_name
 from lib.run.fields import Params
 from lib.run.files import read_json
 from lib.run.params import FOLDER, ROOT

@@ -28,7 +28,8 @@ from lib.evaluation.protocols import (
     probes,
     zero_shot,
 )
-from lib.language.vocabulary import Concept, read_confusable_pairs, seen_classes
+from lib.language.selection import seen_classes
+from lib.language.vocabulary import Concept, read_confusable_pairs
 from lib.run.clip_files import load_tokenizer
 from lib.run.devices import memory_gb
 from lib.run.fields import AdaptParams, EvaluateParams, Params

@@ -10,9 +10,8 @@ from pathlib import Path
 from lib.run.params import ROOT
 
 # These choose, carry and record: a change there changes no number. (Records have hashes of the files that were chosen.)
-NO_NUMBERS = {
-    f"run.{name}" for name in ("values", "fields", "files", "code", "params", "records", "checkpoints", "tensors")
-}
+NO_NUMBERS = "values scene fields files code params records checkpoints tensors fingerprint"
+NO_NUMBERS = {f"run.{name}" for name in NO_NUMBERS.split()}
 NO_NUMBERS |= {f"datasets.{name}" for name in ("folders", "lists", "kinetics", "crowdsourced", "official", "preflight")}
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from lib.run.scene import ClipParams, SceneParams, WorldParams
 from lib.run.values import (
     RENDERED,
     WITH_SPLITS,
@@ -33,53 +34,6 @@ from lib.run.values import (
     ViewName,
     still,
 )
-
-
-class SceneParams(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    world: Annotated[str, Neutral("embedded")]
-    world_seed: Count
-    world_size: Positive
-    world_frames: Annotated[int, Field(ge=8)]
-    world_fps: Positive
-
-
-class WorldParams(SceneParams):
-    world_difficulty: Share
-    world_train: Count
-    world_validation: Count
-    world_test: Count
-    world_imbalance: Annotated[float, Field(ge=1), Neutral(1.0)]
-    world_clips_per_film: Annotated[Count, Neutral(0)]
-
-
-class ClipParams(SceneParams):
-    clip: str
-    clip_stills: Positive
-    clip_held_out_stills: Positive
-    clip_action_named: Share
-    clip_action_wrong: Share
-    clip_attribute_named: Share
-    clip_attribute_wrong: Share
-    clip_action_skew: Amount
-    clip_image_size: Positive
-    clip_patch_size: Positive
-    clip_width: Positive
-    clip_layers: Positive
-    clip_heads: Positive
-    clip_text_width: Positive
-    clip_text_layers: Positive
-    clip_vocabulary: Positive
-    clip_projection: Positive
-    clip_epochs: Positive
-    clip_batch_size: Positive
-    clip_muon_learning_rate: Above0
-    clip_learning_rate: Above0
-    clip_words_weight: Amount
-    clip_warmup: Share
-    clip_weight_decay: Amount
-    clip_crop_scale: Annotated[Range, Neutral([0.7, 1.0])]
-    clip_keep_epochs: Annotated[list[Positive], Once, Neutral([])]
 
 
 class AdaptParams(WorldParams, ClipParams):
@@ -154,6 +108,9 @@ class AdaptParams(WorldParams, ClipParams):
     teacher_temperature: Above0
     target_normalisation: Literal["none", "sinkhorn", "centring"]
     uniform_prior_weight: Amount
+    alignment_targets: Annotated[Literal["soft", "best"], Neutral("soft")]
+    normalise_logits: Annotated[bool, Neutral(False)]
+    prior_divergence: Annotated[Literal["forward", "reverse"], Neutral("forward")]
     prior_target: Annotated[Literal["uniform", "teacher"], Neutral("uniform")]
     sinkhorn_strength: Annotated[Share, Neutral(1.0)]
     must_threshold: Annotated[Share, Neutral(0.5)]
