@@ -16,7 +16,7 @@ from lib.study.tables import one_decimal
 DIAGNOSTICS = {
     "loss": "Loss",
     "teacher_entropy": "Entropy of the teacher's\ndistributions (1: uniform)",
-    "batch_entropy": "Entropy of their mean\n(1: uniform)",
+    "batch_entropy": "Entropy of the batch mean\n(1: uniform)",
     "feature_spread": "Spread of the features",
     "agreement": "Agreement of student\nand teacher",
 }
