@@ -4,6 +4,7 @@
 #                   DATA=...: another folder of videos than the profile's, with results in a folder of their own
 #                   DEVICES=2: each adaptation in two processes, as `devices` in params/base.yaml
 #                   GPUS=4: each run on a device of its own; CLUSTER=slurm: each a job, as params/cluster/slurm says
+# make pilot        a short pass at several rates, judged on held-out training clips: go, change this or stop, and the hours of a whole run
 # make status       how many runs of a suite are done, failed, not finished, not run, and the minutes left
 # make check-data   reads every file of a profile's data sets once, and says what is missing or broken
 # make publish      copies what a finished suite wrote to outputs/published, which git keeps
@@ -49,9 +50,9 @@ _ := $(shell mkdir -p outputs/.home)
 endif
 export USER ?= $(shell id -u)
 
-.PHONY: reproduce ablations status check-data publish clean-cache test gallery lab
+.PHONY: reproduce ablations pilot status check-data publish clean-cache test gallery lab
 
-reproduce ablations status check-data publish: .venv/installed
+reproduce ablations pilot status check-data publish: .venv/installed
 	@.venv/bin/python -m workflow.make $@
 
 clean-cache: .venv/installed

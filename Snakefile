@@ -114,13 +114,16 @@ rule all:
         TABLE_FILES,
         f"{PLACE}/figures/figures.json",
         f"{PLACE}/report.html",
+        [f"{PLACE}/pilot.json"] if suite.pilot else [],
 
 
 onsuccess:
     # what was asked for may have been less than the suite
     if (ROOT / PLACE / "report.html").exists() and folder_of(suite, PROFILE, runs, OVERRIDES) == ROOT / PLACE:
         shutil.rmtree(ROOT / PLACE / "partial", ignore_errors=True)  # of before it was finished
-    if all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
+    if suite.pilot and (ROOT / PLACE / "pilot.md").exists():
+        print("", (ROOT / PLACE / "pilot.md").read_text(), f"This page: {PLACE}/pilot.md", sep="\n")
+    elif all((ROOT / PLACE / "tables" / f"{name}.csv").exists() for name in ("zero_shot", "linear_probe")):
         print("\nTop-1 on the test part, in percent (±: standard deviation over seeds)\n")
         published = next((place for name in (suite.folder, "objectives") if (place := PUBLISHED / PROFILE / name / "tables").exists()), None)
         print(summary(ROOT / PLACE / "tables", published))
@@ -159,7 +162,12 @@ def manifest_path(params, dataset):
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-for dataset, run in {dataset: run for run in runs for dataset in datasets_of(run.params)}.items():
+def checked(params):
+    """The data sets whose files are all read before a run; not for a pilot, which decodes a few of them."""
+    return [] if suite.pilot else datasets_of(params)
+
+
+for dataset, run in {dataset: run for run in runs for dataset in checked(run.params)}.items():
 
     rule:
         name: f"check_{dataset}"
@@ -199,7 +207,7 @@ def inputs_of_adapt(wildcards):
     plan_what_is_not_done(by_folder[wildcards.folder])
     made = [world_record(p)] if p.rendered else []
     made += [clip_record(p)] if clip_record(p) else []
-    made += [ancient(manifest_path(p, dataset)) for dataset in datasets_of(p)]  # a new look changes no result
+    made += [ancient(manifest_path(p, dataset)) for dataset in checked(p)]  # a new look changes no result
     return made + ["params/concepts/merge.yaml", *(f"params/concepts/{name}.yaml" for name in p.concepts), f"params/prompts/{p.prompts}.yaml"]
 
 
@@ -297,3 +305,18 @@ rule report:
         arguments=arguments(suite=SUITE),
         seen=seen(runs),
     shell: PAPERMILL
+
+
+if suite.pilot:
+
+    rule pilot:
+        input: metrics_of(runs)
+        output: f"{PLACE}/pilot.json"
+        log: f"{PLACE}/05_pilot.log"
+        params:
+            notebook="05_pilot",
+            executed=f"{PLACE}/05_pilot.ipynb",
+            arguments=arguments(suite=SUITE),
+            suite=suite.model_dump_json(),
+            seen=seen(runs),
+        shell: PAPERMILL

@@ -1,13 +1,20 @@
 """The pilot: clips that an adaptation never sees, too few of them, and the verdict."""
 
 import pytest
+import yaml
 from test_preflight import ENOUGH, OWN, lay_out, ucf101
 
 from lib.datasets import parts as of_run
 from lib.datasets.parts import DataError, list_dataset, training_videos
 from lib.datasets.preflight import check_run
+from lib.evaluation.evaluate import evaluate
 from lib.run.fields import AdaptParams
 from lib.run.params import ParamsError, load
+from lib.study import charts, pilot
+from lib.study.results import Difference
+from lib.study.suites import Run, read_suite, runs_of
+from lib.train import adapt
+from workflow.make import Settings
 
 HELD_OUT = {"evaluate_parts": ["held_out"], "held_out_videos": 6, "probe_on": []}
 
@@ -86,3 +93,137 @@ def test_no_clip_to_hold_out_and_a_data_set_without_a_training_part_are_refused(
     for wrong in ({"evaluate_parts": ["held_out"]}, {"evaluate_parts": ["held_out", "test"], "held_out_videos": 5}):
         with pytest.raises(ParamsError, match="held_out stands alone, and held_out_videos says how many"):
             load(profile="embedded", **wrong)
+
+
+# ---- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def row(zero_shot=0.0, stills=0.0, over=0.0, *, half=0.5, agreement=90.0, signs=()) -> pilot.Row:
+    """Differences in points with intervals of ± `half`; over: zero-shot minus the reference's, None if that failed."""
+    ends = (Difference(mean, mean - half, mean + half) for mean in (zero_shot, stills, over or 0.0))
+    first, second, third = ends
+    return pilot.Row(first, second, None if over is None else third, agreement, signs)
+
+
+COLLAPSE = "step 40: collapse_batch_entropy is 0.20, the limit 0.5: few concepts take all videos. Raise"
+DRIFT = "step 40: the teacher's entropy is 0.20 of that of the first steps, the limit 0.35: the teacher"
+
+
+@pytest.mark.parametrize(
+    "rows, failed, decision, chosen, words",
+    [
+        (
+            {"rates_quarter": row(0.9), "lss": row(2.0), "rates_quadruple": row(2.3, over=0.3)},
+            {},
+            "go",
+            "lss",
+            "2.0 [+1.5",
+        ),
+        (
+            {"lss": row(2.0), "rates_quadruple": row(3.0, over=1.0)},
+            {},
+            "change this",
+            "rates_quadruple",
+            "a still higher",
+        ),
+        ({"lss": row(2.0), "temporal_only": row(3.0, over=1.0)}, {}, "change this", "temporal_only", "+1.0 [+0.5"),
+        ({"lss": row(0.3), "rates_quarter": row(0.6)}, {}, "change this", "rates_quarter", "of lss includes zero"),
+        ({"lss": row(3.0, -1.0), "rates_quarter": row(0.8)}, {}, "change this", "rates_quarter", "CLIP is being lost"),
+        ({"lss": row(3.0, agreement=40.0), "temporal_only": row(0.8)}, {}, "change this", "temporal_only", "40 %"),
+        ({"lss": row(3.0, signs=(DRIFT,)), "temporal_only": row(0.8)}, {}, "change this", "temporal_only", "0.35"),
+        ({"temporal_only": row(0.8, over=None)}, {"lss": "failed, see x.log"}, "change this", "temporal_only", "x.log"),
+        (
+            {"lss": row(2.0)},
+            {"rates_quadruple": "failed, see x.log"},
+            "go",
+            "lss",
+            "rates_quadruple: failed, see x.log",
+        ),
+        ({"lss": row(-2.0), "rates_quarter": row(-0.8)}, {}, "stop", "", "a tenth of the rates"),
+        (
+            {"lss": row(5.0, signs=(COLLAPSE,)), "rates_quarter": row(-0.8)},
+            {},
+            "stop",
+            "",
+            "what the signs of collapse say",
+        ),
+        (
+            {"lss": row(5.0, signs=(COLLAPSE,)), "rates_quarter": row(0.1)},
+            {},
+            "change this",
+            "",
+            "collapse_batch_entropy",
+        ),
+        ({}, {"lss": "failed", "temporal_only": "failed"}, "stop", "", "lss: failed"),
+        (
+            {"lss": row(1.0, half=3.0), "rates_quarter": row(0.5, half=3.0)},
+            {},
+            "change this",
+            "",
+            "about 2700 would do: raise held_out_videos",
+        ),
+        (
+            {"lss": row(0.2), "rates_quarter": row(0.1)},
+            {},
+            "change this",
+            "",
+            "nothing has changed yet: raise max_train",
+        ),
+    ],
+)
+def test_the_verdict_is_go_change_or_stop_with_its_reason(rows, failed, decision, chosen, words):
+    found = pilot.verdict(rows, reference="lss", clips=300, failed=failed)
+    assert (found.decision, found.row) == (decision, chosen) and words in found.reason, found
+    of_guessing = pilot.verdict(rows, reference="lss", clips=300, failed=failed, above_chance=1.0)
+    assert of_guessing.decision == "stop" and "cannot be told from guessing" in of_guessing.reason
+
+
+def test_the_lines_to_paste_are_those_of_the_row_with_its_rates_written_out():
+    assert pilot.whole_profile("paper+pilot+mine") == "paper+mine"
+    assert pilot.lines_to_paste("lss", "paper") == [] and pilot.lines_to_paste("temporal_only", "paper") == [
+        "trained: temporal"
+    ]
+    lines = pilot.lines_to_paste("rates_quarter", "paper")
+    pasted, scaled = (
+        load(profile="paper", **yaml.safe_load("\n".join(lines))),
+        load(profile="paper", learning_rate_scale=0.25),
+    )
+    assert lines[0] == "learning_rate: 8.325e-07" and len(lines) == 2
+    assert pasted.learning_rate == pytest.approx(0.25 * scaled.learning_rate)
+    assert pasted.temporal_learning_rate == pytest.approx(0.25 * scaled.temporal_learning_rate)
+
+
+def test_the_overlay_evaluates_on_what_is_adapted_to_and_a_pilot_never_on_test_clips():
+    for profile, dataset in (("paper", "kinetics400"), ("clip_b32", "ucf101"), ("embedded", "embedded")):
+        assert load(profile=f"{profile}+pilot").evaluate_on == [dataset]
+        with pytest.raises(ParamsError, match=f"profile '{profile}' reports test clips, .*: {profile}.pilot"):
+            runs_of(read_suite("pilot"), profile)
+    with pytest.raises(ParamsError, match="a pilot needs clips with one label, and still_views"):
+        runs_of(read_suite("pilot"), "paper+pilot", {"still_views": []})
+    environment = {"PROFILE": "paper+mine"}
+    assert Settings.read("pilot", environment)[:2] == ("paper+mine+pilot", "pilot")
+    assert Settings.read("pilot", {"PROFILE": "paper+pilot+mine"}).profile == "paper+pilot+mine"
+
+
+def test_what_is_measured_is_the_difference_from_the_image_clip_and_a_row_that_failed_is_named(tiny, tmp_path):
+    held_out = {"held_out_videos": 16, "evaluate_parts": ["held_out"], "probe_on": [], "learning_rate": 0.01}
+    runs = [Run(name, 0, 0, tiny(name, **held_out), tmp_path / name) for name in ("image_clip", "lss", "temporal_only")]
+    for run in runs[:2]:
+        adapt(run.params, run.folder)
+        evaluate(run.params, run.folder)
+    measured = pilot.measure(runs, "lss")
+    assert measured.clips == 16 and measured.failed == {"temporal_only": "not run"} and set(measured.rows) == {"lss"}
+    lss, top1 = measured.rows["lss"], measured.top1
+    for difference, after, before in zip((lss.zero_shot, lss.stills), top1["lss"], top1["image_clip"]):
+        assert difference.mean == pytest.approx(after - before) and difference.low <= difference.mean <= difference.high
+    found = pilot.table(measured).set_index("row")
+    assert found.loc["temporal_only", "signs"] == "not run" and found.loc["lss", "zero-shot - reference"] == ""
+    assert (
+        found.loc["lss", "stills"] == f"{top1['lss'][1]:.1f}" and found.loc["image_clip", "agreement on stills"] == ""
+    )
+    figure = charts.pilot(pilot.points(measured))
+    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["image_clip", "lss"]
+    text = pilot.page("embedded", measured, pilot.Verdict("go", "Because.", "temporal_only"), {}, runs[0].params)
+    assert "# Pilot of embedded: go" in text and "trained: temporal" in text and "PROFILE=embedded CORES=1" in text
+    with pytest.raises(ValueError, match="a pilot needs the image CLIP to compare with: not run"):
+        pilot.measure([runs[0]._replace(folder=tmp_path / "none"), *runs[1:]], "lss")

@@ -29,7 +29,7 @@ from lib.run.files import read_lines
 
 README = (ROOT / "params/README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 104, "long_tailed": 3, "objectives": 20, "one_gpu": 6, "paper": 29, "rehearsal": 2}
-RUNS |= {"reproduce": 3, "interpolation": 13}
+RUNS |= {"reproduce": 3, "interpolation": 13, "pilot": 5}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
     "device": "cpu",
@@ -141,6 +141,7 @@ PROFILES = {  # as they are asked for, and the data sets that they look into
     "paper+charades": ["charades"],
     "clip_b32+mine": ["ucf101", "hmdb51"],
     "clip_b32+mine+interpolated": ["ucf101", "hmdb51"],
+    "paper+pilot+mine": ["kinetics400"],
 }
 REFUSED = {
     ("ucf101", "embedded"): "concept_labels: dataset looks into class_vocabularies",
@@ -163,7 +164,9 @@ REFUSED = {
         "objectives",
     ): "evaluate_on: no descriptions of classes of charades; set score_spaces to [category]",
 }
-
+REFUSED |= {(name, "pilot"): "reports test clips, on which a pilot chooses nothing" for name in PROFILES}
+REFUSED["paper+pilot+mine", "embedded"] = "params/ablations/epochs_1.yaml: changes nothing in profile"
+del REFUSED["paper+pilot+mine", "pilot"]
 
 # One process imports Snakemake once, and forks for each plan.
 DRY_RUNS = """
@@ -264,7 +267,8 @@ def test_a_suite_of_a_profile_is_planned_on_its_data_or_refused_with_the_reason(
     )
     tables = yaml.safe_load((ROOT / "params/suites" / f"{suite}.yaml").read_text()).get("tables", ["objectives"])
     assert {f"tables_{name}" for name in tables} <= jobs.keys()
-    assert {name for name in jobs if name.startswith("check_")} == {f"check_{name}" for name in PROFILES[profile]}
+    checked = [] if suite == "pilot" else PROFILES[profile]
+    assert {name for name in jobs if name.startswith("check_")} == {f"check_{name}" for name in checked}
 
 
 # ---- one of each kind, from end to end ------------------------------------------------------------------------------
@@ -364,6 +368,37 @@ def test_the_profile_of_one_consumer_gpu_runs_from_one_file_of_paths_to_its_tabl
         load_file(runs / row / "world0-seed0/teacher/model.safetensors") for row in ("image_clip", "temporal_only")
     )
     assert all(torch.equal(weights, temporal[name]) for name, weights in image.items())
+
+
+def test_a_pilot_runs_from_one_file_of_paths_to_its_page(mine, tmp_path):
+    """Kinetics' training part: three clips held out, three steps on the others. With random weights it says stop."""
+    copy, rows = clone(tmp_path), ["image_clip", "lss", "rates_quadruple"]
+    copy.write("params/profiles/mine.yaml", mine | SMALL)
+    status, output = make(copy, "pilot", "PROFILE=paper+mine")
+    assert status == 2 and "kinetics400: 12 training clips make 3 steps of 4, and min_steps is 40" in output, output
+    assert "it needs 160 beside those held out" in output and not [*copy.folder.glob("outputs/*/runs/*")]
+    suite = yaml.safe_load((ROOT / "params/suites/pilot.yaml").read_text())
+    copy.write("params/suites/pilot.yaml", suite | {"rows": rows, "tables": {}})
+    places = {name: value for name, value in mine.items() if name != "data_hmdb51"}
+    copy.write("params/profiles/mine.yaml", places | SMALL)
+    copy.write("params/profiles/few.yaml", {"min_steps": 3, "collapse_window": 1})
+    status, output = make(copy, "pilot", "PROFILE=paper+mine+pilot+few")
+    assert status == 0, output
+    assert {"adapt": 3, "evaluate": 3, "pilot": 1}.items() <= counts(output).items() and "check_" not in output
+    place = results(copy)
+    text, record = (place / "pilot.md").read_text(), json.loads((place / "pilot.json").read_text())
+    assert text.startswith("# Pilot of paper+mine+few: stop") and text in output
+    assert record["decision"] == "stop" and set(record["rows"]) == set(rows[1:])
+    cost = record["cost"]  # of a whole run on 15 clips, and its evaluation on UCF-101 and Kinetics
+    assert cost["steps"] == 3 and cost["absent"] == ["hmdb51"] and cost["hours"] > 0 and cost["memory_gb"] > 0
+    assert 0 < cost["area_share"] < 2 and f"{cost['memory_gb']:.1f} GB at the peak" in text
+    assert (place / "pilot.png").stat().st_size > 10_000
+    found = table_of(place, "zero_shot").xs("top1", level="metric")
+    assert set(found.index) == {(row, "kinetics400", "zero_shot") for row in ("chance", *rows)}
+    run = place.parent / "runs/lss/world0-seed0"
+    answers, adapted = pd.read_csv(run / "answers.csv"), json.loads((run / "adapt.json").read_text())
+    assert set(answers["part"]) == {"held_out"} and len(answers) == 3
+    assert (adapted["videos"], adapted["steps"]) == (12, 3)
 
 
 def test_kinetics600_and_ssv2_run_to_their_tables(mine, tmp_path):

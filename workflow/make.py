@@ -48,7 +48,9 @@ class Settings(NamedTuple):
         values["profile"] = values["profile"] or "embedded"
         first = values["profile"].split("+")[0]
         study = first if first in ("embedded", "rendered") else "paper"
-        values["suite"] = values["suite"] or (study if target == "ablations" else "reproduce")
+        if target == "pilot" and "pilot" not in values["profile"].split("+"):
+            values["profile"] += "+pilot"
+        values["suite"] = values["suite"] or {"ablations": study, "pilot": "pilot"}.get(target, "reproduce")
         for name in ("cores", "devices", "gpus"):
             if values[name] and not (values[name].isdecimal() and int(values[name])):
                 raise ParamsError(f"{name.upper()}={values[name]}: expected a number of 1 or more")
@@ -160,7 +162,7 @@ def publish(settings: Settings) -> int:
 def main(target: str) -> int:
     try:
         settings = Settings.read(target, os.environ)
-        if target in ("reproduce", "ablations"):
+        if target in ("reproduce", "ablations", "pilot"):
             return reproduce(settings, target)
         if target == "publish":
             return publish(settings)

@@ -243,3 +243,29 @@ def interpolation(points: pd.DataFrame) -> Figure:
         sns.despine(ax=panel)
     axes[0, 0].legend(frameon=False, fontsize="small")
     return figure
+
+
+@styled
+def pilot(rows: pd.DataFrame) -> Figure:
+    """Zero-shot against stills, a point per row; dashed: the image CLIP, from which both should rise.
+
+    rows: row, zero-shot, stills, in percent; and for trained rows the ends of the 95 % intervals of their differences
+    from the image CLIP, in points: zero-shot low, zero-shot high, stills low, stills high.
+    """
+    figure, ((panel,),) = subplots(1, 1, 3.4)
+    before = rows[rows["row"] == "image_clip"].iloc[0]
+    panel.axvline(before["stills"], color="0.3", zorder=1, **DASHED)
+    panel.axhline(before["zero-shot"], color="0.3", zorder=1, **DASHED)
+    for colour, row in zip((BEFORE, *PALETTE), rows.to_dict("records")):
+        place = {axis: row[axis] for axis in ("stills", "zero-shot")}
+        arms = {}
+        for axis, value in place.items():
+            ends = before[axis] + row[f"{axis} low"], before[axis] + row[f"{axis} high"]
+            arms[axis] = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
+        trained = row["row"] != "image_clip"
+        bars = {"xerr": arms["stills"], "yerr": arms["zero-shot"]} if trained else {}
+        panel.errorbar(*place.values(), **bars, marker="o", color=colour, linestyle="", linewidth=0.8, label=row["row"])
+    panel.set(xlabel="stills, top-1 (%)", ylabel="zero-shot, top-1 (%)")
+    panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    sns.despine(ax=panel)
+    return figure

@@ -36,7 +36,10 @@ class Table(BaseModel):
 
 
 class Suite(BaseModel):
-    """Tables `zero_shot` and `linear_probe` of `rows`, and comparisons: `tables`, else one named "objectives"."""
+    """Tables `zero_shot` and `linear_probe` of `rows`, and comparisons: `tables`, else one named "objectives".
+
+    pilot: judged on held-out training clips, with a page that says what to do (`lib/study/pilot.py`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     folder: str
@@ -44,6 +47,7 @@ class Suite(BaseModel):
     reference: str
     replicas: Replicas
     tables: dict[str, Table] = {}
+    pilot: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
@@ -96,13 +100,18 @@ def runs_of(suite: Suite, profile: str, overrides: Mapping[str, Any] = {}) -> li
     A row without training does not depend on the seed: it runs once per world, with seed 0. Only rendered
     data have several worlds; other data sets run the replicas of world 0.
 
-    Raises ParamsError for the first row that has invalid parameters, changes nothing here or repeats another.
+    Raises ParamsError for the first row that has invalid parameters, changes nothing here or repeats another, and for
+    a pilot on a profile that it cannot judge.
     """
     replicas = {row: list(suite.replicas) for row in suite.rows}
     for table in suite.comparisons.values():
         for row in table.rows:
             replicas.setdefault(row, []).extend(table.replicas)
     runs, seen, plain = {}, {}, load(profile=profile, **overrides)
+    if suite.pilot and plain.evaluate_parts != ["held_out"]:
+        raise ParamsError(f"profile {profile!r} reports test clips, on which a pilot chooses nothing: {profile}+pilot")
+    if suite.pilot and (plain.dataset == "charades" or not plain.still_views):
+        raise ParamsError(f"profile {profile!r}: a pilot needs clips with one label, and still_views")
     for row in replicas:
         _check_row(row, profile, plain, load(profile=profile, ablation=row, **overrides), seen)
         for world_seed, seed in dict.fromkeys(map(tuple, replicas[row])):
