@@ -48,7 +48,7 @@ def probe_part(test_part: str) -> str:
 
 def held_out_parts(params: Params, dataset: str) -> list[str]:
     """The names of the parts that `held_out_videos` takes from the training parts."""
-    if dataset not in ("ucf101", "hmdb51"):
+    if dataset not in WITH_SPLITS:
         return ["held_out"]
     return [f"held_out-{split}" for split in ([params.split] if dataset == params.dataset else params.evaluate_splits)]
 
