@@ -54,6 +54,7 @@ from lib.run.params import load
 from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
+from lib.stills import stills_of
 from lib.video.cut import cut_views
 from lib.video.views import ViewSettings, draw_num_frames
 
@@ -257,7 +258,11 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     let_learn(params, student)
     run = Run(params, folder, student, teacher, objective.to(device), videos, labels.to(device), length.steps, record)
     num_outputs = getattr(objective, "num_outputs", None) or len(concepts)
-    collapse_warnings = _train(run, num_outputs) if run.steps else []
+    category = None  # in which agreement with the image CLIP is watched
+    if params.drift_clips and distributed.rank() == 0:
+        category = concept_spaces(params, student, tokenizer, concepts, prompts=params.prompts, names=["category"])
+        category = category["category"]
+    collapse_warnings = _train(run, num_outputs, category) if run.steps else []
 
     counts = {name: len(getattr(videos, name)) for name in ("missing", "absent_classes", "left_out")}
     record = {
@@ -282,8 +287,8 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     return record
 
 
-def _train(run: Run, num_outputs: int) -> list[str]:
-    """The loop. Returns the signs of collapse."""
+def _train(run: Run, num_outputs: int, category: ConceptSpace | None) -> list[str]:
+    """The loop. Returns the signs of collapse, and of CLIP being lost."""
     params, device = run.params, run.labels.device
     check_space(run.folder, run.student, run.student.visual)
     run.resume()
@@ -291,6 +296,7 @@ def _train(run: Run, num_outputs: int) -> list[str]:
     passes = Passes(run.student, run.teacher, run.objective, **pass_settings(params))
     if params.micro_batch == "auto":
         passes.micro_batch = largest_micro_batch(params, passes, device)
+    stills = stills_of(params, run.videos.videos, category) if category else None
     settings = view_settings(params)
     samples, plan = _training_data(run, settings)
     warmup = round(params.warmup_epochs * plan.batches_per_epoch)
@@ -331,6 +337,8 @@ def _train(run: Run, num_outputs: int) -> list[str]:
             # log
             line = {"epoch": run.step / plan.batches_per_epoch, "videos": len(indices), "gradient_norm": norm}
             line |= {"learning_rate": run.optimizer.param_groups[0]["lr"], "teacher_momentum": momentum}
+            if stills and ((run.step + 1) % params.drift_every == 0 or run.step + 1 == run.steps):
+                line["still_agreement"] = stills.agreement(run.teacher.visual)
             line |= {"seconds": round(time.time() - began, 4), "data_wait": round(data_wait, 4)}
             watch.step(_step_values(run, result, features) | line)
 

@@ -41,7 +41,7 @@ def test_one_process_needs_no_others():
 @pytest.mark.parametrize(
     "ablation, devices, changes",
     [
-        ("lss", 2, {"batch_size": 2, "epochs": 1}),
+        ("lss", 2, {"batch_size": 2, "epochs": 1, "drift_clips": 10}),
         ("lss", 4, {"micro_batch": 2}),
         ("no_language", 2, {"micro_batch": 3}),
     ],
@@ -57,6 +57,8 @@ def test_processes_together_train_as_one_does(tiny, tmp_path, capfd, ablation, d
     record = read_json(tmp_path / "many" / "adapt.json")
     assert record["bad_videos"] == [list(bad) for bad in expected["bad_videos"]] and len(record["bad_videos"]) == 2
     assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    stills = [read_lines(tmp_path / run / "log.jsonl")[-1].get("still_agreement") for run in ("one", "many")]
+    assert stills[0] == stills[1] and (stills[0] is not None) == bool(params.drift_clips)
     for name in ("student", "teacher"):
         one, many = (load_file(tmp_path / run / name / "model.safetensors") for run in ("one", "many"))
         assert all(torch.allclose(one[key], many[key], atol=1e-3) for key in one)

@@ -344,6 +344,51 @@ def test_a_run_that_collapses_warns_in_its_record_and_names_the_cure(tiny, tmp_p
     assert read_lines(tmp_path / "loud" / "log.jsonl")[2]["warnings"] == [warning]
 
 
+def still_agreement(folder):
+    lines = read_lines(folder / "log.jsonl")
+    return {line["step"]: line["still_agreement"] for line in lines if "still_agreement" in line}
+
+
+def test_agreement_with_clip_on_stills_is_watched_and_a_run_that_loses_clip_warns(tiny, tmp_path):
+    watched = {"drift_clips": 64, "drift_every": 3, "drift_teacher_entropy": 0.0}
+    record = adapt(tiny(**watched), tmp_path / "lss")
+    kept = still_agreement(tmp_path / "lss")
+    assert list(kept) == [2, 5, 7] and min(kept.values()) > 0.8 and record["collapse_warnings"] == []
+    rates = {"learning_rate": 0.1, "temporal_learning_rate": 0.1, "teacher_momentum": 0.5}
+    warnings = adapt(tiny(**watched | rates, collapse_window=99), tmp_path / "lost")["collapse_warnings"]
+    assert len(warnings) == 1 and warnings[0].startswith("step 2: teacher and image CLIP agree on")
+    assert "the limit 0.5: CLIP is being lost. Lower learning_rate" in warnings[0]
+    assert max(still_agreement(tmp_path / "lost").values()) < 0.5
+
+
+def test_before_the_first_step_the_teacher_agrees_with_clip_on_every_still(tiny, tmp_path):
+    still = {"learning_rate": 0.0, "temporal_learning_rate": 0.0, "final_learning_rate": 0.0, "weight_decay": 0.0}
+    adapt(tiny(drift_clips=16, drift_every=4, final_weight_decay=0.0, **still), tmp_path)
+    assert still_agreement(tmp_path) == {3: 1.0, 7: 1.0}
+
+
+def test_watching_stills_changes_no_bit_and_a_killed_run_logs_the_same(tiny, tmp_path):
+    params = tiny(epochs=3, checkpoint_every=2, workers=1)
+    adapt(params, tmp_path / "plain")
+    watched = params.model_copy(update={"drift_clips": 40, "drift_every": 3, "eval_batch_size": 16})
+    adapt(watched, tmp_path / "watched")
+    assert run_with("SIGKILL 6", watched, "lss", tmp_path / "killed").returncode == -signal.SIGKILL
+    adapt(watched, tmp_path / "killed")
+    assert same_run(tmp_path / "plain", tmp_path / "watched") and same_run(tmp_path / "plain", tmp_path / "killed")
+    assert list(still_agreement(tmp_path / "watched")) == [2, 5, 8, 11]
+    assert still_agreement(tmp_path / "watched") == still_agreement(tmp_path / "killed")
+
+
+def test_stills_of_clips_that_cannot_be_decoded_are_named_and_left_out(tiny, tmp_path, capsys):
+    params = tiny(epochs=1, max_bad_videos=80, drift_clips=40)
+    shutil.copytree(params.data_embedded, tmp_path / "spoilt")
+    for path in sorted((tmp_path / "spoilt" / "train").rglob("*.mp4"))[:2]:  # every second clip is one of the stills
+        path.write_text("no video")
+    adapt(params.model_copy(update={"data_embedded": str(tmp_path / "spoilt")}), tmp_path / "run")
+    assert "agreement on stills is watched without 1 of 40 clips: " in capsys.readouterr().out
+    assert list(still_agreement(tmp_path / "run")) == [3]
+
+
 def test_an_absent_data_folder_and_a_wrong_checkpoint_are_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         adapt(tiny(data_embedded=str(tmp_path / "nowhere")), tmp_path / "run")

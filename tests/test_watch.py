@@ -73,3 +73,20 @@ def test_a_teacher_much_surer_than_at_the_start_is_a_sign_that_clip_is_lost(tiny
                     watch.step(HEALTHY | {"step": step, "teacher_entropy": entropy})
         assert [text.split(":")[0] for text in watch.warnings] == warned
         assert all("trained: temporal" in text and "0.20 of" in text for text in watch.warnings)
+
+
+@pytest.mark.parametrize("ablation, warned", [("lss", ["step 3", "step 7"]), ("no_language", [])])
+def test_a_teacher_that_no_longer_agrees_with_clip_on_stills_is_a_sign_that_clip_is_lost(
+    tiny, tmp_path, ablation, warned
+):
+    """Measured at every second step; the limit is 0.5. A warning comes once, and again after the agreement was back."""
+    agreement = {1: 0.9, 3: 0.45, 5: 0.6, 7: 0.3, 9: 0.2}
+    for first_step in (0, 5):  # also after a restart, from the log
+        with Watch(tiny(ablation), tmp_path, steps=10, first_step=first_step, num_concepts=16) as watch:
+            for step in range(first_step, 10):
+                stills = {"still_agreement": agreement[step]} if step in agreement else {}
+                watch.step(HEALTHY | {"step": step} | stills)
+        assert [text.split(":")[0] for text in watch.warnings] == warned
+        assert all("the limit 0.5: CLIP is being lost. Lower learning_rate" in text for text in watch.warnings)
+    logged = {line["step"]: line["still_agreement"] for line in read_lines(tmp_path / "log.jsonl") if line["step"] % 2}
+    assert logged == agreement

@@ -254,6 +254,9 @@ class Params(EvaluateParams):
     collapse_feature_spread: Share
     collapse_concepts_used: Share
     drift_teacher_entropy: Share
+    drift_clips: Count
+    drift_every: Positive
+    drift_agreement: Share
 
     @model_validator(mode="after")
     def _passes_fit(self) -> "Params":

@@ -2,8 +2,8 @@
 
 Self-distillation collapses in two ways (DINO, ICCV 2021, section 5.3): the teacher's distributions become uniform, or
 the same for all videos. A lower teacher temperature works against the first, centring or a prior against the second.
-A sign of the contrary, CLIP being lost, is a teacher much surer than at the start. Agreement with the untrained CLIP
-itself is not watched: it would need a third model in every step, and is measured at evaluation.
+Signs of the contrary, CLIP being lost, are a teacher much surer than at the start, and one that seldom agrees with the
+image CLIP on stills (`lib/stills.py`).
 """
 
 import math
@@ -32,10 +32,10 @@ CURES = {
     "collapse_concepts_used": f"few concepts rank first for any video. {BALANCE} (SwAV, NeurIPS 2020)",
 }
 
-DRIFT = (
-    "the teacher has become much surer than CLIP was, which in the embedded study went with losing CLIP. Measure "
-    "accuracy and agreement on stills; if they fell: lower learning_rate or epochs, raise teacher_momentum, or set "
-    "trained: temporal"
+KEEP = "Lower learning_rate or epochs, raise teacher_momentum, or set trained: temporal"
+SURE = (
+    "the teacher has become much surer than CLIP was, which in the embedded study went with losing CLIP. Watch or "
+    f"measure agreement on stills (drift_clips, still_views); if it fell: {KEEP}"
 )
 
 
@@ -73,9 +73,10 @@ class Watch:
         self.limits = {name: getattr(params, name) for name in CURES}
         self.warnings, self.ongoing, self.recent = [], set(), deque(maxlen=params.collapse_window)
         self.start_entropies = []  # the teacher's, in nats, of the first window
-        self.drift_limit = (
-            0.0 if params.objective == "feature" else params.drift_teacher_entropy
-        )  # a head's say nothing
+        # the baseline without language gives CLIP's concepts up, and its head's entropy says nothing of them
+        limits = params.drift_teacher_entropy, params.drift_agreement
+        self.entropy_limit, self.agreement_limit = (0.0, 0.0) if params.objective == "feature" else limits
+        self.still_agreement = 1.0
         self.writes = distributed.rank() == 0
         description = dict(desc=f"adapting {folder.parent.name}", unit="clip", unit_scale=params.batch_size)
         self.bar = tqdm(total=steps, initial=first_step, disable=not self.writes, **description)
@@ -127,9 +128,13 @@ class Watch:
         if len(self.start_entropies) < self.recent.maxlen:
             self.start_entropies.append(line["teacher_entropy"])
         start, now = sum(self.start_entropies), sum(step["teacher_entropy"] for step in self.recent)
-        if full and now < self.drift_limit * start:
+        if full and now < self.entropy_limit * start:
             ratio = f"the teacher's entropy is {now / start:.2f} of that of the first steps"
-            crossed["drift_teacher_entropy"] = f"{ratio}, the limit {self.drift_limit}: {DRIFT}"
+            crossed["drift_teacher_entropy"] = f"{ratio}, the limit {self.entropy_limit}: {SURE}"
+        self.still_agreement = line.get("still_agreement", self.still_agreement)  # not of every step
+        if self.still_agreement < self.agreement_limit:
+            share = f"teacher and image CLIP agree on {self.still_agreement:.0%} of the stills"
+            crossed["drift_agreement"] = f"{share}, the limit {self.agreement_limit}: CLIP is being lost. {KEEP}"
         new = [f"step {line['step']}: {text}" for name, text in crossed.items() if name not in self.ongoing]
         self.ongoing = set(crossed)
         self.warnings += new
