@@ -29,7 +29,7 @@ from lib.run.files import read_lines
 
 README = (ROOT / "params/README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 104, "long_tailed": 3, "objectives": 20, "one_gpu": 6, "paper": 29, "rehearsal": 2}
-RUNS |= {"reproduce": 3, "interpolation": 13, "pilot": 5}
+RUNS |= {"reproduce": 3, "interpolation": 13, "pilot": 5, "rendered": 55}
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {
     "device": "cpu",
@@ -132,6 +132,7 @@ def table_of(place: Path, name: str) -> pd.DataFrame:
 
 PROFILES = {  # as they are asked for, and the data sets that they look into
     "embedded": [],
+    "rendered": [],
     "ucf101": ["ucf101"],
     "paper+mine": ["kinetics400", "ucf101", "hmdb51"],
     "paper+more_sets+mine": ["kinetics400", "ucf101", "hmdb51", "kinetics600", "ssv2"],
@@ -167,6 +168,9 @@ REFUSED = {
 REFUSED |= {(name, "pilot"): "reports test clips, on which a pilot chooses nothing" for name in PROFILES}
 REFUSED["paper+pilot+mine", "embedded"] = "params/ablations/epochs_1.yaml: changes nothing in profile"
 del REFUSED["paper+pilot+mine", "pilot"]
+REFUSED |= {(profile, "rendered"): "changes nothing in profile" for profile in PROFILES if profile != "rendered"}
+REFUSED |= {("rendered", suite): "changes nothing in profile 'rendered'" for suite in ("embedded", "paper")}
+REFUSED[("paper+charades", "rendered")] = REFUSED[("paper+charades", "paper")]
 
 # One process imports Snakemake once, and forks for each plan.
 DRY_RUNS = """
@@ -261,7 +265,8 @@ def test_a_suite_of_a_profile_is_planned_on_its_data_or_refused_with_the_reason(
         return
     assert status == 0, said
     jobs = counts(said)
-    runs = 36 if (profile, suite) == ("embedded", "objectives") else RUNS[suite]  # of three worlds
+    of_worlds = profile in ("embedded", "rendered") and suite == "objectives"
+    runs = 36 if of_worlds else RUNS[suite]  # of three worlds
     assert (
         jobs["adapt"] == jobs["evaluate"] == runs and jobs["figures"] == jobs["report"] == jobs["tables_protocols"] == 1
     )

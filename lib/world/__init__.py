@@ -1,4 +1,4 @@
-"""The embedded world: rendered people who move, and a small CLIP pretrained on stills of them.
+"""Rendered worlds: people who move, and small CLIPs pretrained on stills of them.
 
 Imports `lib.run` and `lib.video`.
 """
