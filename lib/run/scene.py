@@ -21,7 +21,6 @@ class WorldParams(SceneParams):
     world_train: Count
     world_validation: Count
     world_test: Count
-    world_imbalance: Annotated[float, Field(ge=1), Neutral(1.0)]
     world_clips_per_film: Annotated[Count, Neutral(0)]
 
 

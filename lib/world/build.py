@@ -5,6 +5,7 @@ and `rendered_h` with a folder per class and three official splits by film, as l
 and HMDB-51's.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -130,22 +131,14 @@ def _benchmarks(world: World, params: Params) -> dict[str, list[Task]]:
             ("test", params.world_test),
         ):
             draw = np.random.default_rng([*seed, len(tasks)])
-            labels = _labels(list(world.classes(name)), count, params.world_imbalance if part == "train" else 1.0, draw)
+            labels = list(world.classes(name))
             tasks[f"{name}/{part}"] = []
-            for i, label in enumerate(labels):
+            for i, label in enumerate(itertools.islice(itertools.cycle(labels), count)):
                 action = NO_ACTION if part == "train" and draw.random() < data.distractors else None
                 clip = [*seed, len(tasks), i]
                 make = partial(_clip, world.classes(name)[label], data.crew, clip, None, action, params)
                 tasks[f"{name}/{part}"].append((Path(name, part, label, f"{i:05d}.mp4"), make))
     return tasks
-
-
-def _labels(classes: list[str], count: int, imbalance: float, rng: np.random.Generator) -> list[str]:
-    """`count` labels, class sizes in proportion to imbalance^(-rank / (classes - 1)), classes in random order."""
-    share = imbalance ** -(np.arange(len(classes)) / max(len(classes) - 1, 1))
-    edges = np.round(np.cumsum(share) / share.sum() * count).astype(int)
-    sizes = np.diff(edges, prepend=0)
-    return [label for label, size in zip(rng.permutation(classes).tolist(), sizes) for _ in range(size)]
 
 
 def _films(world: World, name: str, data: DataSetOf, params: Params, seed: list[int]) -> list[Task]:
