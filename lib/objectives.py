@@ -295,6 +295,9 @@ def check_result(objective: nn.Module, result: object, shapes: tuple[int, int, i
         raise TypeError(f"{form}; it returned {type(result).__name__}")
     if not isinstance(result.terms, dict) or RESERVED & result.terms.keys():
         raise TypeError(f"{form}; terms is a dict of scalars to log, none of them called {', '.join(sorted(RESERVED))}")
+    for term, value in result.terms.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            raise TypeError(f"{form}; the term {term} must be a scalar tensor (torch.tensor(0.1), values.mean())")
     if result.loss.ndim or not result.loss.requires_grad:
         raise ValueError(f"{form}; the loss must be a scalar that depends on the student's outputs")
     for role, tensor, expected in (("teacher", result.teacher, (g, b)), ("student", result.student, (v, b))):

@@ -186,6 +186,16 @@ def test_the_fingerprint_of_an_own_objective_covers_source_attributes_and_state(
     assert len({fingerprint(objective) for objective in (Own(), Own(2.0), OwnToo(), with_weight)}) == 4
 
 
+def test_the_fingerprint_covers_constants_of_the_class_and_refuses_what_is_no_module(monkeypatch):
+    before = fingerprint(OwnToo())
+    monkeypatch.setattr(OwnToo, "rate", 0.5, raising=False)
+    assert fingerprint(OwnToo()) != before
+    with pytest.raises(TypeError, match="not a class; call it"):
+        fingerprint(OwnToo)
+    with pytest.raises(TypeError, match="must be an instance of a torch.nn.Module.*not a function"):
+        fingerprint(outputs)
+
+
 def test_the_fingerprint_covers_constants_and_functions_that_a_method_refers_to(monkeypatch):
     before = fingerprint(OwnToo())
     monkeypatch.setattr(f"{__name__}.FACTOR", 2.0)
@@ -208,6 +218,8 @@ def result_with(**changes):
         (torch.zeros(()), r"Own\.forward must return lib\.objectives\.Result\(.*it returned Tensor"),
         (result_with(terms=[1.0]), "terms is a dict of scalars"),
         (result_with(terms={"loss": torch.zeros(())}), "none of them called epoch, loss, "),
+        (result_with(terms={"margin": 0.5}), "the term margin must be a scalar tensor"),
+        (result_with(terms={"margin": torch.zeros(5)}), "the term margin must be a scalar tensor"),
         (result_with(loss=torch.zeros(3, requires_grad=True)), "the loss must be a scalar"),
         (result_with(loss=torch.zeros(())), "depends on the student's outputs"),
         (result_with(teacher=torch.zeros(5, 4)), r"teacher has shape \(5, 4\), not \(2, 5\) and concepts"),

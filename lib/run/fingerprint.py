@@ -13,14 +13,23 @@ PLAIN = (int, float, str, tuple, list, dict)
 def fingerprint(objective: nn.Module) -> str:
     """Twelve hex digits over an objective of your own: they tell its run from others in the same folder.
 
-    Over the source of its classes, the functions and plain values of their module that methods refer to, its plain
-    attributes and its initial state. Raises OSError if a class has no source: define it in a file or cell.
+    Over the source and plain attributes of its classes, the functions and plain values of their module that methods
+    refer to, its own plain attributes and its initial state. Raises TypeError for anything but an instance of a Module,
+    OSError if a class has no source: define it in a file or cell.
     """
+    if not isinstance(objective, nn.Module):
+        kind = "a class; call it" if isinstance(objective, type) else f"a {type(objective).__name__}"
+        raise TypeError(
+            f"objective must be an instance of a torch.nn.Module, such as lib.objectives.Objective, not {kind}"
+        )
     digest, seen = hashlib.sha256(), set()
     for name, module in objective.named_modules():
         for cls in type(module).__mro__:
             if cls.__module__.partition(".")[0] not in ("torch", "builtins"):
-                digest.update(cls.__qualname__.encode())
+                constants = {
+                    key: value for key, value in vars(cls).items() if key[0] != "_" and isinstance(value, PLAIN)
+                }
+                digest.update(f"{cls.__qualname__} {sorted(constants.items())}".encode())
                 for method in filter(inspect.isfunction, vars(cls).values()):
                     digest.update("".join(_sources(method, seen)).encode())
         plain = {key: value for key, value in vars(module).items() if key[0] != "_" and isinstance(value, PLAIN)}
