@@ -210,7 +210,7 @@ class Run:
             raise AdaptationError(
                 f"step {self.step}: the loss is {loss}; its terms: "
                 f"{ {name: term.item() for name, term in result.terms.items()} }. "
-                "Try a lower learning_rate, a longer warmup_epochs, a higher student_temperature, or check the objective"
+                "Try a lower learning_rate, a longer warmup_epochs or a higher student_temperature; check the objective"
             )
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.params.max_gradient_norm).item()

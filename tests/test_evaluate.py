@@ -65,6 +65,18 @@ def test_image_clip_zero_shot_equals_hugging_faces_clip_averaged_over_frames(ima
     assert answers[f"embedded/test/{protocol}/predicted"].tolist() == predicted
 
 
+def test_probes_on_few_clips_use_the_c_for_one_and_choose_within_more(image_clip):
+    params, folder, record = image_clip
+    chosen = record["datasets"]["embedded"]["probe"]["test"]["C"]
+    by_part = evaluate(params.model_copy(update={"probe_shots": [1, 2]}), folder)
+    few = {"probe_shots": [1, 2], "probe_one_shot_c": chosen}
+    within = evaluate(params.model_copy(update=few), folder)
+    assert value(within, "linear_probe_1_shot") == value(by_part, "linear_probe_1_shot")  # the same C
+    tiny_c = evaluate(params.model_copy(update=few | {"probe_one_shot_c": 1e-9}), folder)
+    assert value(tiny_c, "linear_probe_2_shot") == value(within, "linear_probe_2_shot")  # chosen among its own clips
+    evaluate(params, folder)
+
+
 def test_every_protocol_is_measured_and_what_was_used_is_recorded(image_clip):
     params, folder, record = image_clip
     assert {(m["protocol"], m["metric"]) for m in record["metrics"]} == {

@@ -59,6 +59,7 @@ class EvaluationSettings:
     probe_seed: int
     probe_shots: list[int]
     probe_shot_draws: int
+    probe_one_shot_c: float
     attentive_epochs: int
     attentive_learning_rates: list[float]
     attentive_batch_size: int
@@ -258,7 +259,7 @@ def _linear_probes(
     train_features: np.ndarray,
     train_labels: np.ndarray,
 ) -> None:
-    """Scores the probe, and those fitted on a few clips per class with its C."""
+    """Scores the probe, and those fitted on a few clips per class: with a C chosen within these, or with its own."""
     videos, key = data.lists[part], data.key(part, "linear_probe")
     features = data.features.of(videos, settings.probe_feature, settings.probe_views, average=settings.average)
 
@@ -270,9 +271,14 @@ def _linear_probes(
         accuracies = []
         for draw in range(settings.probe_shot_draws):
             clips = few_per_class(train_labels, shots, seed=settings.probe_seed + draw)
-            few_shot = refit(
-                train_features[clips], train_labels[clips], num_classes=probe.num_classes, C=probe.C, **settings.solver
-            )
+            few = dict(num_classes=probe.num_classes, **settings.solver)
+            if settings.probe_one_shot_c and shots > 1:
+                few |= dict(grid=settings.probe_c, refinements=0, seed=settings.probe_seed + draw)
+                share = max(settings.probe_held_out, 1 / shots)
+                few_shot = fit_linear_probe(train_features[clips], train_labels[clips], held_out=share, **few)
+            else:
+                C = settings.probe_one_shot_c or probe.C
+                few_shot = refit(train_features[clips], train_labels[clips], C=C, **few)
             accuracies.append(topk_accuracy(scores_of(few_shot), labels_of(videos), 1))
         record.value(f"{key}_{shots}_shot", "top1", np.mean(accuracies))
 

@@ -176,6 +176,7 @@ class EvaluateParams(AdaptParams):
     probe_views: EvalViews
     probe_shots: Annotated[list[Positive], Once]
     probe_shot_draws: Positive
+    probe_one_shot_c: Annotated[Amount, Neutral(0.0)]
     probe_seed: Count
     average_views: Literal["features", "probabilities"]
     eval_precision: Literal["float32", "bfloat16"]
