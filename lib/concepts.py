@@ -17,9 +17,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from lib.backbone import VideoCLIP
+from lib.backbone import VideoCLIP, VideoTransformer
+from lib.datasets.lists import Video
+from lib.datasets.loader import middle_frames
 from lib.language.tokens import token_ids
 from lib.language.vocabulary import Concept, ConceptError, prompt_texts, read_prompts
+from lib.run.clip_files import checkpoint_name
 from lib.run.fields import Params
 from lib.run.params import FOLDER
 
@@ -156,6 +159,51 @@ def random_space(like: ConceptSpace, *, seed: int) -> ConceptSpace:
     """The control: labels and shape of a space, but unit directions drawn evenly over the sphere."""
     drawn = torch.randn(like.vectors.shape, generator=torch.Generator().manual_seed(seed))
     return ConceptSpace(like.labels, F.normalize(drawn, dim=-1).to(like.vectors.device))
+
+
+# ---- what is kept of CLIP --------------------------------------------------------------------------------------------
+
+
+class Stills:
+    """Fixed pictures, in batches of 'b c 1 h w', and the image CLIP's first concept of each in a concept space."""
+
+    def __init__(self, batches: Sequence[Tensor], space: ConceptSpace, image_clip: VideoTransformer):
+        self.batches, self.space = batches, space
+        self.expected = self._first_concepts(image_clip)
+
+    def agreement(self, visual: VideoTransformer) -> float:
+        """The share of the pictures whose first concept is the image CLIP's."""
+        return (self._first_concepts(visual) == self.expected).double().mean().item()
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # else blocks that training compiles are compiled for one frame too
+    def _first_concepts(self, visual: VideoTransformer) -> Tensor:
+        outputs = [visual([batch.to(self.space.vectors.device)])[0] for batch in self.batches]
+        return torch.cat([self.space.logits(output.embedding, 1.0).argmax(dim=-1) for output in outputs])
+
+
+def stills_of(
+    params: Params,
+    model: VideoCLIP,
+    tokenizer: PreTrainedTokenizerBase,
+    concepts: list[Concept],
+    videos: Sequence[Video],
+) -> Stills | None:
+    """The middle frames of `drift_clips` of the videos, at even distances in their list, in the category space.
+
+    None, with a message, if none can be decoded. Draws none of the run's random numbers.
+    """
+    count = min(params.drift_clips, len(videos))
+    chosen = [videos[i * len(videos) // count] for i in range(count)]
+    loading = {"workers": params.workers, "loader_timeout": params.loader_timeout, "batch_size": params.eval_batch_size}
+    pictures, failed = middle_frames(chosen, image_size=params.image_size, **loading)
+    if failed:
+        print(f"agreement on stills is watched without {len(failed)} of {count} clips: {', '.join(failed)}")
+    if not pictures:
+        return None
+    (space,) = concept_spaces(params, model, tokenizer, concepts, prompts=params.prompts, names=["category"]).values()
+    image_clip = VideoCLIP.from_image_clip(checkpoint_name(params.clip), temporal="none").visual
+    return Stills(pictures, space, image_clip.to(space.vectors.device))
 
 
 # ---- looking into spaces -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.backbone import VideoCLIP
-from lib.concepts import ConceptSpace, concept_spaces
+from lib.concepts import ConceptSpace, Stills, concept_spaces, stills_of
 from lib.datasets.lists import VideoList, data_hash
 from lib.datasets.loader import batches_of
 from lib.datasets.parts import training_videos
@@ -54,7 +54,6 @@ from lib.run.params import load
 from lib.run.records import continued, model_card, provenance, sources_of
 from lib.run.tensors import listed, not_finite
 from lib.run.watch import Watch
-from lib.stills import stills_of
 from lib.video.cut import cut_views
 from lib.video.views import ViewSettings, draw_num_frames
 
@@ -256,13 +255,12 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
         objective = make_objective(params, student, spaces)
     teacher = copy.deepcopy(student).requires_grad_(False)
     let_learn(params, student)
+
     run = Run(params, folder, student, teacher, objective.to(device), videos, labels.to(device), length.steps, record)
     num_outputs = getattr(objective, "num_outputs", None) or len(concepts)
-    category = None  # in which agreement with the image CLIP is watched
-    if params.drift_clips and distributed.rank() == 0:
-        category = concept_spaces(params, student, tokenizer, concepts, prompts=params.prompts, names=["category"])
-        category = category["category"]
-    collapse_warnings = _train(run, num_outputs, category) if run.steps else []
+    watched = params.drift_clips and run.steps and distributed.rank() == 0
+    stills = stills_of(params, student, tokenizer, concepts, videos.videos) if watched else None
+    collapse_warnings = _train(run, num_outputs, stills) if run.steps else []
 
     counts = {name: len(getattr(videos, name)) for name in ("missing", "absent_classes", "left_out")}
     record = {
@@ -287,7 +285,7 @@ def _adapt(params: Params, folder: Path, device: torch.device, objective: nn.Mod
     return record
 
 
-def _train(run: Run, num_outputs: int, category: ConceptSpace | None) -> list[str]:
+def _train(run: Run, num_outputs: int, stills: Stills | None) -> list[str]:
     """The loop. Returns the signs of collapse, and of CLIP being lost."""
     params, device = run.params, run.labels.device
     check_space(run.folder, run.student, run.student.visual)
@@ -296,7 +294,6 @@ def _train(run: Run, num_outputs: int, category: ConceptSpace | None) -> list[st
     passes = Passes(run.student, run.teacher, run.objective, **pass_settings(params))
     if params.micro_batch == "auto":
         passes.micro_batch = largest_micro_batch(params, passes, device)
-    stills = stills_of(params, run.videos.videos, category) if category else None
     settings = view_settings(params)
     samples, plan = _training_data(run, settings)
     warmup = round(params.warmup_epochs * plan.batches_per_epoch)
@@ -365,6 +362,7 @@ def largest_micro_batch(params: Params, passes: Passes, device: torch.device) ->
     shapes = [(3, t, size, size) for t, size in zip(frames, sizes)]
     video_bytes = activation_bytes(passes.student, shapes)
     trained = sum(p.numel() for p in passes.student.parameters() if p.requires_grad)
+    torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(device)[0] - 12 * trained  # float32: gradient, and AdamW's two means
     micro_batch = fitting_micro_batch(share, video_bytes, free)
     gigabytes = micro_batch * video_bytes / 1e9
@@ -426,15 +424,9 @@ def main() -> None:
     given.folder = given.folder or run_folder(
         given.profile, given.ablation, given.world_seed, given.seed, given.overrides
     )
+    overrides = {"world_seed": given.world_seed, "seed": given.seed} | given.overrides
     try:
-        adapt(
-            load(
-                profile=given.profile,
-                ablation=given.ablation,
-                **{"world_seed": given.world_seed, "seed": given.seed} | given.overrides,
-            ),
-            given.folder,
-        )
+        adapt(load(profile=given.profile, ablation=given.ablation, **overrides), given.folder)
     except Interrupted as stopped:
         distributed.say(str(stopped))
         sys.exit(INTERRUPTED)

@@ -10,7 +10,7 @@ import pickle
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import RawArray, active_children, parent_process
 from multiprocessing.process import BaseProcess
@@ -18,11 +18,15 @@ from multiprocessing.reduction import ForkingPickler
 from textwrap import shorten
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from lib.datasets.lists import Video
 from lib.datasets.samples import Batch, EvaluationViews, Sample, SampleKey, TrainingViews, collate
 from lib.video.cut import Uncut
+from lib.video.views import EvalView
 
 POLL = 1  # seconds between checks of the workers while no batch arrives
 
@@ -66,6 +70,18 @@ def batches_of(
         _kill(processes)
         batches.close()
         del parcels, processes  # also if an error's traceback keeps this frame alive
+
+
+def middle_frames(
+    videos: Sequence[Video], *, image_size: int, batch_size: int, workers: int, loader_timeout: int
+) -> tuple[list[Tensor], list[str]]:
+    """The middle frame of each video, in batches of 'b c 1 h w', and the names of those that cannot be decoded."""
+    samples = EvaluationViews(videos, [EvalView.parse(f"1x1x1@{image_size}")])
+    loading = batches_of(samples, workers=workers, loader_timeout=loader_timeout, batch_size=batch_size)
+    with torch.random.fork_rng(devices=[]), loading as batches:  # torch's DataLoader draws a seed
+        batches = list(batches)
+    failed = [videos[i].name for batch in batches for i, _ in batch.errors]
+    return [view[:, 0] for batch in batches for view in batch.views], failed
 
 
 class _Tracked(Dataset):

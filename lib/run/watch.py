@@ -3,7 +3,7 @@
 Self-distillation collapses in two ways (DINO, ICCV 2021, section 5.3): the teacher's distributions become uniform, or
 the same for all videos. A lower teacher temperature works against the first, centring or a prior against the second.
 Signs of the contrary, CLIP being lost, are a teacher much surer than at the start, and one that seldom agrees with the
-image CLIP on stills (`lib/stills.py`).
+image CLIP on stills (`lib.concepts.Stills`).
 """
 
 import math
