@@ -14,7 +14,7 @@ from lib.run import params
 from lib.run.fields import AdaptParams, EvaluateParams
 from lib.run.files import read_json, write_json
 from lib.run.params import ParamsError
-from lib.study import results, suites, tables
+from lib.study import formats, results, suites, tables
 from lib.study.results import paired_bootstrap
 
 CLIPS = 40
@@ -576,4 +576,4 @@ def test_chance_is_a_row_of_every_data_set_and_form(outputs):
     ]
     (row,) = tables.protocol_table(table).query("run == 'chance' and dataset == 'embedded'").to_dict("records")
     assert (row["pairs"], row["seeds"]) == ("50.0", "")
-    assert r"chance & embedded &" in tables.latex(tables.protocol_table(table).fillna(""))
+    assert r"chance & embedded &" in formats.latex(tables.protocol_table(table).fillna(""))

@@ -51,7 +51,10 @@ class Suite(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
-        if taken := {"protocols", "zero_shot", "linear_probe", "few_labels", "interpolation"} & self.tables.keys():
+        if (
+            taken := {"protocols", "zero_shot", "linear_probe", "aggregate", "few_labels", "interpolation"}
+            & self.tables.keys()
+        ):
             raise ValueError(f"tables: {sorted(taken)} are names of the tables of `rows`; choose others")
         for name, table in {"rows": self._filled(Table(title="", rows=self.rows)), **self.comparisons}.items():
             if table.reference not in table.rows:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pandas as pd
 
 from lib.run.files import read_json, write_text
 from lib.run.params import FOLDER
+from lib.study.aggregate import NOTE, aggregate, aggregate_table
+from lib.study.formats import latex, markdown
 from lib.study.interpolation import MEASURES as INTERPOLATED
 from lib.study.interpolation import chosen, interpolated, protocols_at
 from lib.study.results import COUNTS, PROTOCOLS, Collected, collect, differences, words_once
@@ -36,11 +37,13 @@ NOTES = {
 
 
 def tables_of_rows(runs: list[Run]) -> dict[str, str]:
-    """Name and title of each table of a suite's `rows`; `few_labels` only if some run has `probe_shots`,
-    `interpolation` only if some has several `interpolate`."""
+    """Name and title of each table of a suite's `rows`; `aggregate` only if some run is evaluated on several data sets,
+    `few_labels` if one has `probe_shots`, `interpolation` if one has several `interpolate`."""
+    several = any(len(run.params.evaluate_on) > 1 for run in runs)
+    over_sets = {"aggregate": "gain over data sets, worlds and seeds"} if several else {}
     few = {"few_labels": "linear probe on few labels"} if any(run.params.probe_shots for run in runs) else {}
     between = {"interpolation": "weights between CLIP and the adapted model"} if interpolated(runs) else {}
-    return PROTOCOLS | few | between
+    return PROTOCOLS | over_sets | few | between
 
 
 def reported_by_others(datasets: Sequence[str], protocol: str) -> pd.DataFrame:
@@ -208,22 +211,6 @@ def states_notes(collected: Collected) -> list[str]:
     return lines + [WARNING + text for text in collected.warnings]
 
 
-def markdown(tables: list[pd.DataFrame], below: list[str]) -> str:
-    """Tables of texts as Markdown, with a list of notes below them."""
-    texts = [table.to_markdown(index=False, tablefmt="github", disable_numparse=True) + "\n\n" for table in tables]
-    return "".join([*texts, *(f"- {note}\n" for note in below)])
-
-
-def latex(table: pd.DataFrame) -> str:
-    """A table of texts as a LaTeX tabular (package booktabs)."""
-
-    def cell(text: str) -> str:
-        return re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
-
-    style = table.style.hide(axis="index").format(cell, escape="latex").format_index(escape="latex", axis="columns")
-    return style.to_latex(hrules=True)
-
-
 Content = tuple[pd.DataFrame, list[pd.DataFrame], list[str]]  # the long table, the tables as text, notes
 
 
@@ -240,6 +227,15 @@ def _protocol(suite: Suite, runs: list[Run], collected: Collected, protocol: str
         wide = peers.pivot(index=["run", "source"], columns="dataset", values="paper").reset_index()
         tables.append(wide.rename(columns={"run": "reported by others, top-1"}))
     return pd.concat([numbers, peers])[COLUMNS], tables, notes(numbers, collected)
+
+
+def _aggregate(reference: str, collected: Collected) -> Content:
+    numbers = aggregate(collected.values, reference)
+    return (
+        numbers,
+        [aggregate_table(collected.values, reference)],
+        [NOTE.format(reference=reference), *states_notes(collected)],
+    )
 
 
 def _few_labels(runs: list[Run], collected: Collected) -> Content:
@@ -284,6 +280,8 @@ def write_tables(
     for name in names:
         if name in PROTOCOLS:
             numbers, tables, below = _protocol(suite, of_rows, collected, name)
+        elif name == "aggregate":
+            numbers, tables, below = _aggregate(suite.reference, collected)
         elif name == "few_labels":
             numbers, tables, below = _few_labels(of_rows, collected)
         elif name == "interpolation":
