@@ -101,10 +101,11 @@ def line(table, **where):
 
 
 def test_the_suites_that_are_shipped_have_rows_with_valid_parameters():
+    profiles = {"paper": "paper", "rendered": "rendered", "pilot": "embedded+pilot"}
     for path in (params.FOLDER / "suites").glob("*.yaml"):
         suite = suites.read_suite(path.stem)
         rows = {*suite.rows, *(row for table in suite.comparisons.values() for row in table.rows)}
-        assert {run.ablation for run in suites.runs_of(suite, "paper" if path.stem == "paper" else "embedded")} == rows
+        assert {run.ablation for run in suites.runs_of(suite, profiles.get(path.stem, "embedded"))} == rows
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,9 @@ def comparison_tables(
 def notes(numbers: pd.DataFrame, collected: Collected) -> list[str]:
     """The meaning of the measures in a long table, and what is missing from it: clips, runs; mixed code; warnings."""
     shown = {*numbers["metric"], *numbers["protocol"], *numbers["run"]}
-    measures = "; ".join([MEASURES, *(text for name, text in NOTES.items() if name in shown)])
+    held_out = collected.values["part"].str.startswith("held_out").any()
+    of_part = MEASURES.replace("the test part", "held-out training clips") if held_out else MEASURES
+    measures = "; ".join([of_part, *(text for name, text in NOTES.items() if name in shown)])
     return [f"{measures}.", *states_notes(collected)]
 
 
