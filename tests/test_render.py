@@ -3,14 +3,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 
 from lib.datasets.lists import list_folder
 from lib.datasets.parts import groups_of, list_dataset, training_videos
+from lib.evaluation.evaluate import evaluate
+from lib.language.selection import read_concepts
 from lib.run.fields import Params, WorldParams
+from lib.run.files import read_json
 from lib.run.params import FOLDER, ParamsError, load
+from lib.train import adapt
 from lib.video.decode import decode
 from lib.world.build import build_world
 from lib.world.definition import read_world
+from lib.world.pretrain import pretrain
 from lib.world.render import render
 
 WORLD = read_world("embedded")
@@ -91,13 +97,16 @@ def test_a_folder_of_ones_own_is_never_replaced(tiny, tmp_path):
 # ---- three benchmarks ------------------------------------------------------------------------------------------------
 
 BENCHMARKS = read_world("rendered")
+SPLIT_TESTS = ["test-1", "test-2", "test-3"]
 
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory) -> Params:
     sizes = dict(world_size=32, world_frames=8, world_train=400, world_validation=40, world_test=40)
-    place = tmp_path_factory.mktemp("rendered") / "world"
-    params = load(profile="rendered", **sizes, world_clips_per_film=1, data_rendered=str(place), workers=2)
+    small = {name: size for name, size in TINY.items() if not name.startswith("world_")} | sizes
+    folder = tmp_path_factory.mktemp("rendered")
+    places = {"data_rendered": str(folder / "world"), "clip": str(folder / "clip")}
+    params = load(profile="rendered", **small | places | {"world_clips_per_film": 1, "workers": 2})
     record = build_world(params)
     assert record["rendered_u"] == 20 * 25 and record["rendered_h"] == 16 * 25
     return params
@@ -170,3 +179,24 @@ def test_a_world_with_an_unknown_movement_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.world.definition.ROOT", tmp_path)
     with pytest.raises(ParamsError, match="worlds/mine.yaml.*walk: no movement 'waltz'"):
         read_world("mine")
+
+
+def test_a_clip_is_pretrained_adapted_to_one_benchmark_and_evaluated_on_three(benchmarks, tmp_path):
+    params = benchmarks.model_copy(update={"workers": 0, "clip_keep_epochs": [1], "clip_epochs": 2})
+    record = pretrain(params)
+    kept = read_json(Path(f"{params.clip}-epoch1") / "record.json")
+    assert record["steps"] == 4 and kept["epoch"] == 1 and set(kept["stills"]["per_class"]) == set(BENCHMARKS.actions)
+    adapted = adapt(params, tmp_path / "run")
+    assert adapted["videos"] == len(training_videos(params, list_dataset(params, "rendered_k")))
+    assert len(read_concepts(params, [])) == 56
+    metrics = evaluate(params, tmp_path / "run")["metrics"]
+    values = {(m["dataset"], m["part"], m["protocol"], m["metric"]): m["value"] for m in metrics}
+    for name, parts in {"rendered_k": ["test"], "rendered_u": SPLIT_TESTS, "rendered_h": SPLIT_TESTS}.items():
+        for part in parts:
+            for protocol in ("zero_shot", "linear_probe"):
+                assert 0 <= values[name, part, protocol, "top1"] <= 100
+                assert ((name, part, protocol, "top1_unseen") in values) == (name != "rendered_k")
+    seen, unseen, every = (
+        values["rendered_u", "test-1", "zero_shot", f"top1{kind}"] for kind in ("_seen", "_unseen", "")
+    )
+    assert every == pytest.approx((12 * seen + 8 * unseen) / 20)  # classes are equally frequent
