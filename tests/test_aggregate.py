@@ -31,6 +31,12 @@ def test_gains_and_the_probability_of_improvement_equal_the_hand_computation():
     assert table["improvement"].isna().tolist() == [True, False]
 
 
+def test_rows_of_another_clip_gain_over_that_clip():
+    of_epoch_2 = numbers(("image_clip@epoch2", "u", 0, "test-1", 20.0), ("must@epoch2", "u", 0, "test-1", 25.0))
+    table = aggregate(pd.concat([VALUES, of_epoch_2]), "lss").set_index("run")
+    assert table.loc["must@epoch2", "gain"] == pytest.approx(5) and "image_clip@epoch2" not in table.index
+
+
 def test_the_table_shows_signs_and_leaves_the_references_own_probability_empty():
     table = aggregate_table(VALUES, "lss").set_index("run")
     assert table.loc["lss", "zero-shot, gain"] == "+14.0" and table.loc["lss", "zero-shot, P"] == ""

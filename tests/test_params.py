@@ -7,7 +7,7 @@ import yaml
 from lib.gradients import schedule_area
 from lib.run import fields, params
 from lib.run.fields import AdaptParams, ClipParams, EvaluateParams, WorldParams
-from lib.run.params import FOLDER, ParamsError, elsewhere, load, overrides_hash, read_yaml
+from lib.run.params import FOLDER, ParamsError, elsewhere, is_made_here, load, overrides_hash, read_yaml
 
 
 def test_every_parameter_stands_in_the_base_file_and_no_other():
@@ -335,3 +335,10 @@ def test_a_micro_batch_that_cannot_be_measured_is_refused():
     with pytest.raises(ParamsError, match="micro_batch: auto cannot measure activation_checkpointing; set a number"):
         load(profile="paper", activation_checkpointing=True)
     assert load(profile="paper", activation_checkpointing=True, micro_batch=8).micro_batch == 8
+
+
+def test_a_row_can_start_from_another_clip_beside_the_profiles():
+    params = load(profile="rendered", ablation="category_only@epoch4", world_seed=1)
+    assert params.clip == "outputs/rendered/clip/1-epoch4" and params.concept_spaces == ["category"]
+    assert is_made_here("outputs/rendered/clip/1") and is_made_here("outputs/embedded/clip/mine-0")
+    assert not is_made_here(params.clip) and not is_made_here("openai/clip-vit-base-patch16")

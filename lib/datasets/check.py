@@ -55,9 +55,11 @@ def absent(params: Params, *, profile: str) -> list[str]:
             setting += ", which DATA= or an override replaces" * (root != place_of(load(profile=profile), dataset))
             problems.append(f"{dataset}: {root} is no folder\n  get it: {SOURCES[dataset]}\n  edit:   {setting}")
     if not is_made_here(params.clip) and not (ROOT / params.clip).is_dir() and not _on_hub(params.clip):
+        source = f"hf download {params.clip} --local-dir <folder> (where there is a connection)"
+        source = "pretrain it with 10_embedded_clip" if params.clip.startswith("outputs/") else source
         problems.append(
             f"clip: {params.clip} is neither a folder nor available from the Hugging Face hub\n"
-            f"  get it: hf download {params.clip} --local-dir <folder> (where there is a connection)\n"
+            f"  get it: {source}\n"
             f"  edit:   {setting_of('clip', profile)}"
         )
     return problems

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def no_such_file(path: Path) -> str:
 def layers(profile: str, ablation: str | None = None) -> list[Path]:
     """The files that are merged, the first one first."""
     files = [FOLDER / "base.yaml", *(FOLDER / "profiles" / f"{name}.yaml" for name in profile.split("+"))]
-    return files + ([FOLDER / "ablations" / f"{ablation}.yaml"] if ablation else [])
+    return files + ([FOLDER / "ablations" / f"{ablation.partition('@')[0]}.yaml"] if ablation else [])
 
 
 def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Params:
@@ -74,8 +75,8 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
 
     Args:
         profile: name of a file under `params/profiles/`, or several: "paper+mine" is `paper` with the changes of
-        `mine`. ablation: name of a file under `params/ablations/`; None for the profile as it stands. overrides: single
-        parameters of this run.
+        `mine`. ablation: name of a file under `params/ablations/`; None for the profile as it stands; "lss@epoch4": of
+        the CLIP beside the profile's whose name ends in "-epoch4". overrides: single parameters of this run.
     Raises:
         ParamsError: naming file, key and reason of every problem, and for an unknown key the nearest valid one.
     """
@@ -91,6 +92,8 @@ def load(*, profile: str, ablation: str | None = None, **overrides: Any) -> Para
         for key, value in merged.items()  # ~/videos
         if isinstance(value, str) and key.startswith(("data_", "lists_", "clip", "manifests"))
     }
+    if ablation and "@" in ablation:
+        merged["clip"] = f"{merged['clip']}-{ablation.partition('@')[2]}"
     if merged.get("evaluate_on") == ["{dataset}"]:
         merged["evaluate_on"] = [merged["dataset"]]
     try:
@@ -137,8 +140,8 @@ def world_folder(params: Params) -> Path:
 
 
 def is_made_here(clip: str) -> bool:
-    """Whether the workflow pre-trains this CLIP."""
-    return clip.startswith(("outputs/embedded/clip/", "outputs/rendered/clip/"))
+    """Whether the workflow pre-trains this CLIP; what is saved beside it, as `0-epoch4`, exists or is an error."""
+    return re.fullmatch(r"outputs/(embedded|rendered)/clip/([\w-]+-)?\d+", clip) is not None
 
 
 def lists_of(params: Params, dataset: str) -> Path | None:

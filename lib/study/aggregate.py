@@ -1,7 +1,7 @@
 """Means over data sets, worlds and seeds together, robust ones too (Agarwal et al., NeurIPS 2021).
 
-A row's gain is its top-1 minus the image CLIP's on the same data set, so that data sets of different difficulty can be
-averaged.
+A row's gain is its top-1 minus that of the image CLIP that it started from, on the same data set, so that data sets of
+different difficulty can be averaged.
 """
 
 import numpy as np
@@ -29,13 +29,13 @@ def aggregate(values: pd.DataFrame, reference: str) -> pd.DataFrame:
     for (protocol, run), of_run in scores.groupby(["protocol", "run"], sort=False):
         gains, improved = [], []
         for dataset, of_dataset in of_run.groupby("dataset"):
-            base = scores.get((protocol, dataset, BASE))
+            base = scores.get((protocol, dataset, "@".join([BASE, *run.split("@")[1:]])))
             gains += [] if base is None else (of_dataset - base.mean()).tolist()
             ours = scores.get((protocol, dataset, reference))
             if ours is not None and run != reference:
                 pairs = ours.to_numpy()[:, None] - of_dataset.to_numpy()[None]
                 improved.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-        if gains and run != BASE:
+        if gains and run.split("@")[0] != BASE:
             mean = sum(gains) / len(gains)
             probability = sum(improved) / len(improved) if improved else float("nan")
             rows.append((run, protocol, len(gains), mean, _interquartile_mean(gains), probability))

@@ -91,7 +91,11 @@ def collect(runs: list[Run]) -> Collected:
     records = [Record.read(run.folder) if state == "done" else None for run, (state, _) in zip(runs, state_of_run)]
     finished = [(run, record) for run, record in zip(runs, records) if record]
     with_clips = _classes_with_clips([record.metrics for _, record in finished])
-    image_clips = {run.world_seed: record.correct for run, record in finished if run.ablation == "image_clip"}
+    image_clips = {
+        (run.world_seed, run.params.clip): record.correct
+        for run, record in finished
+        if run.ablation.partition("@")[0] == "image_clip"
+    }
     values, states, classes, answers, evaluated = [], [], {}, {}, {}
     for run, (state, log), record in zip(runs, state_of_run, records):
         for dataset in run.params.evaluate_on:
@@ -109,7 +113,7 @@ def collect(runs: list[Run]) -> Collected:
                     f"{first} and {place_of(run)} were evaluated on different files of {dataset}: "
                     "remove the outdated metrics.json to evaluate it again"
                 )
-            for number in _numbers(run, record, dataset, image_clips.get(run.world_seed, {})):
+            for number in _numbers(run, record, dataset, image_clips.get((run.world_seed, run.params.clip), {})):
                 if number["metric"] != "top5" or classes[name] > 5:
                     values.append(number | key)
             for protocol in PROTOCOLS:
