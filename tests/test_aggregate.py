@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from lib.study.aggregate import aggregate, aggregate_table
+from lib.study.aggregate import aggregate, aggregate_table, gains
 
 
 def numbers(*rows):
@@ -33,6 +33,8 @@ def test_gains_and_the_probability_of_improvement_equal_the_hand_computation():
 
 def test_rows_of_another_clip_gain_over_that_clip():
     of_epoch_2 = numbers(("image_clip@epoch2", "u", 0, "test-1", 20.0), ("must@epoch2", "u", 0, "test-1", 25.0))
+    (line,) = gains(of_epoch_2).itertuples()
+    assert (line.row, line.dataset, line.clip, line.gain) == ("must", "u", 20.0, 5.0)
     table = aggregate(pd.concat([VALUES, of_epoch_2]), "lss").set_index("run")
     assert table.loc["must@epoch2", "gain"] == pytest.approx(5) and "image_clip@epoch2" not in table.index
 

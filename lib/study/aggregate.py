@@ -17,32 +17,38 @@ NOTE = (
 )
 
 
+def gains(values: pd.DataFrame) -> pd.DataFrame:
+    """The reported numbers of runs (`Collected.values`) -> a line per trained row, protocol, data set and seed: `run`,
+    `row` (without its CLIP), `protocol`, `dataset`, `seed`, `top1` (mean over splits), `clip` (the image CLIP's) and
+    `gain`, in percent and points. Rows without the run of their image CLIP have no lines."""
+    top1 = values[(values["metric"] == "top1") & values["protocol"].isin(list(PROTOCOLS))]
+    keys = ["protocol", "dataset", "run", "seed"]
+    scores = top1.groupby(keys, sort=False)["value"].mean().rename("top1").reset_index()
+    scores[["row", "checkpoint"]] = [(name + "@").split("@")[:2] for name in scores["run"]]
+    is_base, where = scores["row"] == BASE, ["protocol", "dataset", "checkpoint"]
+    base = scores[is_base].groupby(where)["top1"].mean().rename("clip")
+    trained = scores[~is_base].join(base, on=where, how="inner")
+    return trained.assign(gain=trained["top1"] - trained["clip"]).drop(columns="checkpoint")
+
+
 def aggregate(values: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The reported numbers of runs (`Collected.values`) -> a line per run and protocol, in `COLUMNS`.
+    """The reported numbers of runs -> a line per trained row and protocol, in `COLUMNS`.
 
     `results` counts data sets x seeds; gains are in percentage points, `improvement` is a share (NaN for the reference
-    itself). Splits of a data set are averaged first. Empty without a run of the image CLIP.
+    itself). Empty without a run of the image CLIP.
     """
-    top1 = values[(values["metric"] == "top1") & values["protocol"].isin(list(PROTOCOLS))]
-    scores = top1.groupby(["protocol", "dataset", "run", "seed"])["value"].mean()
-    rows = []
-    for (protocol, run), of_run in scores.groupby(["protocol", "run"], sort=False):
-        gains, improved = [], []
-        for dataset, of_dataset in of_run.groupby("dataset"):
-            base = scores.get((protocol, dataset, "@".join([BASE, *run.split("@")[1:]])))
-            gains += [] if base is None else (of_dataset - base.mean()).tolist()
-            ours = scores.get((protocol, dataset, reference))
-            if ours is not None and run != reference:
-                pairs = ours.to_numpy()[:, None] - of_dataset.to_numpy()[None]
-                improved.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-        if gains and run.split("@")[0] != BASE:
-            mean = sum(gains) / len(gains)
-            probability = sum(improved) / len(improved) if improved else float("nan")
-            rows.append((run, protocol, len(gains), mean, _interquartile_mean(gains), probability))
+    rows, gained = [], gains(values)
+    for (run, protocol), of_run in gained.groupby(["run", "protocol"], sort=False):
+        ours = gained[(gained["run"] == reference) & (gained["protocol"] == protocol)]
+        pairs = ours.merge(of_run, on="dataset", suffixes=("", "_row"))
+        above = (pairs["top1"] > pairs["top1_row"]) + 0.5 * (pairs["top1"] == pairs["top1_row"])
+        improvement = above.groupby(pairs["dataset"]).mean().mean() if run != reference else float("nan")
+        iqm = _interquartile_mean(of_run["gain"])
+        rows.append((run, protocol, len(of_run), of_run["gain"].mean(), iqm, improvement))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _interquartile_mean(values: list[float]) -> float:
+def _interquartile_mean(values: pd.Series) -> float:
     cut = len(values) // 4
     return float(np.sort(values)[cut : len(values) - cut].mean())
 

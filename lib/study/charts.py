@@ -269,3 +269,21 @@ def pilot(rows: pd.DataFrame) -> Figure:
     panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(ax=panel)
     return figure
+
+
+@styled
+def gains(points: pd.DataFrame) -> Figure:
+    """The gain of each row against the accuracy of the image CLIP that it started from: a line per row through its mean
+    over data sets and seeds for each CLIP, points for each run. points: as `aggregate.gains` returns them."""
+    figure, panels = protocol_panels(2.8, "image CLIP's top-1 (%)")
+    palette = dict(zip(points["row"].unique(), itertools.cycle(PALETTE)))
+    for protocol, panel in panels.items():
+        shown, look = points[points["protocol"] == protocol], {"hue": "row", "palette": palette, "ax": panel}
+        sns.scatterplot(shown, x="clip", y="gain", style="dataset", s=18, alpha=0.6, **look)
+        means = shown.groupby(["row", "run"], sort=False)[["clip", "gain"]].mean().reset_index()
+        sns.lineplot(means, x="clip", y="gain", legend=False, **look)
+        panel.axhline(0, **DASHED)
+        panel.set(ylabel="gain (points)")
+        panel.get_legend().remove()
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
