@@ -11,6 +11,7 @@ made its outputs (`lib/gradients.py`). Every module here keeps its history in it
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -68,6 +69,21 @@ def concept_alignment(
         pairwise_cross_entropy(teacher_category, student_description)
         + pairwise_cross_entropy(teacher_description, student_category)
     )
+
+
+def video_weights(teachers: Sequence[Tensor], by: str) -> Tensor:
+    """How much each video counts, 'b', mean one (zero if none does). teachers: probabilities 'g b k' of each space.
+
+    by "confidence": the largest probability of the mean over views and spaces. "agreement": one if all views have the
+    same first concept in all spaces, else zero. Neither is the paper's: a weak CLIP's targets are often wrong.
+    """
+    views = torch.cat(list(teachers))
+    if by == "confidence":
+        weights = views.mean(0).amax(-1)
+    else:
+        first = views.argmax(-1)
+        weights = (first == first[:1]).all(0).to(views.dtype)
+    return weights / weights.mean().clamp_min(torch.finfo(views.dtype).tiny)
 
 
 def best_match(teacher: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lib.losses import (
     concept_alignment,
     pairwise_cross_entropy,
     self_training,
+    video_weights,
 )
 from lib.run.fields import Params
 
@@ -82,6 +83,7 @@ class ConceptObjective(Objective):
         distillation_weight: float,
         alignment_weight: float,
         alignment_targets: str,
+        video_weights: str,
         uniform_prior_weight: float,
         prior_target: str,
         prior_divergence: str,
@@ -99,6 +101,7 @@ class ConceptObjective(Objective):
         self.distillation_weight, self.alignment_weight = distillation_weight, alignment_weight
         self.uniform_prior_weight, self.prior_target = uniform_prior_weight, prior_target
         self.alignment_targets, self.normalise_logits = alignment_targets, normalise_logits
+        self.video_weights = video_weights
         prior = {"forward": UniformPrior, "reverse": FairnessPrior}[prior_divergence]
         self.normalisations, self.uniform_priors = nn.ModuleDict(), nn.ModuleDict()
         for name, space in spaces.items():
@@ -117,13 +120,15 @@ class ConceptObjective(Objective):
                 self.uniform_priors[name] = prior(k, queue_size=queue_size)
 
     def forward(self, teacher: list[VideoCLIPOutput], student: list[VideoCLIPOutput], labels: Tensor) -> Result:
-        targets = {name: self._targets(name, teacher) for name in self.spaces}
+        targets = probabilities = {name: self._targets(name, teacher) for name in self.spaces}
+        aligned = {name: best_match(p) for name, p in targets.items()} if self.alignment_targets == "best" else targets
+        if self.video_weights != "uniform":  # the losses are linear in the targets
+            weights = video_weights(list(targets.values()), self.video_weights)[:, None]
+            targets, aligned = ({name: weights * p for name, p in each.items()} for each in (targets, aligned))
         logits = {name: self._logits(name, student, self.student_temperature) for name in self.spaces}
         terms = {f"distillation_{name}": pairwise_cross_entropy(targets[name], logits[name]) for name in targets}
         loss = self.distillation_weight * sum(terms.values())
         if self.alignment_weight > 0:
-            best = self.alignment_targets == "best"
-            aligned = {name: best_match(target) if best else target for name, target in targets.items()}
             terms["alignment"] = concept_alignment(
                 teacher_category=aligned["category"],
                 student_category=logits["category"],
@@ -136,7 +141,7 @@ class ConceptObjective(Objective):
             terms[f"prior_{name}"] = uniform_prior(logits[name], target)
             loss = loss + self.uniform_prior_weight * terms[f"prior_{name}"]
         first = next(iter(targets))
-        return Result(loss, terms, targets[first], logits[first])
+        return Result(loss, terms, probabilities[first], logits[first])
 
     def _logits(self, name: str, views: list[VideoCLIPOutput], temperature: float) -> Tensor:
         return space_logits(self.spaces[name], views, temperature, normalised=self.normalise_logits)
@@ -271,6 +276,7 @@ def make_objective(params: Params, model: VideoCLIP, spaces: dict[str, ConceptSp
         distillation_weight=p.distillation_weight,
         alignment_weight=p.alignment_weight,
         alignment_targets=p.alignment_targets,
+        video_weights=p.video_weights,
         uniform_prior_weight=p.uniform_prior_weight,
         prior_target=p.prior_target,
         prior_divergence=p.prior_divergence,

@@ -18,6 +18,7 @@ from lib.losses import (
     pairwise_cross_entropy,
     self_training,
     sinkhorn,
+    video_weights,
 )
 
 
@@ -157,6 +158,17 @@ def test_sinkhorn_rows_sum_to_one_and_its_columns_approach_equal_use():
     plain_error, few_error, many_error = ((q.sum(0) - 25).abs().max() for q in ((cosines / 0.04).softmax(1), few, many))
     assert plain_error > few_error > many_error
     assert many_error < 0.5
+
+
+def test_videos_count_by_confidence_or_by_agreement_of_views_and_spaces():
+    category = torch.tensor([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]], [[0.6, 0.4], [0.4, 0.6], [0.3, 0.7]]])  # g b k
+    description = torch.tensor([[[0.4, 0.6], [0.7, 0.3], [0.2, 0.8]], [[0.6, 0.4], [0.7, 0.3], [0.4, 0.6]]])
+    confidence = torch.tensor([0.6, 0.6, 0.75])  # of the means (0.6, 0.4), (0.6, 0.4), (0.25, 0.75)
+    by = {name: video_weights([category, description], name) for name in ("confidence", "agreement")}
+    torch.testing.assert_close(by["confidence"], confidence / confidence.mean())
+    torch.testing.assert_close(by["agreement"], torch.tensor([0.0, 0.0, 3.0]))
+    nothing = video_weights([category[:, :1], description[:, :1]], "agreement")
+    assert nothing.tolist() == [0.0]  # no video agrees: no target, and no division by zero
 
 
 def test_a_weaker_sinkhorn_lies_between_softmax_and_balance():

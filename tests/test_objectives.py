@@ -82,6 +82,27 @@ def test_alignment_with_the_best_concept_alone_and_normalised_logits_equal_the_e
     torch.testing.assert_close(result.terms["alignment"], expected)
 
 
+def test_weights_of_videos_scale_their_distillation(tiny):
+    settings = dict(target_normalisation="none", uniform_prior_weight=0.0, alignment_weight=0.0)
+    params, spaces = tiny(**settings, video_weights="confidence"), {"category": space(0), "description": space(1)}
+    teacher, student = outputs(2, 2), outputs(3, 3)
+    result = make_objective(params, None, spaces)(teacher, student, torch.zeros(5))
+
+    def logits(name, views, temperature):
+        return torch.stack([spaces[name].logits(view.embedding, temperature) for view in views])
+
+    targets = {name: logits(name, teacher, params.teacher_temperature).softmax(-1) for name in spaces}
+    weights = torch.cat(list(targets.values())).mean(0).amax(-1)
+    weights = weights / weights.mean()
+    expected = 0.0
+    for name in spaces:
+        of_student = logits(name, student, params.student_temperature).log_softmax(-1)
+        pairs = [-(targets[name][g] * of_student[v]).sum(-1) for g in range(2) for v in range(3) if g != v]
+        expected = expected + (torch.stack(pairs).mean(0) * weights).mean()
+    torch.testing.assert_close(result.loss, expected)
+    assert torch.equal(result.teacher, targets["category"])  # what is logged are probabilities
+
+
 def test_the_prior_of_the_objective_can_be_reversed(tiny):
     params = tiny(prior_divergence="reverse", concept_spaces=["category"], alignment_weight=0.0, queue_size=0)
     student = outputs(3, 3)

@@ -29,7 +29,7 @@ from lib.run.files import read_lines
 
 README = (ROOT / "params/README.md").read_text()
 RUNS = {"baseline": 1, "embedded": 104, "long_tailed": 3, "objectives": 20, "one_gpu": 6, "paper": 29, "rehearsal": 2}
-RUNS |= {"reproduce": 3, "interpolation": 7, "pilot": 5, "rendered": 55, "quality": 36, "names": 27}
+RUNS |= {"reproduce": 3, "interpolation": 7, "pilot": 5, "rendered": 55, "quality": 52, "names": 27}
 OF_RENDERED = {"quality", "names"}  # of CLIPs that lie beside the profile's
 # What makes a run of the paper's profile small. The learning rate is one that changes predictions in three steps.
 SMALL = {

@@ -109,6 +109,7 @@ class AdaptParams(WorldParams, ClipParams):
     target_normalisation: Literal["none", "sinkhorn", "centring"]
     uniform_prior_weight: Amount
     alignment_targets: Annotated[Literal["soft", "best"], Neutral("soft")]
+    video_weights: Annotated[Literal["uniform", "confidence", "agreement"], Neutral("uniform")]
     normalise_logits: Annotated[bool, Neutral(False)]
     prior_divergence: Annotated[Literal["forward", "reverse"], Neutral("forward")]
     prior_target: Annotated[Literal["uniform", "teacher"], Neutral("uniform")]
