@@ -88,7 +88,7 @@ def load_encoder(folder: Path, *, name: str, num_frames: int, device: str) -> Vi
         "n_parameters": model.num_parameters(),
         "embed_dim": model.config.projection_dim,
         "framework": ["PyTorch"],
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": mteb.models.model_meta.ScoringFunction.COSINE,
         "training_datasets": {task for task in names if task.startswith(prefix)} if params else None,
         "adapted_from": params.get("clip"),
         "modalities": ["text", "video"],
