@@ -4,6 +4,7 @@ and what a checkpoint of the hub has."""
 import gzip
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+import yaml
 import zoo
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel
@@ -29,7 +31,7 @@ from lib.world.build import build_world
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: of several processes, none waits for them at the end."""
-    longest = ["test_real_path.py", "test_workflow.py", "test_distributed.py"]
+    longest = ["test_real_path.py", "test_workflow.py", "test_plans.py", "test_measurements.py", "test_distributed.py"]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
@@ -64,6 +66,33 @@ def laid_out(tmp_path_factory) -> Callable[..., Path]:
         return place if place.exists() else getattr(layouts, dataset)(place, *form)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def mine(laid_out, hub_clip) -> dict:
+    """The one file that a researcher edits: where data and checkpoint are."""
+    return {
+        "data_kinetics400": str(laid_out("kinetics400")),
+        "data_ucf101": str(laid_out("ucf101")),
+        "data_hmdb51": str(laid_out("hmdb51")),
+        "data_kinetics600": str(laid_out("kinetics600")),
+        "data_ssv2": str(laid_out("ssv2")),
+        "clip": str(hub_clip),
+        "allow_missing": True,
+    }
+
+
+@pytest.fixture(scope="session")
+def own(laid_out) -> dict:
+    """The README's profile of one's own videos, with a folder of them."""
+    block = re.search(r"```yaml\n(dataset: folder.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)[1]
+    return yaml.safe_load(block) | {
+        "data_folder": str(laid_out("folder")),
+        "device": "cpu",
+        "knn_k": [3],
+        "batch_size": 4,
+        "micro_batch": 2,
+    }
 
 
 @pytest.fixture(scope="session")
