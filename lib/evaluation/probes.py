@@ -174,6 +174,27 @@ def refit(features: ArrayLike, labels: ArrayLike, *, num_classes: int, C: float,
     return LinearProbe(model, num_classes, C, [{"fit": "refit", "C": float(C), "held_out_top1": None, **effort}])
 
 
+def fit_few_shot(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    shots: int,
+    C: float,
+    one_shot_c: float,
+    grid: Sequence[float],
+    held_out: float,
+    seed: int,
+    **rest: Any,
+) -> LinearProbe:
+    """A probe on `shots` clips of each class, drawn from `seed`. With `one_shot_c`, C is chosen on held-out clips of these, where there is
+    more than one; else it is `C`, as of the probe on all clips."""
+    clips = few_per_class(labels, shots, seed=seed)
+    if one_shot_c and shots > 1:
+        sweep = dict(grid=grid, refinements=0, held_out=max(held_out, 1 / shots), seed=seed)
+        return fit_linear_probe(features[clips], labels[clips], **sweep, **rest)
+    return refit(features[clips], labels[clips], C=one_shot_c or C, **rest)
+
+
 def few_per_class(labels: np.ndarray, shots: int, *, seed: int) -> np.ndarray:
     """Indices of `shots` clips of each class (all, where a class has fewer), ascending; more shots include fewer."""
     order = np.random.default_rng(seed).permutation(len(labels))

@@ -30,7 +30,7 @@ from lib.evaluation.metrics import (
     topk_accuracy,
     topk_correct,
 )
-from lib.evaluation.probes import LinearProbe, Score, few_per_class, fit_linear_probe, knn, mean_over_views, refit
+from lib.evaluation.probes import LinearProbe, Score, fit_few_shot, fit_linear_probe, knn, mean_over_views
 from lib.run.fields import Params
 
 Scorer = Callable[[list[str]], Score]  # classes -> their classifier
@@ -267,18 +267,12 @@ def _linear_probes(
         return mean_over_views(probe.scores if settings.average else probe.probabilities, features)
 
     record.scores(key, scores_of(probe), videos)
+    of_few = dict(C=probe.C, one_shot_c=settings.probe_one_shot_c, grid=settings.probe_c)
+    of_few |= dict(held_out=settings.probe_held_out, num_classes=probe.num_classes, **settings.solver)
     for shots in settings.probe_shots:
         accuracies = []
-        for draw in range(settings.probe_shot_draws):
-            clips = few_per_class(train_labels, shots, seed=settings.probe_seed + draw)
-            few = dict(num_classes=probe.num_classes, **settings.solver)
-            if settings.probe_one_shot_c and shots > 1:
-                few |= dict(grid=settings.probe_c, refinements=0, seed=settings.probe_seed + draw)
-                share = max(settings.probe_held_out, 1 / shots)
-                few_shot = fit_linear_probe(train_features[clips], train_labels[clips], held_out=share, **few)
-            else:
-                C = settings.probe_one_shot_c or probe.C
-                few_shot = refit(train_features[clips], train_labels[clips], C=C, **few)
+        for seed in range(settings.probe_seed, settings.probe_seed + settings.probe_shot_draws):
+            few_shot = fit_few_shot(train_features, train_labels, shots=shots, seed=seed, **of_few)
             accuracies.append(topk_accuracy(scores_of(few_shot), labels_of(videos), 1))
         record.value(f"{key}_{shots}_shot", "top1", np.mean(accuracies))
 
