@@ -186,8 +186,8 @@ def fit_few_shot(
     seed: int,
     **rest: Any,
 ) -> LinearProbe:
-    """A probe on `shots` clips of each class, drawn from `seed`. With `one_shot_c`, C is chosen on held-out clips of these, where there is
-    more than one; else it is `C`, as of the probe on all clips."""
+    """A probe on `shots` clips of each class, drawn from `seed`. With `one_shot_c`, C is chosen on held-out clips of
+    these, where there is more than one; else it is `C`, as of the probe on all clips."""
     clips = few_per_class(labels, shots, seed=seed)
     if one_shot_c and shots > 1:
         sweep = dict(grid=grid, refinements=0, held_out=max(held_out, 1 / shots), seed=seed)
