@@ -30,7 +30,7 @@ def test_published_records_are_of_todays_parameters():
         p = load(profile="embedded", ablation=run.parent.name, world_seed=world_seed, seed=seed)
         assert p.made(read_json(run / "adapt.json"), AdaptParams), run
         assert p.made(read_json(run / "metrics.json"), EvaluateParams), run
-    assert len(runs) == 99
+    assert len(runs) == 104
 
 
 @pytest.mark.parametrize(
