@@ -268,13 +268,13 @@ for name, (names, shown) in TABLES.items():
 
     rule:
         name: f"tables_{name}"
-        input: metrics_of(runs), "params/reported.csv"  # of all runs: before, the notebook writes to `partial`
+        input: metrics_of(shown), "params/reported.csv"
         output: expand(f"{PLACE}/tables/{{name}}.{{suffix}}", name=names, suffix=SUFFIXES)
         log: f"{PLACE}/90_tables/{name}.log"
         params:
             notebook="90_tables",
             executed=f"{PLACE}/90_tables/{name}.ipynb",
-            arguments=arguments(suite=SUITE, only=names),
+            arguments=arguments(suite=SUITE, only=names, place=PLACE),  # other tables' runs may not be done yet
             suite=[suite.folder, suite.reference, suite.rows, suite.comparisons[name].model_dump_json() if name in suite.comparisons else ""],
             seen=seen(shown),
         shell: PAPERMILL

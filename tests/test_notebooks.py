@@ -24,7 +24,7 @@ NAMES = [
     "world_seed",
     "seed",
     "name",
-    "suite",
+    "suite", "place",
     "difficulties",
     "overrides",
     "checkpoints",
