@@ -83,6 +83,13 @@ def made(outputs, suite):  # noqa: F811
     return outputs, report.write_report(suite, "mine", "embedded", runs, outputs).read_text()
 
 
+def test_a_report_on_the_rendered_benchmarks_names_their_videos():
+    runs = suites.runs_of(suites.read_suite("reproduce"), "rendered")
+    facts = report._facts("reproduce", "rendered", runs, [])
+    assert facts["Videos"] == "adapted to rendered_k, evaluated on rendered_k, rendered_u, rendered_h"
+    assert facts["Command"] == "make reproduce PROFILE=rendered SUITE=reproduce" and facts["Runs"] == "0 of 3 done"
+
+
 def test_the_page_is_well_formed_and_loads_nothing(made):
     page = Page(made[1])
     assert made[1].startswith("<!DOCTYPE html>") and page.all("html") == [{"lang": "en"}]

@@ -74,7 +74,7 @@ def _facts(name: str, profile: str, runs: list[Run], done: list[Run]) -> dict[st
     records = [read_json(run.folder / file) for run in done for file in ("adapt.json", "metrics.json")]
     first = runs[0].params
     usual = load(profile=profile, world_seed=first.world_seed)
-    data, usual_data = (getattr(params, f"data_{first.dataset}") for params in (first, usual))
+    data, usual_data = (getattr(params, f"data_{first.dataset}", "") for params in (first, usual))  # "": rendered
     started = sorted(record["started"] for record in records if "started" in record)  # absent from older records
     hours = sum(record["seconds"] for record in records) / 3600
     versions = {}
