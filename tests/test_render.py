@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
+from test_make import clone, make
 
 from lib.datasets.lists import list_folder
 from lib.datasets.parts import groups_of, list_dataset, training_videos
@@ -179,6 +180,17 @@ def test_a_world_with_an_unknown_movement_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.world.definition.ROOT", tmp_path)
     with pytest.raises(ParamsError, match="worlds/mine.yaml.*walk: no movement 'waltz'"):
         read_world("mine")
+
+
+def test_make_runs_the_benchmarks_from_rendering_and_pretraining_to_the_report(tmp_path):
+    copy, sizes = clone(tmp_path), {"world_train": 80, "world_validation": 40, "world_test": 40}
+    places = {"clip": "outputs/rendered/clip/tiny-{world_seed}", "clip_keep_epochs": [], "workers": 0}
+    copy.write("params/profiles/tiny.yaml", TINY | sizes | places | {"world_clips_per_film": 1})
+    status, output = make(copy, "reproduce", "PROFILE=rendered+tiny", "SUITE=baseline")
+    assert status == 0, output
+    assert "11_world" in output and "10_embedded_clip" in output
+    (report,) = copy.folder.glob("outputs/rendered+tiny/baseline/report.html")
+    assert "rendered_u" in report.read_text()
 
 
 def test_a_clip_is_pretrained_adapted_to_one_benchmark_and_evaluated_on_three(benchmarks, tmp_path):
