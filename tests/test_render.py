@@ -183,7 +183,7 @@ def test_a_world_with_an_unknown_movement_is_refused(tmp_path, monkeypatch):
 
 
 def test_make_runs_the_benchmarks_from_rendering_and_pretraining_to_the_report(tmp_path):
-    copy, sizes = clone(tmp_path), {"world_train": 80, "world_validation": 40, "world_test": 40}
+    copy, sizes = clone(tmp_path), {"world_train": 400, "world_validation": 40, "world_test": 40}
     places = {"clip": "outputs/rendered/clip/tiny-{world_seed}", "clip_keep_epochs": [], "workers": 0}
     copy.write("params/profiles/tiny.yaml", TINY | sizes | places | {"world_clips_per_film": 1})
     status, output = make(copy, "reproduce", "PROFILE=rendered+tiny", "SUITE=baseline")
