@@ -47,3 +47,8 @@ def test_the_table_shows_signs_and_leaves_the_references_own_probability_empty()
 
 def test_without_an_image_clip_there_is_nothing_to_gain():
     assert aggregate(VALUES[VALUES["run"] != "image_clip"], "lss").empty
+
+
+def test_the_image_clip_alone_has_no_gains():
+    alone = VALUES[VALUES["run"] == "image_clip"]
+    assert gains(alone).empty and aggregate(alone, "image_clip").empty and aggregate_table(alone, "image_clip").empty

@@ -27,7 +27,7 @@ def gains(values: pd.DataFrame) -> pd.DataFrame:
     scores[["row", "checkpoint"]] = [(name + "@").split("@")[:2] for name in scores["run"]]
     is_base, where = scores["row"] == BASE, ["protocol", "dataset", "checkpoint"]
     base = scores[is_base].groupby(where)["top1"].mean().rename("clip")
-    trained = scores[~is_base].join(base, on=where, how="inner")
+    trained = scores[~is_base].merge(base.reset_index(), on=where)
     return trained.assign(gain=trained["top1"] - trained["clip"]).drop(columns="checkpoint")
 
 
